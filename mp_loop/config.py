@@ -1,0 +1,341 @@
+"""The experiment as one frozen, validated value.
+
+    config = Config(precision="bfloat16", epochs=3)    # ValueError if unlawful
+    declare_flags(flags.FLAGS)                         # one flag per field
+    config = Config.from_flags(flags.FLAGS)
+    pathlib.Path("exp.flags").write_text(config.to_flagfile())
+
+Each field is declared once, with its default, its help text and its law; the
+flags, the checks and the flagfile are derived from that declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+PRECISIONS = ("float16", "bfloat16", "float32")
+LOOPS = ("custom", "keras")
+LOSS_SCALES = ("dynamic", "static", "none")
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "piecewise")
+AUGMENTATIONS = ("none", "flip_shift")
+JIT_CHOICES = ("auto", "on", "off")
+PRESETS = (
+    "",
+    "keras",
+    "tf_keras",
+    "torch",
+    "apex",
+    "megatron",
+    "deepspeed",
+    "jmp",
+    "flax",
+    "fairseq",
+)
+
+
+def _field(
+    default: Any,
+    help_text: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field whose metadata is its law; numbers must be finite as well."""
+    law = {
+        "help": help_text,
+        "choices": choices,
+        "at_least": at_least,
+        "at_most": at_most,
+        "above": above,
+        "below": below,
+    }
+    return dataclasses.field(default=default, metadata=law)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run.
+
+    `None` means "not given": the loss-scale constants then come from the rule
+    (`mp_loop.DynamicLossScale`) or from the preset.
+
+    Raises:
+      ValueError: a field breaks its law, or two fields contradict each other;
+        the message names the flag, the value and the law.
+    """
+
+    # Data.
+    dataset: str = _field(
+        "fashion_mnist_mini", "TFDS data set; the default is embedded."
+    )
+    data_dir: str = _field("", "TFDS folder; empty: TFDS's own default.")
+    augment: str = _field("none", "Training-time augmentation.", choices=AUGMENTATIONS)
+    batch_size: int = _field(128, "Examples of one update.", at_least=1)
+    # Model.
+    model: str = _field(
+        "cnn",
+        "mlp, cnn, resnet20 (any 6n+2), vit_tiny, a keras.applications name, "
+        "a .keras file, or package.module:function (runs that code).",
+    )
+    loss: str = _field(
+        "sparse_categorical_crossentropy", "Keras identifier of the loss."
+    )
+    metric: str = _field(
+        "sparse_categorical_accuracy", "Keras identifier of the metric."
+    )
+    # Precision.
+    precision: str = _field(
+        "float16", "Type of the forward and backward pass.", choices=PRECISIONS
+    )
+    loop: str = _field(
+        "custom", "custom, or keras: Keras' own mixed precision.", choices=LOOPS
+    )
+    float32_layers: str = _field(
+        "", "Regular expression: layers with such names stay in float32."
+    )
+    loss_scale: str | None = _field(
+        None,
+        "Loss scaling; default: dynamic for float16, none otherwise.",
+        choices=LOSS_SCALES,
+    )
+    scale_preset: str = _field(
+        "", "Reproduce another system's dynamic rule.", choices=PRESETS
+    )
+    initial_scale: float | None = _field(
+        None, "First (or static) loss scale. Dynamic default: 32768.", above=0
+    )
+    growth_interval: int | None = _field(
+        None, "Clean steps before the scale grows. Default: 2000.", at_least=1
+    )
+    growth_factor: float | None = _field(
+        None, "Growth multiplies the scale by this. Default: 2.", above=1
+    )
+    backoff_factor: float | None = _field(
+        None,
+        "An overflow multiplies the scale by this. Default: 0.5.",
+        above=0,
+        below=1,
+    )
+    min_scale: float | None = _field(None, "Floor of the scale.", above=0)
+    max_scale: float | None = _field(None, "Cap of the scale.", above=0)
+    hysteresis: int | None = _field(
+        None, "Overflows before the scale backs off. Default: 1.", at_least=1
+    )
+    # Optimization.
+    optimizer: str = _field("adam", "Update rule.", choices=OPTIMIZERS)
+    learning_rate: float = _field(1e-3, "Peak learning rate.", above=0)
+    momentum: float = _field(
+        0.9, "For --optimizer=momentum and nesterov.", at_least=0, below=1
+    )
+    schedule: str = _field(
+        "constant", "Learning rate after warm-up.", choices=SCHEDULES
+    )
+    warmup_steps: int = _field(0, "Updates of linear warm-up.", at_least=0)
+    decay_at: str = _field(
+        "0.5,0.75", "Piecewise: fractions of the run at which the rate drops."
+    )
+    decay_factor: float = _field(
+        0.1, "Piecewise: each drop multiplies by this.", above=0, below=1
+    )
+    weight_decay: float = _field(0.0, "Decoupled weight decay (adamw).", at_least=0)
+    clip_norm: float = _field(
+        0.0, "Clip gradients to this global norm; 0: off.", at_least=0
+    )
+    accumulate_steps: int = _field(
+        1, "Micro-batches that one update is split into.", at_least=1
+    )
+    # Run.
+    epochs: int = _field(5, "Passes over the data.", at_least=1)
+    steps: int = _field(0, "Total steps; 0: as --epochs says.", at_least=0)
+    seed: int = _field(
+        0, "Initial weights and order of the data.", at_least=0, at_most=2**31 - 1
+    )
+    steps_per_call: int = _field(
+        10, "Steps inside one call of a tf.function.", at_least=1
+    )
+    jit_compile: str = _field("auto", "XLA; auto: on a GPU only.", choices=JIT_CHOICES)
+    deterministic: bool = _field(
+        False, "Deterministic kernels: the same run gives the same bits."
+    )
+    # Records.
+    output_dir: str = _field("", "Run folder (required).")
+    resume: bool = _field(False, "Continue the run in --output_dir.")
+    log_every: int = _field(20, "Steps between lines of metrics.", at_least=1)
+    eval_every: int = _field(
+        0, "Steps between evaluations; 0: every epoch.", at_least=0
+    )
+    checkpoint_every: int = _field(
+        0, "Steps between checkpoints; 0: every epoch.", at_least=0
+    )
+    keep_checkpoints: int = _field(2, "Newest checkpoints kept.", at_least=1)
+    diverged_after: int = _field(
+        50, "Skips in a row at the floor that end the run.", at_least=1
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name), field.metadata)
+        _refuse_contradictions(self)
+
+    @property
+    def loss_scale_kind(self) -> str:
+        """`dynamic`, `static` or `none`, the default resolved."""
+        if self.loss_scale is not None:
+            return self.loss_scale
+        return "dynamic" if self.precision == "float16" else "none"
+
+    @property
+    def decay_fractions(self) -> tuple[float, ...]:
+        """`decay_at` as numbers."""
+        return tuple(float(word) for word in self.decay_at.split(","))
+
+    def scale_constants(self) -> dict[str, float | int]:
+        """The loss-scale constants that were given, by argument name."""
+        names = (
+            "initial_scale", "growth_interval", "growth_factor",
+            "backoff_factor", "min_scale", "max_scale", "hysteresis",
+        )  # fmt: skip
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def to_flagfile(self) -> str:
+        """Flags that replay this run, one a line; what is None is left out."""
+        lines = []
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, bool):
+                lines.append(f"--{name}" if value else f"--no{name}")
+            elif value is not None:
+                lines.append(f"--{name}={value}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_flags(cls, flag_values: Any) -> Config:
+        """Reads parsed absl flags declared by `declare_flags`."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(flag_values, name) for name in names})
+
+
+def declare_flags(flag_values: Any) -> None:
+    """Declares one absl flag for each field of `Config` on `flag_values`."""
+    from absl import flags  # Commands own the flags; nothing else needs absl.
+
+    for field in dataclasses.fields(Config):
+        text, default = field.metadata["help"], field.default
+        if field.metadata["choices"]:
+            text += f" One of: {', '.join(filter(None, field.metadata['choices']))}."
+        define = flags.DEFINE_string
+        if isinstance(default, bool):
+            define = flags.DEFINE_bool
+        elif field.type.startswith("int"):
+            define = flags.DEFINE_integer
+        elif field.type.startswith("float"):
+            define = flags.DEFINE_float
+        define(field.name, default, text, flag_values=flag_values)
+
+
+def _check(name: str, value: Any, law: Any) -> None:
+    """Raises ValueError if `value` breaks the law of the field `name`."""
+    if value is None:
+        return
+    said = f"--{name} ({value})"
+    if law["choices"] is not None and value not in law["choices"]:
+        known = ", ".join(filter(None, law["choices"]))
+        raise ValueError(f"{said} must be one of: {known}.")
+    if isinstance(value, str) and re.search(r"[\r\n]", value):
+        raise ValueError(f"--{name} ({value!r}) must be a single line.")
+    if isinstance(value, (int, float)) and not math.isfinite(value):
+        raise ValueError(f"{said} must be finite.")
+    if law["at_least"] is not None and value < law["at_least"]:
+        raise ValueError(f"{said} must be at least {law['at_least']}.")
+    if law["at_most"] is not None and value > law["at_most"]:
+        raise ValueError(f"{said} must be at most {law['at_most']}.")
+    if law["above"] is not None and value <= law["above"]:
+        raise ValueError(f"{said} must be greater than {law['above']}.")
+    if law["below"] is not None and value >= law["below"]:
+        raise ValueError(f"{said} must be less than {law['below']}.")
+
+
+def _refuse_contradictions(config: Config) -> None:
+    """Raises ValueError where two fields cannot both hold."""
+    constants = config.scale_constants()
+    kind = config.loss_scale_kind
+    if config.scale_preset and kind != "dynamic":
+        raise ValueError(
+            f"--scale_preset ({config.scale_preset}) needs dynamic loss scaling, "
+            f"not {kind}: pass --loss_scale=dynamic."
+        )
+    allowed = {"dynamic": set(constants), "static": {"initial_scale"}, "none": set()}
+    for name in constants:
+        if name not in allowed[kind]:
+            raise ValueError(
+                f"--{name} ({constants[name]}) has no meaning when the loss "
+                f"scaling is {kind} (--precision={config.precision})."
+            )
+    if kind == "static" and "initial_scale" not in constants:
+        raise ValueError("--loss_scale (static) needs --initial_scale.")
+    if config.loop == "keras":
+        _refuse_what_keras_lacks(config)
+    if config.batch_size % config.accumulate_steps:
+        raise ValueError(
+            f"--accumulate_steps ({config.accumulate_steps}) must divide "
+            f"--batch_size ({config.batch_size})."
+        )
+    if config.weight_decay and config.optimizer != "adamw":
+        raise ValueError(
+            f"--weight_decay ({config.weight_decay}) needs --optimizer=adamw, "
+            f"not {config.optimizer}."
+        )
+    try:
+        fractions = config.decay_fractions
+        lawful = all(0 < f < 1 for f in fractions) and all(
+            a < b for a, b in zip(fractions, fractions[1:], strict=False)
+        )
+    except ValueError:
+        lawful = False
+    if not lawful:
+        raise ValueError(
+            f"--decay_at ({config.decay_at}) must be rising fractions between 0 "
+            "and 1, parted by commas."
+        )
+    try:
+        re.compile(config.float32_layers)
+    except re.error as error:
+        raise ValueError(
+            f"--float32_layers ({config.float32_layers}) must be a regular "
+            f"expression: {error}."
+        ) from None
+
+
+def _refuse_what_keras_lacks(config: Config) -> None:
+    """Names the first flag that Keras' LossScaleOptimizer cannot express."""
+    keras_constants = {"initial_scale", "growth_interval"}
+    for name, value in config.scale_constants().items():
+        if name not in keras_constants or config.loss_scale_kind == "static":
+            raise ValueError(
+                f"--{name} ({value}) cannot be expressed by Keras' "
+                "LossScaleOptimizer (--loop=keras): it takes --initial_scale and "
+                "--growth_interval only."
+            )
+    if config.scale_preset not in ("", "keras"):
+        raise ValueError(
+            f"--scale_preset ({config.scale_preset}) cannot be expressed by Keras' "
+            "LossScaleOptimizer (--loop=keras)."
+        )
+    if config.float32_layers:
+        raise ValueError(
+            f"--float32_layers ({config.float32_layers}) is not available with "
+            "--loop=keras."
+        )
+    if config.accumulate_steps > 1:
+        raise ValueError(
+            f"--accumulate_steps ({config.accumulate_steps}) is not available with "
+            "--loop=keras: under LossScaleOptimizer every micro-batch would be "
+            "checked alone."
+        )
