@@ -1,0 +1,174 @@
+"""The shell that every command shares: flags in, one-line errors, exit code out.
+
+    def run(settings: config.Config, flag_values) -> int | None: ...
+
+    if __name__ == "__main__":
+        command.main(run)
+
+Bad input ends a command with one line on stderr and exit code 2. Import this
+module before TensorFlow (it does not import it): it silences TensorFlow's C++
+log, unless the user's environment asks for it, and a bad flag is told at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import flags, logging
+
+from mp_loop import config, record
+
+# Read once, when TensorFlow is loaded: 2 keeps errors only.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+class UsageError(ValueError):
+    """Bad input; the message is one line that names flag, value and law."""
+
+
+BAD_INPUT = (UsageError, record.RecordError)
+
+
+@contextlib.contextmanager
+def bad_input(*kinds: type[Exception]) -> Iterator[None]:
+    """Inside, an exception of these kinds is the user's: it becomes UsageError."""
+    try:
+        yield
+    except kinds as error:
+        raise UsageError(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line; its type where it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def parse(
+    argv: Sequence[str],
+    declare: Callable[[flags.FlagValues], None] | None = None,
+    flag_values: flags.FlagValues | None = None,
+) -> tuple[config.Config, flags.FlagValues]:
+    """Parses a command line into the experiment it describes.
+
+    Args:
+      argv: the program's name, then its arguments.
+      declare: declares the command's own flags on the flag values it is given.
+      flag_values: where the flags are declared; default: a fresh object.
+
+    Returns:
+      The experiment, and the parsed flags (those of `declare`, and `help`).
+
+    Raises:
+      UsageError: a flag is unknown, malformed, unlawful or contradicts another;
+        a word is left over; a flagfile cannot be read, or includes itself.
+    """
+    if flag_values is None:
+        flag_values = flags.FlagValues()
+    _declare(flag_values, declare)
+    warnings = io.StringIO()
+    try:
+        # absl ignores a flagfile that includes itself, with a warning on stderr.
+        with contextlib.redirect_stderr(warnings):
+            leftover = flag_values(list(argv))[1:]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--flagfile must be UTF-8 text: {error}.") from error
+    except (flags.Error, ValueError) as error:
+        said = one_line(error).removeprefix("ERROR:: ")
+        raise UsageError(said) from error
+    if "circular flagfile" in warnings.getvalue():
+        name = warnings.getvalue().split("Ignoring flagfile:")[-1].strip()
+        raise UsageError(f"--flagfile ({name}) must not include itself.")
+    if any(re.fullmatch("--?flagfile=", word) for word in argv):
+        raise UsageError("--flagfile () must name a file.")
+    if leftover:
+        raise UsageError(
+            f"Left-over words ({' '.join(leftover)}): every argument must be a "
+            "flag, --name=value."
+        )
+    try:
+        settings = config.Config.from_flags(flag_values)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(one_line(error)) from error
+    for name, value in dataclasses.asdict(settings).items():
+        # A flagfile's trailing comment would become part of the value.
+        if isinstance(value, str) and re.search(r"\s#", value):
+            raise UsageError(
+                f"--{name} ({value}) must not hold a comment: in a flagfile a "
+                "comment takes a line of its own."
+            )
+    return settings, flag_values
+
+
+def main(
+    run: Callable[[config.Config, flags.FlagValues], int | None],
+    declare: Callable[[flags.FlagValues], None] | None = None,
+    bad_input: Sequence[type[Exception]] = (),
+) -> None:
+    """Parses `sys.argv`, calls `run(settings, flag_values)`, exits with its code.
+
+    Args:
+      run: the command; returns its exit code, None for 0.
+      declare: declares the command's own flags.
+      bad_input: more kinds of exceptions that are the user's, besides
+        `BAD_INPUT`: they end the command with one line and exit code 2.
+
+    Raises:
+      SystemExit: always.
+    """
+    try:
+        settings, flag_values = parse(sys.argv, declare, flags.FLAGS)
+        if flag_values.help:
+            sys.stdout.write(_help(declare))
+            sys.exit(0)
+        _log_to_stderr()
+        status = run(settings, flag_values)
+    except (*BAD_INPUT, *bad_input) as error:
+        sys.stderr.write(one_line(error) + "\n")
+        status = 2
+    except KeyboardInterrupt:  # Where nothing needed saving.
+        sys.stderr.write("Interrupted.\n")
+        status = 130
+    sys.exit(status or 0)
+
+
+def _declare(
+    flag_values: flags.FlagValues, declare: Callable[[flags.FlagValues], None] | None
+) -> None:
+    """Declares the flags of a command: its own, the experiment's, and help."""
+    if declare is not None:
+        declare(flag_values)
+    config.declare_flags(flag_values)
+    flags.DEFINE_bool(
+        "help", False, "Show this.", short_name="h", flag_values=flag_values
+    )
+
+
+def _help(declare: Callable[[flags.FlagValues], None] | None) -> str:
+    """The command's docstring and its flags; absl's help lists libraries' too."""
+    ours = flags.FlagValues()
+    _declare(ours, declare)
+    lines = ["  --flagfile=", "      File of flags, one a line."]
+    for name in ours:
+        flag = ours[name]
+        if name != flag.name:  # A short name.
+            continue
+        default = "" if flag.default is None else flag.default
+        said = f"--[no]{name}" if flag.boolean else f"--{name}={default}"
+        lines += [f"  {said}", textwrap.indent(textwrap.fill(flag.help, 74), " " * 6)]
+    usage = (sys.modules["__main__"].__doc__ or "").strip()
+    return "\n".join([usage, "", "Flags and their defaults:", *lines, ""])
+
+
+def _log_to_stderr() -> None:
+    """Our log lines are short, and on stderr: stdout is for results."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(logging.logging.Formatter("%(message)s"))

@@ -1,0 +1,218 @@
+"""Keras layers that compute in 16 bits and reduce in float32.
+
+These are the parts a twin (`mp_loop.precision`) is made of. Each one stands in
+for one layer of the user's float32 model, shares that layer's float32
+variables where a 16-bit copy would hurt, and is never saved: the user's model
+is.
+
+    with_float32_bias(dense, "float16")  16-bit kernel, float32 bias gradient
+    attention(mha, "float16")            16-bit products, float32 softmax
+    InFloat32(operation)                 any Keras operation, in float32
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Layers of the form activation(product(inputs, kernel) + bias).
+BIASED = (
+    keras.layers.Conv1D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3D,
+    keras.layers.Conv3DTranspose,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.EinsumDense,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+# Activations that exponentiate and sum: never below float32.
+FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
+
+
+def needs_float32(activation: Any) -> bool:
+    """Tells whether a Keras activation function reduces or exponentiates."""
+    return getattr(activation, "__name__", None) in FLOAT32_ACTIVATIONS
+
+
+@tf.custom_gradient
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> Any:
+    """Adds a float32 bias to a 16-bit tensor; its gradient is a float32 sum.
+
+    The gradient of a bias is a sum over every row of the batch. Summed in 16
+    bits it loses a third of its value at 32,768 rows in bfloat16.
+
+    Args:
+      x: 16-bit (or float32) tensor.
+      bias: float32 tensor that broadcasts against `x`, of no larger rank.
+
+    Returns:
+      `x + bias`, in the dtype of `x`. The gradient of `bias` is float32.
+    """
+    bias_shape = tf.shape(bias)
+    y = x + tf.cast(bias, x.dtype)  # float32 -> 16 bits
+
+    def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        _, axes = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(dy), s1=bias_shape)
+        summed = tf.reduce_sum(tf.cast(dy, tf.float32), axes)  # 16 bits -> float32
+        return dy, tf.reshape(summed, bias_shape)
+
+    return y, gradient
+
+
+class _Float32Bias:
+    """Mixin: the layer's kernel in 16 bits, the master's own float32 bias."""
+
+    def share(self, master: keras.layers.Layer) -> None:
+        self._master = lambda: master  # a closure hides it from Keras' tracking
+        self._channels_first_rank = (
+            len(master.kernel_size)
+            if getattr(master, "data_format", None) == "channels_first"
+            else 0
+        )
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        self.float32_bias = self._master().bias  # tracked, after the kernel
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        outputs = super().call(inputs)
+        if self.float32_bias is not None:
+            bias = self.float32_bias.value
+            ones = (1,) * self._channels_first_rank
+            outputs = add_bias(outputs, tf.reshape(bias, (*bias.shape, *ones)))
+        activation = self._master().activation
+        if activation is None:
+            return outputs
+        if needs_float32(activation):
+            outputs = tf.cast(outputs, tf.float32)  # 16 bits -> float32
+        return activation(outputs)
+
+
+_TWINS = {base: type(base.__name__, (_Float32Bias, base), {}) for base in BIASED}
+
+
+def twin_config(layer: keras.layers.Layer, dtype: str) -> dict[str, Any]:
+    """The layer's config for a copy that computes and stores in `dtype`.
+
+    Initializers, regularizers and constraints belong to the masters: a copy is
+    overwritten before its first use, its regularizers would overflow in
+    float16 (L2 of a large kernel), and it is never updated by itself.
+    """
+    config = layer.get_config()
+    config["dtype"] = dtype
+    for key in config:
+        if key.endswith(("_regularizer", "_constraint")):
+            config[key] = None
+        elif key.endswith("_initializer"):
+            config[key] = "zeros"
+    return config
+
+
+def with_float32_bias(layer: keras.layers.Layer, dtype: str) -> keras.layers.Layer:
+    """Copies one of the `BIASED` layers to `dtype`, sharing its float32 bias.
+
+    Args:
+      layer: a built float32 layer whose type is in `BIASED`.
+      dtype: "float16" or "bfloat16".
+
+    Returns:
+      A layer with a kernel of its own in `dtype`. Softmax-like activations are
+      computed, and returned, in float32.
+    """
+    config = twin_config(layer, dtype)
+    config["activation"] = None
+    config["bias_axes" if "bias_axes" in config else "use_bias"] = None
+    twin = _TWINS[type(layer)].from_config(config)
+    twin.share(layer)
+    return twin
+
+
+class _Attention(keras.layers.MultiHeadAttention):
+    """Multi-head attention: 16-bit products, softmax in float32."""
+
+    def share(self, master: keras.layers.MultiHeadAttention) -> None:
+        self._master = lambda: master  # a closure hides it from Keras' tracking
+
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        super().build(query_shape, value_shape, key_shape)
+        # Replaced by projections with float32 bias gradients. Tracked in the
+        # master's order: query, key, value, output.
+        for name in ("_query_dense", "_key_dense", "_value_dense", "_output_dense"):
+            plain, master = getattr(self, name), getattr(self._master(), name)
+            self._tracker.untrack(plain)
+            twin = with_float32_bias(master, plain.compute_dtype)
+            twin.build(tuple(master._build_shapes_dict["input_shape"]))
+            setattr(self, name, twin)
+        axis = self._softmax.axis
+        self._tracker.untrack(self._softmax)
+        self._softmax = keras.layers.Softmax(axis=axis, dtype="float32")
+
+    def _compute_attention(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        attention_mask: tf.Tensor | None = None,
+        training: bool | None = None,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if use_causal_mask:
+            causal = self._compute_causal_mask(query, value)
+            if attention_mask is not None:
+                causal = tf.logical_and(tf.cast(attention_mask, tf.bool), causal)
+            attention_mask = causal
+        # Scaled before the product, which is where float16 would overflow.
+        query = query * tf.cast(self._inverse_sqrt_key_dim, query.dtype)
+        scores = keras.ops.einsum(self._dot_product_equation, key, query)
+        scores = tf.cast(scores, tf.float32)  # 16 bits -> float32
+        if attention_mask is not None:
+            axis = -len(self._attention_axes) * 2 - 1
+            for _ in range(len(scores.shape) - len(attention_mask.shape)):
+                attention_mask = tf.expand_dims(attention_mask, axis)
+        scores = self._softmax(scores, mask=attention_mask)
+        weights = tf.cast(scores, value.dtype)  # float32 -> 16 bits
+        if self._dropout > 0:
+            weights = self._dropout_layer(weights, training=training)
+        return keras.ops.einsum(self._combine_equation, weights, value), scores
+
+
+def attention(
+    layer: keras.layers.MultiHeadAttention, dtype: str
+) -> keras.layers.MultiHeadAttention:
+    """Copies a built `MultiHeadAttention` to `dtype`, its softmax in float32.
+
+    Args:
+      layer: a built float32 layer. Its projections' biases are shared.
+      dtype: "float16" or "bfloat16".
+
+    Returns:
+      A layer with projection kernels of its own in `dtype`.
+    """
+    config = twin_config(layer, dtype)
+    config["flash_attention"] = False
+    twin = _Attention.from_config(config)
+    twin.share(layer)
+    return twin
+
+
+class InFloat32(keras.layers.Layer):
+    """Runs a Keras operation (`keras.ops.mean(x)` in a graph, say) in float32."""
+
+    def __init__(self, operation: keras.Operation):
+        super().__init__(dtype="float32", autocast=True)
+        self._operation = operation
+        self._allow_non_tensor_positional_args = True
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._operation.call(*args, **kwargs)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self._operation.compute_output_spec(*args, **kwargs)

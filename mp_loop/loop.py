@@ -1,0 +1,253 @@
+"""The outer loop: epochs, logging, evaluation, checkpoints, resume, stopping.
+
+    result = train(step, batches, evaluate, run, plan, on_log=show)
+
+The inner loop (`step.run`) takes several steps in one call and never reads the
+device. Here, at the boundaries the plan names, values are read, written down
+and decided upon, always in this order: log, evaluate, checkpoint. A
+checkpoint therefore covers every line written at its step, and a resumed run
+repeats none and misses none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from mp_loop import record
+
+
+class TrainingDiverged(RuntimeError):
+    """Every one of the last steps was skipped with the loss scale at its floor."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint does not exist, cannot be read, or holds another training."""
+
+
+class Interrupted(Exception):
+    """The run was stopped by the keyboard; a checkpoint of `step` was saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"interrupted at step {step}")
+        self.step = step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When to do what, counted in steps.
+
+    Attributes:
+      total_steps: where the run ends.
+      steps_per_epoch: batches in one pass over the data.
+      batch_size: examples of one step.
+      steps_per_call: the most steps taken without a look at the device.
+      log_every: steps between lines of metrics.
+      eval_every: steps between evaluations; 0: every epoch.
+      checkpoint_every: steps between checkpoints; 0: every epoch.
+      keep_checkpoints: how many are kept.
+      diverged_after: skips in a row at the floor that end the run.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    batch_size: int
+    steps_per_call: int = 1
+    log_every: int = 20
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    diverged_after: int = 50
+
+    def is_due(self, position: int, every: int) -> bool:
+        """Tells whether something that happens `every` steps happens now."""
+        every = every or self.steps_per_epoch
+        return position % every == 0 or position == self.total_steps
+
+    def steps_until_due(self, position: int) -> int:
+        """Returns how many steps one call may take from here."""
+        periods = (
+            self.log_every,
+            self.eval_every or self.steps_per_epoch,
+            self.checkpoint_every or self.steps_per_epoch,
+            self.steps_per_epoch,
+        )
+        left = [every - position % every for every in periods]
+        return min(*left, self.steps_per_call, self.total_steps - position)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a finished run reports; times cover training in this process only."""
+
+    evaluation: dict[str, float]
+    steps: int
+    applied_steps: int
+    skipped_steps: int
+    final_loss_scale: float
+    train_seconds: float
+    examples_per_second: float
+    milliseconds_per_step: float
+
+
+class Checkpoints:
+    """The checkpoints of one training, in one folder."""
+
+    def __init__(self, folder: str, state: tf.Module, keep: int):
+        """Looks at the folder; nothing is read or written yet."""
+        self._state = state
+        self._manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(state=state), folder, max_to_keep=keep
+        )
+
+    def save(self) -> None:
+        """Writes the state under its own step number."""
+        self._manager.save(checkpoint_number=int(self._state.step))
+
+    def restore(self) -> int:
+        """Restores the newest checkpoint, bit for bit; returns its step.
+
+        Raises:
+          CheckpointError: there is none, or it is not of this training.
+        """
+        newest = self._manager.latest_checkpoint
+        if newest is None:
+            raise CheckpointError(
+                f"--output_dir ({self._manager.directory}) holds no checkpoint to "
+                "resume from."
+            )
+        try:
+            status = self._manager.checkpoint.restore(newest)
+            status.assert_consumed()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            reason = (str(error).strip().splitlines() or ["unreadable"])[0]
+            raise CheckpointError(
+                f"--resume: the checkpoint {newest} does not fit this training or "
+                f"is damaged: {reason}"
+            ) from None
+        return int(self._state.step)
+
+
+def train(
+    step: Any,
+    batches: Callable[[int, int], tf.data.Dataset],
+    evaluate: Callable[[], dict[str, float]],
+    run: record.Run,
+    plan: Plan,
+    checkpoints: Checkpoints,
+    on_log: Callable[[dict[str, Any]], None] = lambda line: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Result:
+    """Trains from the state's step to the end of the plan.
+
+    Args:
+      step: a `TrainStep` or `KerasStep`.
+      batches: makes the data of (epoch, first batch).
+      evaluate: returns `eval_loss` and `eval_accuracy` of the current weights.
+      run: where lines are written.
+      plan: when to do what.
+      checkpoints: where the state is saved.
+      on_log: called with each line of metrics and of evaluation.
+      clock: seconds.
+
+    Raises:
+      TrainingDiverged: the scale is at its floor and every step is skipped.
+      Interrupted: by the keyboard, after a checkpoint was saved.
+    """
+    try:
+        return _train(step, batches, evaluate, run, plan, checkpoints, on_log, clock)
+    except KeyboardInterrupt:
+        checkpoints.save()
+        raise Interrupted(int(step.state.step)) from None
+
+
+def _train(
+    step: Any,
+    batches: Callable[[int, int], tf.data.Dataset],
+    evaluate: Callable[[], dict[str, float]],
+    run: record.Run,
+    plan: Plan,
+    checkpoints: Checkpoints,
+    on_log: Callable[[dict[str, Any]], None],
+    clock: Callable[[], float],
+) -> Result:
+    position = int(step.state.step)
+    iterator, evaluation = None, {}
+    speeds: list[float] = []  # seconds a step, one for each logged window
+    window_steps, window_seconds, train_seconds = 0, 0.0, 0.0
+    while position < plan.total_steps:
+        epoch, batch = divmod(position, plan.steps_per_epoch)
+        if iterator is None or batch == 0:
+            iterator = iter(batches(epoch, batch))
+        count = plan.steps_until_due(position)
+        started = clock()
+        metrics = step.run(iterator, count)
+        due = plan.is_due(position + count, plan.log_every)
+        if due:
+            values = _last_values(metrics)  # waits for the device
+        window_seconds += clock() - started
+        window_steps += count
+        position += count
+        if due:
+            train_seconds += window_seconds
+            speeds.append(window_seconds / window_steps)
+            line = {
+                **_counters(step.state),
+                **values,
+                "examples_per_second": plan.batch_size / speeds[-1],
+            }
+            window_steps, window_seconds = 0, 0.0
+            run.log(line)
+            on_log(line)
+            _stop_if_diverged(step.state, values, plan)
+        if plan.is_due(position, plan.eval_every):
+            evaluation = evaluate()
+            run.log_evaluation(position, evaluation)
+            on_log({"step": position, **evaluation})
+        if plan.is_due(position, plan.checkpoint_every):
+            checkpoints.save()
+    if not evaluation:
+        evaluation = evaluate()
+    counters = _counters(step.state)
+    # The first window holds tracing and compilation.
+    steady = statistics.median(speeds[1:] or speeds or [float("nan")])
+    return Result(
+        evaluation=evaluation,
+        final_loss_scale=float(step.loss_scale),
+        train_seconds=train_seconds,
+        examples_per_second=plan.batch_size / steady,
+        milliseconds_per_step=steady * 1e3,
+        steps=counters["step"],
+        applied_steps=counters["applied_steps"],
+        skipped_steps=counters["skipped_steps"],
+    )
+
+
+def _last_values(metrics: dict[str, tf.Tensor]) -> dict[str, float | None]:
+    """Reads the metrics of a call's last step from the device."""
+    names = ("loss", "learning_rate", "loss_scale", "grad_norm")
+    return {
+        name: float(metrics[name][-1]) if name in metrics else None for name in names
+    }
+
+
+def _counters(state: Any) -> dict[str, int]:
+    names = ("step", "applied_steps", "skipped_steps")
+    return {name: int(getattr(state, name)) for name in names}
+
+
+def _stop_if_diverged(state: Any, values: dict[str, Any], plan: Plan) -> None:
+    stuck = int(state.stuck_steps)
+    if stuck < plan.diverged_after:
+        return
+    raise TrainingDiverged(
+        f"every one of the last {stuck} steps (now step {int(state.step)}) was skipped "
+        f"because a gradient was not finite, with the loss scale at its floor "
+        f"({values['loss_scale']:g}); the loss is {values['loss']:g}. Look for inf or "
+        "nan in the data, lower --learning_rate, or try --precision=bfloat16."
+    )

@@ -1,0 +1,212 @@
+"""Which layer computes in which dtype; the half-precision twin of a model.
+
+    twin = half_precision_twin(model, "float16")
+
+A layer runs in 16 bits only if it is known to be safe there: products with a
+kernel (their bias gradients summed in float32), attention (its softmax in
+float32) and layers that neither reduce nor broadcast. Every other layer is an
+*island*: the very same float32 layer object in the model and in the twin, so
+that normalization, pooling means, softmax and all that is unknown compute in
+float32 on the user's own variables.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import keras
+
+from mp_loop import layers
+
+HALF_PRECISIONS = ("float16", "bfloat16")
+
+# Neither variables nor sums, forward or backward (pooling by maximum and
+# padding route each gradient to one place).
+_ELEMENTWISE = (
+    keras.layers.Activation,
+    keras.layers.Cropping1D,
+    keras.layers.Cropping2D,
+    keras.layers.Cropping3D,
+    keras.layers.Dropout,
+    keras.layers.ELU,
+    keras.layers.Flatten,
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.GlobalMaxPooling3D,
+    keras.layers.Identity,
+    keras.layers.LeakyReLU,
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.MaxPooling3D,
+    keras.layers.Permute,
+    keras.layers.ReLU,
+    keras.layers.Reshape,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.ZeroPadding1D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.ZeroPadding3D,
+)
+# Rows and channels are only moved; the step sums an embedding's repeated rows in
+# float32.
+_GATHERS = (keras.layers.Concatenate, keras.layers.Embedding)
+# Elementwise, as long as nothing is broadcast: the gradient would be a sum.
+_MERGES = (
+    keras.layers.Add,
+    keras.layers.Average,
+    keras.layers.Maximum,
+    keras.layers.Minimum,
+    keras.layers.Multiply,
+    keras.layers.Subtract,
+)
+# Keras operations (`x + y`, `keras.ops.reshape(x, ...)`) that are likewise safe.
+_ELEMENTWISE_OPERATIONS = ("Reshape", "Transpose", "Relu", "GetItem", "Squeeze")
+_MERGING_OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
+
+
+def half_precision_twin(
+    model: keras.Model, dtype: str, float32_layers: str = ""
+) -> keras.Model:
+    """Makes the model that computes the forward and backward pass.
+
+    Args:
+      model: a built functional or Sequential Keras model whose variables are
+        float32, the masters; models nested inside it are converted as well.
+      dtype: "float16" or "bfloat16".
+      float32_layers: regular expression; layers whose name it finds stay in
+        float32.
+
+    Returns:
+      A Keras model of the same structure, with equal weights in the same order:
+      16-bit copies in heavy layers, the model's own float32 variables
+      elsewhere. Its last layers are float32. Regularizers are left to the
+      masters. The twin is for computing; save `model`. A later change of
+      `layer.trainable` needs a new twin.
+
+    Raises:
+      ValueError: unknown dtype, a model with weights other than float32, or one
+        that cannot be cloned (a subclassed model), by name.
+
+    Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 and 3.3.
+    """
+    if dtype not in HALF_PRECISIONS:
+        raise ValueError(f"`dtype` ({dtype}) must be one of {HALF_PRECISIONS}.")
+    _refuse_uncloneable(model)
+    for variable in model.weights:
+        if variable.dtype in HALF_PRECISIONS:
+            raise ValueError(
+                f"`model` ({model.name}) must have float32 weights: "
+                f"{variable.path} is {variable.dtype}."
+            )
+    outputs = _output_operations(model)
+    stays = re.compile(float32_layers) if float32_layers else None
+
+    def convert(layer: Any) -> Any:
+        if not isinstance(layer, keras.layers.Layer):
+            return _convert_operation(layer)
+        if isinstance(layer, keras.Model):  # not one that clone_model enters
+            _refuse_uncloneable(layer)
+        if id(layer) in outputs or (stays and stays.search(layer.name)):
+            return layer
+        return _convert_layer(layer, dtype)
+
+    twin = keras.models.clone_model(model, clone_function=convert, recursive=True)
+    for master, working in pairs(model, twin):
+        if working is not master:
+            working.assign(keras.ops.cast(master, working.dtype))
+    return twin
+
+
+def pairs(
+    model: keras.Model, twin: keras.Model
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Pairs the weights of a model with those of its twin, in order.
+
+    Args:
+      model: the float32 model.
+      twin: what `half_precision_twin` made of it, or a twin of your own.
+
+    Returns:
+      `(master, working)` for every weight; the same object twice where shared.
+
+    Raises:
+      ValueError: the twin has other weights than the model.
+    """
+    masters, workings = model.weights, twin.weights
+    if [tuple(v.shape) for v in masters] != [tuple(v.shape) for v in workings]:
+        raise ValueError(
+            f"`twin` ({twin.name}) must have the weights of `model` ({model.name}), "
+            "of equal shapes in the same order."
+        )
+    return list(zip(masters, workings, strict=True))
+
+
+def _convert_layer(layer: keras.layers.Layer, dtype: str) -> keras.layers.Layer:
+    """Returns a 16-bit copy of the layer where that is safe, else the layer."""
+    plain = (
+        layer.dtype_policy.name == "float32"  # else: the user's own choice stands
+        and getattr(layer, "activity_regularizer", None) is None  # a reduction
+        and getattr(layer, "quantization_mode", None) is None
+        and not getattr(layer, "lora_enabled", False)
+    )
+    if not plain:
+        return layer
+    if type(layer) in layers.BIASED:
+        return layers.with_float32_bias(layer, dtype)
+    if type(layer) is keras.layers.MultiHeadAttention:
+        gated = getattr(layer, "_gate_dense", None) is not None
+        return layer if gated else layers.attention(layer, dtype)
+    exponential = layers.needs_float32(getattr(layer, "activation", None))
+    elementwise = type(layer) in _ELEMENTWISE and not exponential
+    merge = type(layer) in _MERGES and _inputs_agree(layer)
+    if type(layer) in _GATHERS or elementwise or merge:
+        return type(layer).from_config(layers.twin_config(layer, dtype))
+    return layer
+
+
+def _convert_operation(operation: keras.Operation) -> Any:
+    """Returns the operation if it is safe in 16 bits, else runs it in float32."""
+    name = type(operation).__name__
+    if name in _ELEMENTWISE_OPERATIONS:
+        return operation
+    if name in _MERGING_OPERATIONS and _inputs_agree(operation):
+        return operation
+    return layers.InFloat32(operation)
+
+
+def _inputs_agree(operation: keras.Operation) -> bool:
+    """Tells whether every call of the operation gets tensors of one shape."""
+    shapes = [
+        {tuple(tensor.shape) for tensor in node.input_tensors}
+        for node in operation._inbound_nodes
+    ]
+    return all(len(distinct) == 1 for distinct in shapes)
+
+
+def _output_operations(model: keras.Model) -> set[int]:
+    """Ids of the layers that produce the model's outputs, nested ones opened."""
+    found = set()
+    for tensor in keras.tree.flatten(model.outputs):
+        operation = tensor._keras_history.operation
+        if _is_cloneable(operation):
+            found |= _output_operations(operation)
+        else:
+            found.add(id(operation))
+    return found
+
+
+def _is_cloneable(layer: Any) -> bool:
+    is_graph = isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
+    return isinstance(layer, keras.Model) and is_graph and bool(layer.built)
+
+
+def _refuse_uncloneable(model: keras.Model) -> None:
+    if _is_cloneable(model):
+        return
+    raise ValueError(
+        f"`model` ({type(model).__name__} '{model.name}') must be a built functional "
+        "or Sequential model to be converted; a subclassed one cannot be cloned: "
+        "build its 16-bit twin yourself and pass it as `twin`."
+    )

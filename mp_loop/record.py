@@ -1,0 +1,463 @@
+"""The run folder: every file of a run is written, and read back, here.
+
+    run = Run.create(output_dir, flagfile_text)         # or Run.reopen(..., step)
+    run.log({"step": 20, "loss": 0.7, ...})             # metrics.jsonl, TensorBoard
+    run.log_evaluation(20, {"eval_loss": 0.6, "eval_accuracy": 0.8})
+    run.write_summary({...})
+    run.draw()                                          # training.png
+    run.close()
+
+A file is either appended to, a whole line at a time, or replaced whole, so that
+a reader never sees half of one. JSON has no NaN or infinity: such numbers are
+the strings "nan", "inf" and "-inf" in the files and floats again when read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+FLAGS_FILE = "flags.txt"
+METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
+SUMMARY_FILE = "summary.json"
+
+_NOT_FINITE = ("nan", "inf", "-inf")
+
+
+class RecordError(ValueError):
+    """A run folder cannot be used as asked; the message is one line."""
+
+
+class Run:
+    """The open folder of one run."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        """Opens the logs of an existing folder; use `create` or `reopen`."""
+        import tensorflow as tf  # Here, so that commands refuse bad flags at once.
+
+        self._folder = folder
+        self.checkpoints = str(folder / "checkpoints")
+        self.model_path = str(folder / "model.keras")
+        self._metrics = _open_log(folder / METRICS_FILE)
+        self._evaluations = _open_log(folder / EVALUATIONS_FILE)
+        self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
+
+    @classmethod
+    def create(cls, output_dir: str, flagfile_text: str) -> Run:
+        """Starts a run in a new folder.
+
+        Args:
+          output_dir: the folder; made if missing.
+          flagfile_text: flags that replay the run; becomes flags.txt.
+
+        Raises:
+          RecordError: the folder holds a run, is a file, or cannot be written.
+        """
+        folder = _named(output_dir)
+        if (folder / FLAGS_FILE).exists():
+            raise RecordError(
+                f"--output_dir ({output_dir}) already holds a run; add --resume to "
+                "continue it, or choose another folder."
+            )
+        for name in (METRICS_FILE, EVALUATIONS_FILE):
+            if (folder / name).exists():
+                raise RecordError(
+                    f"--output_dir ({output_dir}) holds {name} of something else; "
+                    "choose another folder."
+                )
+        with _refuse_unwritable(output_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / FLAGS_FILE, flagfile_text)
+            _write_json(folder / "environment.json", environment())
+            return cls(folder)
+
+    @classmethod
+    def reopen(cls, output_dir: str, flagfile_text: str, step: int) -> Run:
+        """Continues a run from the checkpoint of `step`.
+
+        Lines of later steps, which the run will write again, are dropped.
+        TensorBoard gets a further event file; where steps repeat, its reader
+        lets the later file replace what the earlier one holds from there on.
+
+        Args:
+          output_dir: the folder of the run.
+          flagfile_text: flags that replay the run; becomes flags.txt.
+          step: the last step whose records are kept.
+
+        Raises:
+          RecordError: the folder holds no run, a damaged one, or cannot be
+            written.
+        """
+        folder = _named(output_dir)
+        if not (folder / FLAGS_FILE).exists():
+            raise RecordError(
+                f"--output_dir ({output_dir}) holds no run to resume; leave "
+                "--resume out to start one."
+            )
+        kept = {
+            name: [line for line in _read_lines(folder / name) if line["step"] <= step]
+            for name in (METRICS_FILE, EVALUATIONS_FILE)
+        }
+        with _refuse_unwritable(output_dir):
+            for name, lines in kept.items():
+                write_atomically(folder / name, "".join(map(_to_line, lines)))
+            write_atomically(folder / FLAGS_FILE, flagfile_text)
+            _write_json(folder / "environment.json", environment())
+            return cls(folder)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Records one line of training metrics; `line["step"]` is its step."""
+        self._metrics.write(_to_line(line))
+        self._to_tensorboard("train", line)
+
+    def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Records one evaluation, made after `step` steps."""
+        line = {"step": step, **values}
+        self._evaluations.write(_to_line(line))
+        self._to_tensorboard("eval", line)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Everything logged so far, in order, before a resume included."""
+        return read_metrics(self._folder)
+
+    def read_evaluations(self) -> list[dict[str, Any]]:
+        """Every evaluation so far, in order; each has its `step`."""
+        return read_evaluations(self._folder)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json."""
+        _write_json(self._folder / SUMMARY_FILE, summary)
+
+    def draw(self) -> str | None:
+        """Draws training.png; returns its path, None where matplotlib is missing."""
+        path = self._folder / "training.png"
+        curve = Curve("", self.read_metrics(), self.read_evaluations())
+        return str(path) if draw(path, [curve]) else None
+
+    def close(self) -> None:
+        """Closes the files; the run logs no more."""
+        self._metrics.close()
+        self._evaluations.close()
+        self._writer.close()
+
+    def _to_tensorboard(self, prefix: str, line: Mapping[str, Any]) -> None:
+        import tensorflow as tf
+
+        with self._writer.as_default(step=int(line["step"])):
+            for name, value in line.items():
+                value = _plain(value)
+                if name != "step" and isinstance(value, (int, float)):
+                    tag = f"{prefix}/{name.removeprefix('eval_')}"
+                    tf.summary.scalar(tag, value)
+        # Leaving the context has flushed the writer.
+
+
+def read_metrics(output_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads the metrics of a run; a half-written last line is left out."""
+    return _read_lines(pathlib.Path(output_dir) / METRICS_FILE)
+
+
+def read_evaluations(output_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads the evaluations of a run; a half-written last line is left out."""
+    return _read_lines(pathlib.Path(output_dir) / EVALUATIONS_FILE)
+
+
+def read_summary(output_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the summary of a finished run.
+
+    Raises:
+      RecordError: there is none, or it is not a JSON object.
+    """
+    path = pathlib.Path(output_dir) / SUMMARY_FILE
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(summary, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} is not the summary of a run: {error}.") from error
+    return _restored(summary)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held so far (resident set, in bytes)."""
+    # Linux' ru_maxrss survives exec: a child reports at least what its parent
+    # held. VmHWM is this program's own.
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # Unix only.
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS: bytes.
+
+
+def environment() -> dict[str, Any]:
+    """What a run ran on: versions, machine, commit. No names of hosts or users."""
+    import numpy as np
+    import tensorflow as tf
+
+    gpus = []
+    for device in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(device)
+        gpus.append(details.get("device_name", "unknown"))
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": tf.keras.__version__,
+        "numpy": np.__version__,
+        "mp_loop": _own_version(),
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cpu_cores": os.cpu_count(),
+        "gpus": gpus,
+        "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
+    }
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a text file whole or not at all, also when the machine stops."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def to_json(value: Any) -> str:
+    """Valid JSON on several lines, numbers that are not finite as strings."""
+    return json.dumps(_plain(value, for_json=True), indent=2, allow_nan=False) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """What one run contributes to a picture.
+
+    Runs that share a label share a colour and one entry of the legend; a
+    single run without a label needs no legend.
+    """
+
+    label: str
+    metrics: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Mapping[str, Any]]
+
+
+def draw(path: str | os.PathLike[str], curves: Sequence[Curve]) -> bool:
+    """Draws loss, evaluation accuracy and loss scale of runs over their steps.
+
+    A cross marks a logged line since whose predecessor at least one step was
+    skipped.
+
+    Returns:
+      False, and draws nothing, where matplotlib is missing.
+    """
+    try:
+        from matplotlib import figure, ticker
+    except ImportError:
+        return False
+    picture = figure.Figure(figsize=(8, 8), layout="constrained")
+    axes = picture.subplots(3, 1, sharex=True)
+    labels = list(dict.fromkeys(curve.label for curve in curves))
+    scales, skips = [], 0
+    for index, curve in enumerate(curves):
+        color = f"C{labels.index(curve.label)}"
+        first = all(curve.label != other.label for other in curves[:index])
+        # matplotlib hides a label that starts with an underscore.
+        label = curve.label if first and curve.label else "_"
+        style = {"color": color, "alpha": 0.9 if first else 0.5, "linewidth": 1.4}
+        steps = [line["step"] for line in curve.metrics]
+        axes[0].plot(steps, _column(curve.metrics, "loss"), label=label, **style)
+        axes[1].plot(
+            [line["step"] for line in curve.evaluations],
+            _column(curve.evaluations, "eval_accuracy"),
+            marker="o",
+            markersize=4,
+            **style,
+        )
+        scale = _column(curve.metrics, "loss_scale")
+        axes[2].step(steps, scale, where="post", **style)
+        scales += [value for value in scale if math.isfinite(value) and value > 0]
+        at = _skips(curve.metrics)
+        skips += sum(count for _, _, count in at)
+        axes[2].plot(
+            [step for step, _, _ in at],
+            [value for _, value, _ in at],
+            linestyle="none",
+            marker="x",
+            markersize=7,
+            markeredgewidth=1.6,
+            color="crimson" if len(labels) == 1 else color,
+        )
+    axes[0].set_title("Training loss", loc="left")
+    axes[1].set_title("Evaluation accuracy", loc="left")
+    how_many = f"{skips} " if len(curves) == 1 else ""
+    note = f" (crosses: {how_many}skipped steps)" if skips else ""
+    axes[2].set_title(f"Loss scale{note}", loc="left")
+    axes[2].set_yscale("log", base=2)
+    if scales:  # At least two octaves, so that a constant scale gets an axis too.
+        axes[2].set_ylim(min(scales) / 2, max(scales) * 2)
+    axes[2].set_xlabel("step")
+    axes[2].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    if any(labels):
+        axes[0].legend(frameon=False)
+    picture.savefig(path, dpi=150)
+    return True
+
+
+def _column(lines: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """One value of every line; NaN, a gap in the curve, where it has none."""
+    values = [line.get(name) for line in lines]
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def _skips(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, int]]:
+    """(step, loss scale, number of skips since the line before), where any."""
+    marks, before = [], 0
+    scales = _column(metrics, "loss_scale")
+    for line, scale in zip(metrics, scales, strict=True):
+        if line["skipped_steps"] > before:
+            count = line["skipped_steps"] - before
+            marks.append((line["step"], scale, count))
+        before = line["skipped_steps"]
+    return marks
+
+
+def _named(output_dir: str) -> pathlib.Path:
+    """The folder as a path; raises RecordError where it cannot be one."""
+    if not output_dir:
+        raise RecordError("--output_dir must name a folder for the run.")
+    folder = pathlib.Path(output_dir)
+    with _refuse_unwritable(output_dir):
+        if folder.exists() and not folder.is_dir():
+            raise RecordError(f"--output_dir ({output_dir}) must be a folder.")
+    return folder
+
+
+@contextlib.contextmanager
+def _refuse_unwritable(output_dir: str) -> Any:
+    """Turns the system's refusal to write into a RecordError."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"--output_dir ({output_dir}) must be writable: "
+            f"{error.strerror or type(error).__name__}."
+        ) from error
+
+
+def _open_log(path: pathlib.Path) -> Any:
+    """Opens a file to append lines; each reaches the file as it is written."""
+    return open(path, "a", encoding="utf-8", buffering=1, newline="\n")
+
+
+def _to_line(line: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(line, for_json=True), allow_nan=False) + "\n"
+
+
+def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    write_atomically(path, to_json(value))
+
+
+def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads a file of JSON objects; a half-written last line is left out."""
+    try:
+        texts = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}.") from error
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+            line["step"]  # noqa: B018  Every line has its step.
+        except (ValueError, TypeError, KeyError) as error:
+            # The last text is empty, or was being written when the run stopped.
+            if number < len(texts):
+                raise RecordError(
+                    f"{path} is damaged: line {number} is not an object with a step."
+                ) from error
+        else:
+            lines.append(_restored(line))
+    return lines
+
+
+def _plain(value: Any, for_json: bool = False) -> Any:
+    """Python's own numbers, lists and dicts, from NumPy's and TensorFlow's too."""
+    plain: Callable[[Any], Any] = lambda inner: _plain(inner, for_json)  # noqa: E731
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "numpy"):
+        value = value.numpy()
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if for_json and isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _restored(value: Any) -> Any:
+    """The inverse of `_plain` on what JSON gave."""
+    if isinstance(value, dict):
+        return {name: _restored(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_restored(inner) for inner in value]
+    return float(value) if value in _NOT_FINITE else value
+
+
+def _own_version() -> str | None:
+    try:
+        return importlib.metadata.version("mp_loop")
+    except importlib.metadata.PackageNotFoundError:
+        return None  # Runs from a checkout that was not installed.
+
+
+def _git_commit() -> str | None:
+    """The commit of a checkout of this package, "+changes" where it was edited."""
+
+    def git(*words: str) -> str:
+        here = pathlib.Path(__file__).parent
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # Installed inside another project's checkout, we are not part of it.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        commit = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes else "")
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,90 @@
+"""TrainState: the only owner of what training changes.
+
+What a checkpoint holds is exactly this object; what is not in it does not
+survive a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+class TrainState(tf.Module):
+    """Every variable of a training, in order of the step that changes them.
+
+    Attributes:
+      master_weights: float32 variables that the optimizer updates.
+      working_weights: the variables that forward and backward read, one for
+        each master: a 16-bit copy, or the master itself where it is shared.
+      other_weights: weights without gradient (batch-norm statistics, frozen
+        layers), of the model and then the twin's own copies of them.
+      seeds: states of random generators (dropout). They move on in a skip.
+      slots: the optimizer's variables.
+      loss_scale: variables for the fields of the loss-scale state.
+      step: int64 [], batches seen.
+      applied_steps: int64 [], updates made.
+      skipped_steps: int64 [], updates skipped: `step - applied_steps`.
+      stuck_steps: int64 [], skips in a row with the scale at its floor.
+    """
+
+    def __init__(
+        self,
+        master_weights: Sequence[tf.Variable],
+        working_weights: Sequence[tf.Variable],
+        other_weights: Sequence[tf.Variable],
+        seeds: Sequence[tf.Variable],
+        slots: Sequence[tf.Variable],
+        loss_scale: Any = (),
+    ):
+        """Takes variables that exist, and makes the counters and the scale's.
+
+        Args:
+          master_weights: float32.
+          working_weights: as many as masters.
+          other_weights: any dtype.
+          seeds: integers.
+          slots: any dtype.
+          loss_scale: NamedTuple of scalars, the first state of the rule.
+        """
+        super().__init__(name="train_state")
+        self.master_weights = list(master_weights)
+        self.working_weights = list(working_weights)
+        self.other_weights = list(other_weights)
+        self.seeds = list(seeds)
+        self.slots = list(slots)
+        self.loss_scale = [tf.Variable(value, trainable=False) for value in loss_scale]
+        self._make_loss_scale = type(loss_scale)
+        self.step = _counter("step")
+        self.applied_steps = _counter("applied_steps")
+        self.skipped_steps = _counter("skipped_steps")
+        self.stuck_steps = _counter("stuck_steps")
+
+    def read_loss_scale(self) -> Any:
+        """Returns the loss-scale state as the rule's NamedTuple of tensors."""
+        return self._make_loss_scale(*(v.read_value() for v in self.loss_scale))
+
+    def write_loss_scale(self, state: Any) -> None:
+        """Stores what the rule's `next_state` returned."""
+        for variable, value in zip(self.loss_scale, state, strict=True):
+            variable.assign(value)
+
+    def count(self, applied: tf.Tensor, at_floor: tf.Tensor) -> None:
+        """Counts one step.
+
+        Args:
+          applied: bool [], whether its update was made.
+          at_floor: bool [], whether its loss scale was the smallest allowed.
+        """
+        one = tf.cast(applied, tf.int64)
+        self.step.assign_add(1)
+        self.applied_steps.assign_add(one)
+        self.skipped_steps.assign_add(1 - one)
+        stuck = tf.logical_and(at_floor, tf.logical_not(applied))
+        self.stuck_steps.assign(tf.where(stuck, self.stuck_steps + 1, 0))
+
+
+def _counter(name: str) -> tf.Variable:
+    return tf.Variable(0, dtype=tf.int64, trainable=False, name=name)

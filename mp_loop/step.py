@@ -1,0 +1,384 @@
+"""One training step with handwritten mixed precision, and one of evaluation.
+
+    step = TrainStep(model, keras.optimizers.Adam(1e-3), loss)
+    metrics = step(inputs, labels)           # {"loss": ..., "grads_finite": ...}
+    metrics = step.run(iterator, steps)      # many steps in one call
+
+`model` is an ordinary float32 Keras model. Its variables are the master
+weights: they are what is updated, and `model.save` at any moment saves the
+result. Forward and backward run on its twin (`mp_loop.precision`).
+
+One step, in order:
+
+    loss    = loss(labels, twin(inputs)) + regularizers(masters)    # float32
+    scaled_grads = gradient(loss * scale, working_weights)          # 16 bits
+    grads   = float32(scaled_grads) / scale          # summed over micro-batches
+    finite  = all(isfinite(grads))                   # and their norm, if clipping
+    masters, slots, statistics = updated if finite else as they were
+    working_weights = 16 bits(masters)
+    scale   = rule.next_state(scale, finite)
+
+Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 to 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mp_loop import loss_scale as scaling
+from mp_loop import precision as precisions
+from mp_loop import state as states
+from mp_loop import updates
+
+PRECISIONS = (*precisions.HALF_PRECISIONS, "float32")
+
+
+class TrainStep:
+    """Trains a float32 Keras model with its forward and backward in 16 bits.
+
+    Attributes:
+      model: the user's float32 model, the masters.
+      twin: the model that computes; `model` itself in float32.
+      state: `mp_loop.state.TrainState`, what a checkpoint must hold.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss: str | Callable[..., Any],
+        precision: str = "float16",
+        loss_scale: scaling.LossScale | None = None,
+        *,
+        twin: keras.Model | None = None,
+        float32_layers: str = "",
+        clip_norm: float = 0.0,
+        accumulate_steps: int = 1,
+        jit_compile: bool = False,
+    ):
+        """Makes the twin, the slots and the state.
+
+        Args:
+          model: a built functional or Sequential float32 Keras model. Any model
+            whatever, if you pass its `twin`.
+          optimizer: any Keras optimizer but LossScaleOptimizer.
+          loss: Keras identifier, `keras.losses.Loss`, or function of (labels,
+            outputs) that returns losses to be averaged.
+          precision: "float16", "bfloat16" or "float32".
+          loss_scale: the rule; default: `DynamicLossScale()` for float16,
+            `NoLossScale()` otherwise.
+          twin: a model of your own that computes in 16 bits, with the weights of
+            `model` in the same order.
+          float32_layers: regular expression; layers whose name it finds stay in
+            float32.
+          clip_norm: gradients are clipped to this global norm; 0: not at all.
+          accumulate_steps: micro-batches that a batch is split into. One loss
+            scale, one check and one update serve them all.
+          jit_compile: compiles the step with XLA.
+
+        Raises:
+          ValueError: unlawful argument, by name; or a model that cannot be
+            converted.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"`precision` ({precision}) must be one of {PRECISIONS}.")
+        if not clip_norm >= 0:
+            raise ValueError(f"`clip_norm` ({clip_norm}) must be at least 0.")
+        if accumulate_steps < 1:
+            raise ValueError(
+                f"`accumulate_steps` ({accumulate_steps}) must be at least 1."
+            )
+        if loss_scale is None:
+            dynamic = precision == "float16"
+            loss_scale = (
+                scaling.DynamicLossScale() if dynamic else scaling.NoLossScale()
+            )
+        if twin is None:
+            twin = model
+            if precision in precisions.HALF_PRECISIONS:
+                twin = precisions.half_precision_twin(model, precision, float32_layers)
+        self.model = model
+        self.twin = twin
+        self.rule = loss_scale
+        self._loss = keras.losses.get(loss)
+        self._clip_norm = clip_norm
+        self._accumulate_steps = accumulate_steps
+
+        pairs = precisions.pairs(model, twin)
+        working_of = {id(master): working for master, working in pairs}
+        masters = model.trainable_variables
+        workings = [working_of[id(master)] for master in masters]
+        self._update = updates.KerasUpdate(optimizer, masters)
+        # Copies: where a 16-bit variable follows a float32 one.
+        self._copies = [
+            (master.value, working.value)
+            for master, working in zip(masters, workings, strict=True)
+            if working is not master
+        ]
+        # A copy's regularizer is computed on its master; a shared variable's
+        # comes with the twin's own losses.
+        self._regularized = [
+            master
+            for master, working in zip(masters, workings, strict=True)
+            if working is not master and master.regularizer is not None
+        ]
+        # What the forward pass moves (batch-norm statistics), restored by a skip.
+        trained = {id(v) for v in [*masters, *workings]}
+        others = _unique([*model.weights, *twin.weights], but=trained)
+        weights = trained | {id(v) for v in others}
+        seeds = _unique([*model.variables, *twin.variables], but=weights)
+        self.state = states.TrainState(
+            master_weights=[v.value for v in masters],
+            working_weights=[v.value for v in workings],
+            other_weights=[v.value for v in others],
+            seeds=[v.value for v in seeds],
+            slots=self._update.slots,
+            loss_scale=self.rule.init(),
+        )
+        self._step = tf.function(self._one_step, jit_compile=jit_compile)
+        self._run = tf.function(self._many_steps)
+
+    @property
+    def master_weights(self) -> Sequence[tf.Variable]:
+        """The float32 variables that are trained: the model's own."""
+        return self.state.master_weights
+
+    @property
+    def working_weights(self) -> Sequence[tf.Variable]:
+        """What forward and backward read: 16-bit copies, or shared masters."""
+        return self.state.working_weights
+
+    @property
+    def loss_scale(self) -> tf.Tensor:
+        """The loss scale of the next step, float32 []."""
+        return self.state.read_loss_scale().scale
+
+    def __call__(
+        self, inputs: Any, labels: Any, sample_weight: Any = None
+    ) -> dict[str, tf.Tensor]:
+        """Takes one step on one batch.
+
+        Args:
+          inputs: what the model takes, batch first.
+          labels: what the loss takes, batch first.
+          sample_weight: weights for the loss, float32 [batch], or None.
+
+        Returns:
+          Scalars: `loss` (float32, with regularizers, unscaled), `grads_finite`
+          (bool: whether the update was made), `loss_scale` (float32, the one
+          this step used), `grad_norm` (float32, before clipping), and
+          `learning_rate` (float32, the one this update used or would have).
+        """
+        return self._step(inputs, labels, sample_weight)
+
+    def run(self, iterator: Iterator[Any], steps: int) -> dict[str, tf.Tensor]:
+        """Takes many steps in one call, without returning to Python.
+
+        Args:
+          iterator: of a `tf.data.Dataset` of (inputs, labels[, sample_weight])
+            with at least `steps` batches left.
+          steps: how many; another number does not retrace.
+
+        Returns:
+          The metrics of `__call__`, each of shape [steps].
+        """
+        return self._run(iterator, tf.convert_to_tensor(steps, tf.int32))
+
+    def reload(self) -> None:
+        """Copies masters to working weights after the masters were set by hand."""
+        for master, working in precisions.pairs(self.model, self.twin):
+            if working is not master:
+                working.assign(keras.ops.cast(master, working.dtype))
+
+    def export(self) -> keras.Model:
+        """Returns the trained float32 model."""
+        return self.model
+
+    def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
+        return stack_steps(lambda: self._step(*next(iterator)), METRICS, steps)
+
+    def _one_step(
+        self, inputs: Any, labels: Any, sample_weight: Any = None
+    ) -> dict[str, tf.Tensor]:
+        state, rule = self.state, self.rule
+        statistics = [tf.identity(variable) for variable in state.other_weights]
+        scale_state = state.read_loss_scale()
+        scale = scale_state.scale  # float32, also what the gradients are divided by
+        rate = self._update.learning_rate
+
+        loss, scaled_grads = self._accumulate((inputs, labels, sample_weight), scale)
+        grads = [None if g is None else g / scale for g in scaled_grads]
+        present = [g for g in grads if g is not None]
+        norm = tf.linalg.global_norm(present) if present else tf.constant(0.0)
+        checks = [tf.reduce_all(tf.math.is_finite(g)) for g in present]
+        if self._clip_norm or self._update.clips:
+            # Finite gradients of infinite norm would be clipped to NaN.
+            checks.append(tf.math.is_finite(norm))
+        finite = tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
+        if self._clip_norm:
+            grads = updates.clip_by_norm(grads, norm, self._clip_norm)
+
+        self._update(grads, apply=finite)
+        updates.select(finite, state.other_weights, statistics)
+        for master, working in self._copies:
+            working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
+        state.count(finite, at_floor=scale <= rule.min_scale)
+        state.write_loss_scale(rule.next_state(scale_state, finite))
+        return {
+            "loss": loss,
+            "grads_finite": finite,
+            "loss_scale": scale,
+            "grad_norm": norm,
+            "learning_rate": rate,
+        }
+
+    def _accumulate(
+        self, batch: tuple[Any, Any, Any], scale: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+        """Returns mean loss and mean scaled float32 gradients of micro-batches."""
+        count = self._accumulate_steps
+        if count == 1:
+            return self._scaled_grads(*batch, scale)
+        micro = tf.nest.map_structure(
+            lambda x: tf.reshape(x, (count, tf.shape(x)[0] // count, *x.shape[1:])),
+            batch,
+        )
+        take = lambda i: tf.nest.map_structure(lambda x: x[i], micro)  # noqa: E731
+        loss, grads = self._scaled_grads(*take(0), scale)
+        missing = [g is None for g in grads]
+        sums = [tf.zeros([]) if g is None else g for g in grads]
+
+        def add(i: tf.Tensor, loss: tf.Tensor, sums: list) -> tuple:
+            one_loss, one = self._scaled_grads(*take(i), scale)
+            one = [tf.zeros([]) if g is None else g for g in one]
+            return i + 1, loss + one_loss, [a + b for a, b in zip(sums, one)]  # noqa: B905
+
+        _, loss, sums = tf.while_loop(
+            lambda i, *_: i < count, add, (tf.constant(1), loss, sums)
+        )
+        mean = [None if no else s / count for no, s in zip(missing, sums, strict=True)]
+        return loss / count, mean
+
+    def _scaled_grads(
+        self, inputs: Any, labels: Any, sample_weight: Any, scale: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+        """Returns the loss and its gradients, times `scale`, in float32."""
+        workings = self.state.working_weights
+        with tf.GradientTape() as tape:
+            outputs = self.twin(inputs, training=True)
+            loss = mean_loss(self._loss, labels, outputs, sample_weight)
+            for master in self._regularized:
+                loss += tf.cast(master.regularizer(master.value), tf.float32)
+            for extra in self.twin.losses:
+                loss += tf.cast(extra, tf.float32)  # add_loss of a 16-bit layer
+            scaled_loss = loss * scale
+        regularized = [master.value for master in self._regularized]
+        found = tape.gradient(scaled_loss, [*workings, *regularized])
+        grads = [_to_float32(g) for g in found[: len(workings)]]  # 16 bits -> float32
+        place = {v.ref(): i for i, v in enumerate(self.state.master_weights)}
+        for variable, grad in zip(regularized, found[len(workings) :], strict=True):
+            i = place[variable.ref()]
+            grads[i] = grad if grads[i] is None else grads[i] + grad
+        return loss, grads
+
+
+METRICS = {
+    "loss": tf.float32,
+    "grads_finite": tf.bool,
+    "loss_scale": tf.float32,
+    "grad_norm": tf.float32,
+    "learning_rate": tf.float32,
+}
+
+
+class EvalStep:
+    """Evaluates a float32 model: mean loss and one metric over all examples."""
+
+    def __init__(self, model: keras.Model, loss: str | Callable[..., Any], metric: Any):
+        """Prepares the metrics.
+
+        Args:
+          model: the model to evaluate, as its user would use it.
+          loss: as for `TrainStep`.
+          metric: Keras identifier or `keras.metrics.Metric`.
+        """
+        self._model = model
+        self._loss = keras.losses.get(loss)
+        self._metric = keras.metrics.get(metric)
+        if not isinstance(self._metric, keras.metrics.Metric):
+            self._metric = keras.metrics.MeanMetricWrapper(self._metric)
+        self._mean = keras.metrics.Mean()
+        self._step = tf.function(self._one_step)
+
+    def __call__(self, batches: tf.data.Dataset) -> dict[str, float]:
+        """Returns `eval_loss` and `eval_accuracy` over (inputs, labels) batches."""
+        self._metric.reset_state()
+        self._mean.reset_state()
+        for inputs, labels in batches:
+            self._step(inputs, labels)
+        return {
+            "eval_loss": float(self._mean.result()),
+            "eval_accuracy": float(self._metric.result()),
+        }
+
+    def _one_step(self, inputs: Any, labels: Any) -> None:
+        outputs = self._model(inputs, training=False)
+        loss = mean_loss(self._loss, labels, outputs, None)
+        self._mean.update_state(
+            loss, sample_weight=tf.shape(tf.nest.flatten(labels)[0])[0]
+        )
+        self._metric.update_state(labels, outputs)
+
+
+def mean_loss(
+    loss: Callable[..., Any], labels: Any, outputs: Any, sample_weight: Any
+) -> tf.Tensor:
+    """Returns the float32 loss, averaged over the batch; outputs of any dtype."""
+    outputs = tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
+    if isinstance(loss, keras.losses.Loss):
+        losses = loss(labels, outputs, sample_weight=sample_weight)
+    else:
+        losses = tf.cast(loss(labels, outputs), tf.float32)
+        if sample_weight is not None:
+            losses *= tf.cast(sample_weight, tf.float32)
+    return tf.reduce_mean(tf.cast(losses, tf.float32))
+
+
+def stack_steps(
+    one_step: Callable[[], dict[str, tf.Tensor]],
+    dtypes: dict[str, tf.DType],
+    steps: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """Calls a step `steps` times (int32 [], traced); stacks its scalar metrics."""
+
+    def body(i: tf.Tensor, arrays: dict[str, tf.TensorArray]) -> tuple:
+        metrics = one_step()
+        return i + 1, {k: a.write(i, metrics[k]) for k, a in arrays.items()}
+
+    arrays = {
+        name: tf.TensorArray(dtype, size=steps, element_shape=())
+        for name, dtype in dtypes.items()
+    }
+    _, arrays = tf.while_loop(
+        lambda i, _: i < steps, body, (tf.constant(0), arrays), parallel_iterations=1
+    )
+    return {name: array.stack() for name, array in arrays.items()}
+
+
+def _to_float32(grad: tf.Tensor | tf.IndexedSlices | None) -> tf.Tensor | None:
+    """Casts to float32 before the repeated rows of a sparse gradient are summed."""
+    if isinstance(grad, tf.IndexedSlices):
+        values = tf.cast(grad.values, tf.float32)
+        grad = tf.IndexedSlices(values, grad.indices, grad.dense_shape)
+        return tf.convert_to_tensor(grad)
+    return None if grad is None else tf.cast(grad, tf.float32)
+
+
+def _unique(variables: Sequence[keras.Variable], but: set[int]) -> list[keras.Variable]:
+    """Returns the distinct variables whose id is not in `but`."""
+    kept = {id(v): v for v in variables if id(v) not in but}
+    return list(kept.values())

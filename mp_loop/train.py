@@ -1,0 +1,290 @@
+"""Trains a model: `python -m mp_loop.train --flagfile=exp.flags`.
+
+Flags are the fields of `mp_loop.config.Config`; a later flag overrides an
+earlier one. Exit codes: 0 done, 1 the training diverged, 2 bad input (one line
+on stderr, nothing written), 130 interrupted (a checkpoint was saved).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import Any
+
+from mp_loop import command, config
+
+# What a resumed run may change; all else decides what is computed.
+_MAY_CHANGE = (
+    "checkpoint_every",
+    "diverged_after",
+    "epochs",
+    "eval_every",
+    "keep_checkpoints",
+    "log_every",
+    "output_dir",
+    "data_dir",
+    "resume",
+    "steps",
+    "steps_per_call",
+)
+
+
+def run(settings: config.Config, _flags: Any) -> int:
+    """Runs one experiment; returns the exit code."""
+    if not settings.output_dir:
+        raise command.UsageError("--output_dir must name a folder for the run.")
+    before = _settings_to_resume(settings) if settings.resume else None
+    if before is None:
+        _refuse_used_folder(settings.output_dir)
+    # Only now TensorFlow, which takes seconds: a bad flag is told at once.
+    import keras
+    import tensorflow as tf
+    import tqdm
+
+    from mp_loop import data, keras_baseline, loop, models, record, updates
+    from mp_loop import step as steps
+
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    with command.bad_input(data.DataError, models.ModelError):
+        source = data.load(settings.dataset, settings.data_dir)
+        steps_per_epoch = data.steps_per_epoch(source, settings.batch_size)
+        model = models.build(
+            settings.model, source.image_shape, source.num_classes, settings.seed
+        )
+    total_steps = settings.steps or settings.epochs * steps_per_epoch
+    loss = _loss(settings.loss, models.from_logits(model))
+    with command.bad_input(ValueError):
+        rate = updates.learning_rate(
+            settings.schedule,
+            settings.learning_rate,
+            total_steps,
+            settings.warmup_steps,
+            settings.decay_fractions,
+            settings.decay_factor,
+        )
+        step = _make_step(settings, model, loss, rate, steps, keras_baseline, updates)
+        evaluation = steps.EvalStep(model, loss, settings.metric)
+    plan = loop.Plan(
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        **{
+            field.name: getattr(settings, field.name)
+            for field in dataclasses.fields(loop.Plan)
+            if field.name not in ("total_steps", "steps_per_epoch")
+        },
+    )
+    checkpoints = loop.Checkpoints(
+        os.path.join(settings.output_dir, "checkpoints"),
+        step.state,
+        settings.keep_checkpoints,
+    )
+    flagfile = dataclasses.replace(settings, resume=False).to_flagfile()
+    with command.bad_input(loop.CheckpointError, record.RecordError):
+        if settings.resume:
+            done = checkpoints.restore()
+            step.export()
+            out = record.Run.reopen(settings.output_dir, flagfile, done)
+        else:
+            done = 0
+            out = record.Run.create(settings.output_dir, flagfile)
+
+    bar = tqdm.tqdm(
+        total=total_steps, initial=done, unit="step", dynamic_ncols=True, mininterval=1
+    )
+
+    def show(line: dict[str, Any]) -> None:
+        bar.update(line["step"] - bar.n)
+        if "eval_accuracy" in line:
+            bar.write(
+                f"step {line['step']}: accuracy {line['eval_accuracy']:.4f}, "
+                f"loss {line['eval_loss']:.4f}",
+                file=sys.stdout,
+            )
+        else:
+            bar.set_postfix_str(
+                f"loss {line['loss']:.3f}, scale {line['loss_scale']:g}, "
+                f"skipped {line['skipped_steps']}, "
+                f"{line['examples_per_second']:.0f} examples/s"
+            )
+
+    def batches(epoch: int, start: int) -> tf.data.Dataset:
+        return data.training_batches(
+            source, settings.batch_size, settings.seed, epoch, start, settings.augment
+        )
+
+    def evaluate() -> dict[str, float]:
+        step.export()
+        return evaluation(data.evaluation_batches(source, settings.batch_size))
+
+    try:
+        result = loop.train(
+            step, batches, evaluate, out, plan, checkpoints, on_log=show
+        )
+    except loop.TrainingDiverged as error:
+        bar.close()
+        print(f"Training diverged: {error}", file=sys.stderr)
+        return 1
+    except loop.Interrupted as stop:
+        bar.close()
+        print(
+            f"Interrupted at step {stop.step}; a checkpoint was saved. Continue with: "
+            f"python -m mp_loop.train --flagfile="
+            f"{os.path.join(settings.output_dir, 'flags.txt')} --resume",
+            file=sys.stderr,
+        )
+        return 130
+    finally:
+        out.close()
+    bar.close()
+
+    summary = {
+        **dataclasses.asdict(result),
+        **result.evaluation,
+        "peak_memory_bytes": record.peak_memory_bytes(),
+        "precision": settings.precision,
+        "loop": settings.loop,
+        "dataset": settings.dataset,
+        "model": settings.model,
+        "parameters": model.count_params(),
+        "seed": settings.seed,
+    }
+    del summary["evaluation"]
+    step.export().save(out.model_path)
+    out.write_summary(summary)
+    picture = out.draw()
+    print(_table(summary))
+    print(f"Model, metrics and checkpoints: {settings.output_dir}")
+    print(f"Picture: {picture}" if picture else _NO_PICTURE)
+    return 0
+
+
+_NO_PICTURE = "No picture: matplotlib is missing (pip install 'mp_loop[plots]')."
+
+
+def _make_step(
+    settings: config.Config,
+    model: Any,
+    loss: Any,
+    rate: Any,
+    steps: Any,
+    keras_baseline: Any,
+    updates: Any,
+) -> Any:
+    """Makes the step of either loop."""
+    from mp_loop import devices
+
+    arguments = {}
+    if settings.loop == "keras" and settings.clip_norm:
+        arguments["global_clipnorm"] = settings.clip_norm
+    optimizer = updates.make_optimizer(
+        settings.optimizer,
+        rate,
+        settings.momentum,
+        settings.weight_decay,
+        **arguments,
+    )
+    jit_compile = devices.use_xla(settings.jit_compile)
+    if settings.loop == "keras":
+        names = ("initial_scale", "growth_interval")
+        constants = settings.scale_constants()
+        return keras_baseline.KerasStep(
+            model,
+            optimizer,
+            loss,
+            settings.precision,
+            scaling=settings.loss_scale_kind == "dynamic",
+            jit_compile=jit_compile,
+            **{name: constants[name] for name in names if name in constants},
+        )
+    return steps.TrainStep(
+        model,
+        optimizer,
+        loss,
+        settings.precision,
+        _rule(settings),
+        float32_layers=settings.float32_layers,
+        clip_norm=settings.clip_norm,
+        accumulate_steps=settings.accumulate_steps,
+        jit_compile=jit_compile,
+    )
+
+
+def _rule(settings: config.Config) -> Any:
+    """Makes the loss-scale rule."""
+    from mp_loop import loss_scale
+
+    constants = settings.scale_constants()
+    if settings.loss_scale_kind == "none":
+        return loss_scale.NoLossScale()
+    if settings.loss_scale_kind == "static":
+        return loss_scale.StaticLossScale(constants["initial_scale"])
+    if settings.scale_preset:
+        return loss_scale.DynamicLossScale.preset(settings.scale_preset, **constants)
+    return loss_scale.DynamicLossScale(**constants)
+
+
+def _loss(name: str, from_logits: bool) -> Any:
+    """Makes the loss, told whether the model's outputs are logits."""
+    import keras
+
+    with command.bad_input(ValueError):
+        loss = keras.losses.get(name)
+    if callable(loss) and hasattr(keras.losses, type(loss).__name__):
+        return loss
+    if "crossentropy" not in name:
+        return loss
+    return lambda labels, outputs: loss(labels, outputs, from_logits=from_logits)
+
+
+def _refuse_used_folder(folder: str) -> None:
+    if os.path.exists(os.path.join(folder, "flags.txt")):
+        raise command.UsageError(
+            f"--output_dir ({folder}) already holds a run: add --resume to continue "
+            "it, or choose another folder."
+        )
+
+
+def _settings_to_resume(settings: config.Config) -> config.Config:
+    """Reads the flags of the run to be resumed; refuses contradictions."""
+    path = os.path.join(settings.output_dir, "flags.txt")
+    if not os.path.exists(path):
+        raise command.UsageError(
+            f"--output_dir ({settings.output_dir}) holds no run to resume."
+        )
+    before, _ = command.parse(["train", f"--flagfile={path}"])
+    for field in dataclasses.fields(config.Config):
+        old, new = getattr(before, field.name), getattr(settings, field.name)
+        if old != new and field.name not in _MAY_CHANGE:
+            raise command.UsageError(
+                f"--{field.name} ({new}) contradicts the run to be resumed, which has "
+                f"{old}."
+            )
+    return before
+
+
+def _table(summary: dict[str, Any]) -> str:
+    """Lays the results out for the terminal."""
+    rows = [
+        ("accuracy", f"{summary['eval_accuracy']:.4f}"),
+        ("loss", f"{summary['eval_loss']:.4f}"),
+        ("steps", f"{summary['steps']} ({summary['skipped_steps']} skipped)"),
+        ("loss scale", f"{summary['final_loss_scale']:g}"),
+        ("time a step", f"{summary['milliseconds_per_step']:.1f} ms"),
+        ("examples a second", f"{summary['examples_per_second']:.0f}"),
+        ("training time", f"{summary['train_seconds']:.1f} s"),
+        ("peak memory", f"{summary['peak_memory_bytes'] / 2**20:.0f} MiB"),
+    ]
+    title = (
+        f"{summary['model']} on {summary['dataset']}, {summary['precision']}, "
+        f"{summary['loop']} loop"
+    )
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
+    return "\n".join(["", title, *lines, ""])
+
+
+if __name__ == "__main__":
+    command.main(run)
