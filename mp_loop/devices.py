@@ -15,3 +15,11 @@ def use_xla(choice: str) -> bool:
     if choice == "auto":
         return bool(tf.config.list_physical_devices("GPU"))
     return choice == "on"
+
+
+def multiplies_slowly(dtype: str) -> bool:
+    """Tells whether products in a dtype are slower here than in float32.
+
+    TensorFlow's CPU kernels for float16 are emulated; for bfloat16 they are not.
+    """
+    return dtype == "float16" and not tf.config.list_physical_devices("GPU")

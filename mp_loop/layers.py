@@ -5,9 +5,12 @@ for one layer of the user's float32 model, shares that layer's float32
 variables where a 16-bit copy would hurt, and is never saved: the user's model
 is.
 
-    with_float32_bias(dense, "float16")  16-bit kernel, float32 bias gradient
-    attention(mha, "float16")            16-bit products, float32 softmax
-    InFloat32(operation)                 any Keras operation, in float32
+    with_float32_bias(dense, policy)    16-bit kernel, float32 bias gradient
+    attention(mha, policy)              16-bit products, float32 softmax
+    InFloat32(operation)                any Keras operation, in float32
+
+The policy says in which dtype tensors are stored and in which they are
+multiplied: `keras.DTypePolicy("float16")`, or `Float32Products("float16")`.
 """
 
 from __future__ import annotations
@@ -66,6 +69,19 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor) -> Any:
     return y, gradient
 
 
+class Float32Products(keras.DTypePolicy):
+    """Stores kernels and results in 16 bits, and multiplies in float32.
+
+    For a processor without 16-bit units. Every product is rounded to 16 bits
+    once, and overflows there, as on tensor cores, which accumulate in float32.
+    """
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of the product; the variables' is `variable_dtype`."""
+        return "float32"
+
+
 class _Float32Bias:
     """Mixin: the layer's kernel in 16 bits, the master's own float32 bias."""
 
@@ -82,7 +98,7 @@ class _Float32Bias:
         self.float32_bias = self._master().bias  # tracked, after the kernel
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        outputs = super().call(inputs)
+        outputs = tf.cast(super().call(inputs), self.variable_dtype)
         if self.float32_bias is not None:
             bias = self.float32_bias.value
             ones = (1,) * self._channels_first_rank
@@ -98,15 +114,15 @@ class _Float32Bias:
 _TWINS = {base: type(base.__name__, (_Float32Bias, base), {}) for base in BIASED}
 
 
-def twin_config(layer: keras.layers.Layer, dtype: str) -> dict[str, Any]:
-    """The layer's config for a copy that computes and stores in `dtype`.
+def twin_config(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> dict[str, Any]:
+    """The layer's config for a copy under another policy.
 
     Initializers, regularizers and constraints belong to the masters: a copy is
     overwritten before its first use, its regularizers would overflow in
     float16 (L2 of a large kernel), and it is never updated by itself.
     """
     config = layer.get_config()
-    config["dtype"] = dtype
+    config["dtype"] = policy
     for key in config:
         if key.endswith(("_regularizer", "_constraint")):
             config[key] = None
@@ -115,18 +131,20 @@ def twin_config(layer: keras.layers.Layer, dtype: str) -> dict[str, Any]:
     return config
 
 
-def with_float32_bias(layer: keras.layers.Layer, dtype: str) -> keras.layers.Layer:
-    """Copies one of the `BIASED` layers to `dtype`, sharing its float32 bias.
+def with_float32_bias(
+    layer: keras.layers.Layer, policy: keras.DTypePolicy
+) -> keras.layers.Layer:
+    """Copies one of the `BIASED` layers to 16 bits, sharing its float32 bias.
 
     Args:
       layer: a built float32 layer whose type is in `BIASED`.
-      dtype: "float16" or "bfloat16".
+      policy: dtype of kernel and results, and of the product.
 
     Returns:
-      A layer with a kernel of its own in `dtype`. Softmax-like activations are
+      A layer with a 16-bit kernel of its own. Softmax-like activations are
       computed, and returned, in float32.
     """
-    config = twin_config(layer, dtype)
+    config = twin_config(layer, policy)
     config["activation"] = None
     config["bias_axes" if "bias_axes" in config else "use_bias"] = None
     twin = _TWINS[type(layer)].from_config(config)
@@ -147,7 +165,7 @@ class _Attention(keras.layers.MultiHeadAttention):
         for name in ("_query_dense", "_key_dense", "_value_dense", "_output_dense"):
             plain, master = getattr(self, name), getattr(self._master(), name)
             self._tracker.untrack(plain)
-            twin = with_float32_bias(master, plain.compute_dtype)
+            twin = with_float32_bias(master, self.dtype_policy)
             twin.build(tuple(master._build_shapes_dict["input_shape"]))
             setattr(self, name, twin)
         axis = self._softmax.axis
@@ -171,7 +189,7 @@ class _Attention(keras.layers.MultiHeadAttention):
             attention_mask = causal
         # Scaled before the product, which is where float16 would overflow.
         query = query * tf.cast(self._inverse_sqrt_key_dim, query.dtype)
-        scores = keras.ops.einsum(self._dot_product_equation, key, query)
+        scores = self._product(self._dot_product_equation, key, query)
         scores = tf.cast(scores, tf.float32)  # 16 bits -> float32
         if attention_mask is not None:
             axis = -len(self._attention_axes) * 2 - 1
@@ -181,22 +199,26 @@ class _Attention(keras.layers.MultiHeadAttention):
         weights = tf.cast(scores, value.dtype)  # float32 -> 16 bits
         if self._dropout > 0:
             weights = self._dropout_layer(weights, training=training)
-        return keras.ops.einsum(self._combine_equation, weights, value), scores
+        return self._product(self._combine_equation, weights, value), scores
+
+    def _product(self, equation: str, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        a, b = tf.cast(a, self.compute_dtype), tf.cast(b, self.compute_dtype)
+        return tf.cast(keras.ops.einsum(equation, a, b), self.variable_dtype)
 
 
 def attention(
-    layer: keras.layers.MultiHeadAttention, dtype: str
+    layer: keras.layers.MultiHeadAttention, policy: keras.DTypePolicy
 ) -> keras.layers.MultiHeadAttention:
-    """Copies a built `MultiHeadAttention` to `dtype`, its softmax in float32.
+    """Copies a built `MultiHeadAttention` to 16 bits, its softmax in float32.
 
     Args:
       layer: a built float32 layer. Its projections' biases are shared.
-      dtype: "float16" or "bfloat16".
+      policy: dtype of kernels and results, and of the products.
 
     Returns:
-      A layer with projection kernels of its own in `dtype`.
+      A layer with 16-bit projection kernels of its own.
     """
-    config = twin_config(layer, dtype)
+    config = twin_config(layer, policy)
     config["flash_attention"] = False
     twin = _Attention.from_config(config)
     twin.share(layer)

@@ -67,7 +67,10 @@ _MERGING_OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 
 
 def half_precision_twin(
-    model: keras.Model, dtype: str, float32_layers: str = ""
+    model: keras.Model,
+    dtype: str,
+    float32_layers: str = "",
+    float32_products: bool = False,
 ) -> keras.Model:
     """Makes the model that computes the forward and backward pass.
 
@@ -77,6 +80,8 @@ def half_precision_twin(
       dtype: "float16" or "bfloat16".
       float32_layers: regular expression; layers whose name it finds stay in
         float32.
+      float32_products: multiply in float32 what is stored in 16 bits; see
+        `layers.Float32Products`.
 
     Returns:
       A Keras model of the same structure, with equal weights in the same order:
@@ -101,6 +106,8 @@ def half_precision_twin(
                 f"{variable.path} is {variable.dtype}."
             )
     outputs = _output_operations(model)
+    policy = keras.DTypePolicy(dtype)
+    product_policy = layers.Float32Products(dtype) if float32_products else policy
     stays = re.compile(float32_layers) if float32_layers else None
 
     def convert(layer: Any) -> Any:
@@ -110,7 +117,7 @@ def half_precision_twin(
             _refuse_uncloneable(layer)
         if id(layer) in outputs or (stays and stays.search(layer.name)):
             return layer
-        return _convert_layer(layer, dtype)
+        return _convert_layer(layer, policy, product_policy)
 
     twin = keras.models.clone_model(model, clone_function=convert, recursive=True)
     for master, working in pairs(model, twin):
@@ -143,7 +150,11 @@ def pairs(
     return list(zip(masters, workings, strict=True))
 
 
-def _convert_layer(layer: keras.layers.Layer, dtype: str) -> keras.layers.Layer:
+def _convert_layer(
+    layer: keras.layers.Layer,
+    policy: keras.DTypePolicy,
+    product_policy: keras.DTypePolicy,
+) -> keras.layers.Layer:
     """Returns a 16-bit copy of the layer where that is safe, else the layer."""
     plain = (
         layer.dtype_policy.name == "float32"  # else: the user's own choice stands
@@ -154,15 +165,15 @@ def _convert_layer(layer: keras.layers.Layer, dtype: str) -> keras.layers.Layer:
     if not plain:
         return layer
     if type(layer) in layers.BIASED:
-        return layers.with_float32_bias(layer, dtype)
+        return layers.with_float32_bias(layer, product_policy)
     if type(layer) is keras.layers.MultiHeadAttention:
         gated = getattr(layer, "_gate_dense", None) is not None
-        return layer if gated else layers.attention(layer, dtype)
+        return layer if gated else layers.attention(layer, product_policy)
     exponential = layers.needs_float32(getattr(layer, "activation", None))
     elementwise = type(layer) in _ELEMENTWISE and not exponential
     merge = type(layer) in _MERGES and _inputs_agree(layer)
     if type(layer) in _GATHERS or elementwise or merge:
-        return type(layer).from_config(layers.twin_config(layer, dtype))
+        return type(layer).from_config(layers.twin_config(layer, policy))
     return layer
 
 

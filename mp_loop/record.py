@@ -88,8 +88,9 @@ class Run:
         """Continues a run from the checkpoint of `step`.
 
         Lines of later steps, which the run will write again, are dropped.
-        TensorBoard gets a further event file; where steps repeat, its reader
-        lets the later file replace what the earlier one holds from there on.
+        TensorBoard gets a further event file beside the earlier ones, which are
+        left as they are: dropped steps may stand there twice (which of them is
+        shown is up to its reader); metrics.jsonl is the exact record.
 
         Args:
           output_dir: the folder of the run.

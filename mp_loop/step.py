@@ -29,10 +29,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop import devices, updates
 from mp_loop import loss_scale as scaling
 from mp_loop import precision as precisions
 from mp_loop import state as states
-from mp_loop import updates
 
 PRECISIONS = (*precisions.HALF_PRECISIONS, "float32")
 
@@ -100,7 +100,12 @@ class TrainStep:
         if twin is None:
             twin = model
             if precision in precisions.HALF_PRECISIONS:
-                twin = precisions.half_precision_twin(model, precision, float32_layers)
+                twin = precisions.half_precision_twin(
+                    model,
+                    precision,
+                    float32_layers,
+                    float32_products=devices.multiplies_slowly(precision),
+                )
         self.model = model
         self.twin = twin
         self.rule = loss_scale
