@@ -169,6 +169,6 @@ def _help(declare: Callable[[flags.FlagValues], None] | None) -> str:
 def _log_to_stderr() -> None:
     """Our log lines are short, and on stderr: stdout is for results."""
     logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)  # TensorFlow logs its checkpoints
     handler = logging.get_absl_handler()
     handler.setFormatter(logging.logging.Formatter("%(message)s"))
