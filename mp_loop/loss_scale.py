@@ -2,40 +2,45 @@
 
     rule = DynamicLossScale(initial_scale=2.0**15, growth_interval=2000)
     state = rule.init()
-    state = rule.next_state(state, grads_finite)    # eager, tf.function or XLA
+    state = rule.next_state(state, grads_finite)  # eager, tf.function or XLA
 
 Gradients too small for 16 bits are lost as zeros. Multiplying the loss by a
-scale moves all of them up; dividing the float32 gradients by it afterwards
-changes nothing else. The dynamic rule looks for the largest scale that does
-not overflow:
+scale lifts all of them at once; dividing the float32 gradients by it afterwards
+changes nothing else. The dynamic rule rides just below the largest scale that
+does not overflow:
 
-    on an overflow:                scale *= backoff_factor, good_steps = 0
-    on the N-th clean step running: scale *= growth_factor, good_steps = 0
+    a clean step:   good_steps += 1
+                    at growth_interval: scale *= growth_factor, good_steps = 0
+    an overflow:    scale *= backoff_factor, good_steps = 0
+    always:         min_scale <= scale <= max_scale
 
-Source: Micikevicius et al. 2017 (arXiv 1710.03740), section 3.2.
+Source: Micikevicius et al. 2017, "Mixed Precision Training" (arXiv 1710.03740),
+section 3.2.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import tensorflow as tf
 
-# The normal float32 numbers: a scale among them is never 0, inf or NaN.
+# The normal float32 numbers. A scale among them is never 0, inf or NaN, and no
+# device flushes it to zero as it may a subnormal number.
 SMALLEST = 2.0**-126
 LARGEST = float(tf.float32.max)
 
 
 class LossScaleState(NamedTuple):
-    """What changes from step to step.
+    """What changes from step to step, and what a checkpoint holds.
 
     Attributes:
-      scale: float32 [], what the loss is multiplied by.
-      good_steps: int32 [], clean steps since the last growth or overflow.
-      hysteresis: int32 [], overflows left before the scale backs off.
+      scale: float32 [], what the next loss is multiplied by.
+      good_steps: int32 [], consecutive clean steps that count towards growth;
+        below zero while a preset waits before it counts.
+      hysteresis: int32 [], which overflow from now on lowers the scale: 1 is
+        the next one.
     """
 
     scale: tf.Tensor
@@ -45,29 +50,36 @@ class LossScaleState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DynamicLossScale:
-    """Grows after `growth_interval` clean steps, backs off on inf or NaN.
+    """Grows after `growth_interval` clean steps in a row, backs off on overflow.
+
+    An overflow is a step whose gradients are not all finite. All constants are
+    dimensionless or counted in steps; the arithmetic is float32.
 
     Attributes:
-      initial_scale: first scale, from `min_scale` to `max_scale`.
-      growth_interval: growth comes with exactly this many clean steps in a row.
-      growth_factor: growth multiplies the scale by this; above 1.
-      backoff_factor: an overflow multiplies it by this; between 0 and 1.
-      min_scale: floor. Default 2^-14, float16's smallest normal number: below 1
-        a scale only serves gradients beyond 65504, and at 2^-14 those may reach
-        2^30, where training is lost anyway.
-      max_scale: cap. Default 2^24: then gradients down to 2^-48 survive in
-        float16 (whose smallest number is 2^-24), and smaller ones do not move
-        float32 weights. A step at a scale without bound would be skipped.
-      hysteresis: the scale backs off at this overflow and at each later one,
-        until growth restores the count. 1: at every overflow.
-      clamp_growth: a growth past `max_scale` gives `max_scale`; if False, it
-        leaves the scale alone.
-      wait_after_overflow: clean steps that do not count, at the start and after
+      initial_scale: the first scale, from `min_scale` to `max_scale`.
+      growth_interval: the scale grows on exactly this many-th clean step in a row.
+      growth_factor: what growth multiplies the scale by; greater than 1.
+      backoff_factor: what an overflow multiplies it by; between 0 and 1.
+      min_scale: the floor. Default 2^-14: scaled gradients then fit into float16
+        (at most 65504) up to 2^30, so a model that still overflows has diverged,
+        which a smaller scale would only hide. It is also float16's smallest
+        normal number: the scale can be cast to float16 without losing bits.
+      max_scale: the cap. Default 2^24, as in Apex: gradients down to 2^-48 then
+        survive in float16 (smallest number 2^-24), and float32 weights, with
+        their 24 bits, do not feel smaller ones. Without a cap, a model that
+        never overflows raises its scale until the loss itself does.
+      hysteresis: the scale backs off on this overflow and on each later one,
+        until growth starts the count again. 1: on every overflow.
+      clamp_growth: growth past `max_scale` gives `max_scale`; if False, it leaves
+        the scale as it was.
+      clamp_backoff: backing off past `min_scale` gives `min_scale`; if False, it
+        leaves the scale as it was.
+      wait_after_overflow: clean steps that do not count at the start and after
         an overflow.
       wait_after_growth: clean steps that do not count after a growth.
 
     Raises:
-      ValueError: a constant breaks its law; the message names it.
+      ValueError: a constant breaks its law; one line names it and the law.
     """
 
     initial_scale: float = 2.0**15
@@ -78,31 +90,36 @@ class DynamicLossScale:
     max_scale: float = 2.0**24
     hysteresis: int = 1
     clamp_growth: bool = True
+    clamp_backoff: bool = True
     wait_after_overflow: int = 0
     wait_after_growth: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("initial_scale", "min_scale", "max_scale"):
-            _check_scale(name, getattr(self, name))
-        _check_float("growth_factor", self.growth_factor)
-        _check_float("backoff_factor", self.backoff_factor)
-        _check_integer("growth_interval", self.growth_interval, 1)
-        _check_integer("hysteresis", self.hysteresis, 1)
-        _check_integer("wait_after_overflow", self.wait_after_overflow, 0)
-        _check_integer("wait_after_growth", self.wait_after_growth, 0)
-        if self.growth_factor <= 1:
-            _refuse("growth_factor", self.growth_factor, "be greater than 1")
-        if not 0 < self.backoff_factor < 1:
-            _refuse("backoff_factor", self.backoff_factor, "be between 0 and 1")
-        if self.min_scale > self.max_scale:
-            law = f"be at most `max_scale` ({self.max_scale})"
-            _refuse("min_scale", self.min_scale, law)
+        lawful = {"float": _float, "int": _integer, "bool": _bool}
+        for field in dataclasses.fields(self):
+            value = lawful[field.type](field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)  # frozen from here on
+        as_float32 = tf.float32.as_numpy_dtype
+        if as_float32(self.growth_factor) <= 1:
+            _refuse("growth_factor", self.growth_factor, "be greater than 1 in float32")
+        if as_float32(self.backoff_factor) >= 1:
+            _refuse("backoff_factor", self.backoff_factor, "be less than 1 in float32")
+        for name, least in (
+            ("growth_interval", 1),
+            ("hysteresis", 1),
+            ("wait_after_overflow", 0),
+            ("wait_after_growth", 0),
+        ):
+            if getattr(self, name) < least:
+                _refuse(name, getattr(self, name), f"be at least {least}")
+        if self.max_scale < self.min_scale:
+            law = f"be at least `min_scale` ({self.min_scale})"
+            _refuse("max_scale", self.max_scale, law)
         if not self.min_scale <= self.initial_scale <= self.max_scale:
-            law = (
-                f"be from `min_scale` ({self.min_scale}) to `max_scale` "
-                f"({self.max_scale})"
+            bounds = f"({self.min_scale}) to `max_scale` ({self.max_scale})"
+            _refuse(
+                "initial_scale", self.initial_scale, f"be from `min_scale` {bounds}"
             )
-            _refuse("initial_scale", self.initial_scale, law)
 
     def init(self) -> LossScaleState:
         """Returns the state before the first step."""
@@ -112,173 +129,214 @@ class DynamicLossScale:
             hysteresis=tf.constant(self.hysteresis, tf.int32),
         )
 
-    def next_state(self, state: LossScaleState, grads_finite: Any) -> LossScaleState:
-        """Returns the state after a step.
+    def next_state(
+        self, state: LossScaleState, grads_finite: tf.Tensor | bool
+    ) -> LossScaleState:
+        """Returns the state after a step; pure, and made of selects alone.
 
         Args:
-          state: the state the step used.
-          grads_finite: bool [], whether all its gradients were finite.
+          state: the state whose scale the step used.
+          grads_finite: bool [], whether all gradients of the step were finite.
 
         Returns:
-          The next state, by selects alone: no value is read by the host.
+          The next state. Its scale is from `min_scale` to `max_scale` whatever
+          `state` holds, a scale of 0, inf or NaN included.
         """
         finite = tf.convert_to_tensor(grads_finite, tf.bool)
         good_steps = state.good_steps + 1
-        # >=, not ==: an interval lowered in mid-run still lets the scale grow.
-        grows = tf.logical_and(finite, good_steps >= self.growth_interval)
+        # >=, not ==: an interval lowered in mid-run may already lie behind.
+        grows = finite & (good_steps >= self.growth_interval)
+        backs_off = ~finite & (state.hysteresis <= 1)
 
-        grown = state.scale * self.growth_factor
-        at_cap = self.max_scale if self.clamp_growth else state.scale
-        grown = tf.where(grown <= self.max_scale, grown, at_cap)  # inf is not <=
-        tolerance = tf.maximum(state.hysteresis - 1, 0)
-        backed_off = tf.where(
-            tolerance > 0,
-            state.scale,
-            tf.maximum(state.scale * self.backoff_factor, self.min_scale),
-        )
-        kept = tf.where(grows, grown, state.scale)
+        scale = tf.where(grows, self._grown(state.scale), state.scale)
+        scale = tf.where(backs_off, self._backed_off(state.scale), scale)
+        since_growth = tf.where(grows, -self.wait_after_growth, good_steps)
+        fewer = tf.clip_by_value(state.hysteresis - 1, 1, self.hysteresis)
+        hysteresis = tf.where(finite, state.hysteresis, fewer)
         return LossScaleState(
-            scale=tf.where(finite, kept, backed_off),
-            good_steps=tf.where(
-                finite,
-                tf.where(grows, -self.wait_after_growth, good_steps),
-                -self.wait_after_overflow,
-            ),
-            hysteresis=tf.where(
-                finite,
-                tf.where(grows, self.hysteresis, state.hysteresis),
-                tolerance,
-            ),
+            scale=self._bounded(scale),
+            good_steps=tf.where(finite, since_growth, -self.wait_after_overflow),
+            hysteresis=tf.where(grows, self.hysteresis, hysteresis),
         )
+
+    def at_floor(self, state: LossScaleState) -> tf.Tensor:
+        """Returns bool []: whether no overflow could lower the scale further."""
+        return self._bounded(self._backed_off(state.scale)) >= state.scale
+
+    def _grown(self, scale: tf.Tensor) -> tf.Tensor:
+        grown = scale * self.growth_factor  # float32; may be inf
+        kept = grown if self.clamp_growth else scale
+        return tf.where(grown <= self.max_scale, grown, kept)
+
+    def _backed_off(self, scale: tf.Tensor) -> tf.Tensor:
+        backed_off = scale * self.backoff_factor  # float32; may be 0
+        kept = backed_off if self.clamp_backoff else scale
+        return tf.where(backed_off >= self.min_scale, backed_off, kept)
+
+    def _bounded(self, scale: tf.Tensor) -> tf.Tensor:
+        # Selects, not tf.maximum, which hands a NaN on: NaN >= floor is false.
+        scale = tf.where(scale >= self.min_scale, scale, self.min_scale)
+        return tf.where(scale <= self.max_scale, scale, self.max_scale)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> DynamicLossScale:
-        """Returns the rule of another system, with that system's defaults.
+        """Returns another system's rule, with that system's own constants.
+
+        The scale after every step is that system's, with one exception: an edge
+        that destroys weights is not copied. Where a system lets the scale become
+        subnormal, 0 or inf, the preset stops at the last normal float32; where
+        it stops the program (DeepSpeed and fairseq at their floors), the scale
+        stays and `at_floor` says so.
+
+        name        reproduces
+        ----        ----------
+        keras       Keras 3, optimizers/loss_scale_optimizer.py: no bounds
+        tf_keras    tf_keras/mixed_precision/loss_scale_optimizer.py (also
+                    tf.compat.v1.mixed_precision.DynamicLossScale): floor 1,
+                    growth to inf refused
+        torch       torch/amp/grad_scaler.py and aten's _amp_update_scale_: no
+                    floor, growth to inf refused
+        apex        apex/amp/scaler.py: no floor, cap 2^24
+        megatron    megatron/core/optimizer/grad_scaler.py with the command
+                    line's constants: floor 1, hysteresis 2 refilled by growth
+        deepspeed   deepspeed/runtime/fp16/loss_scaler.py since 0.17.1 with the
+                    configuration's constants (consecutive_hysteresis off): as
+                    megatron, but the first clean step after an overflow (and of
+                    the run) does not count
+        jmp         jmp/_src/loss_scale.py: floor 1, growth to inf refused; no
+                    initial scale of its own, its documentation's 2^15
+        flax        flax/training/dynamic_scale.py: floor 2^-126, cap the largest
+                    float32, growth with clean step N + 1
+        fairseq     fairseq/optim/dynamic_loss_scaler.py at tolerance 0: a scale
+                    of 1e-4 or less is refused
 
         Args:
           name: one of `PRESETS`.
-          **overrides: arguments of `DynamicLossScale`.
+          **overrides: arguments of `DynamicLossScale` that replace the system's.
+
+        Returns:
+          The rule.
 
         Raises:
-          ValueError: unknown name, or an unlawful override.
+          ValueError: unknown name, or an override that breaks its law.
         """
         if name not in PRESETS:
             raise ValueError(f"`name` ({name}) must be one of: {', '.join(PRESETS)}.")
-        return cls(**{**PRESETS[name], **overrides})
+        return cls(**(PRESETS[name] | overrides))
 
 
 _UNBOUNDED = {"min_scale": SMALLEST, "max_scale": LARGEST, "clamp_growth": False}
 
-# Each system's own rule and defaults. One edge is not copied, because it destroys
-# weights: where a system lets the scale become 0 or inf, it stays at the
-# smallest or largest float32 it reached.
+# What differs from `DynamicLossScale`'s own constants. `preset` names the sources.
 PRESETS: dict[str, dict[str, Any]] = {
-    # Keras 3 LossScaleOptimizer: no bounds.
-    "keras": {**_UNBOUNDED},
-    # tf.keras LossScaleOptimizer: floor 1; a growth to inf is refused.
-    "tf_keras": {**_UNBOUNDED, "min_scale": 1.0},
-    # torch.amp.GradScaler: no floor; a growth to inf is refused.
-    "torch": {**_UNBOUNDED, "initial_scale": 2.0**16},
-    # apex.amp LossScaler: no floor, cap 2^24.
-    "apex": {"min_scale": SMALLEST, "initial_scale": 2.0**16},
-    # Megatron-LM DynamicGradScaler with its command line's defaults.
-    "megatron": {
-        **_UNBOUNDED,
+    "keras": _UNBOUNDED,
+    "tf_keras": _UNBOUNDED | {"min_scale": 1.0},
+    "torch": _UNBOUNDED | {"initial_scale": 2.0**16},
+    "apex": {"initial_scale": 2.0**16, "min_scale": SMALLEST},
+    "megatron": _UNBOUNDED
+    | {
         "initial_scale": 2.0**32,
         "growth_interval": 1000,
         "min_scale": 1.0,
         "hysteresis": 2,
     },
-    # DeepSpeed DynamicLossScaler since 0.17.1, with its configuration's defaults.
-    "deepspeed": {
-        **_UNBOUNDED,
+    "deepspeed": _UNBOUNDED
+    | {
         "initial_scale": 2.0**16,
         "growth_interval": 1000,
         "min_scale": 1.0,
         "hysteresis": 2,
         "wait_after_overflow": 1,
     },
-    # jmp.DynamicLossScale: floor 1; a growth to inf is refused.
-    "jmp": {**_UNBOUNDED, "min_scale": 1.0},
-    # flax.training.dynamic_scale.DynamicScale: a growth is clamped to float32's
-    # largest number, and comes with clean step N + 1.
+    "jmp": _UNBOUNDED | {"min_scale": 1.0},
     "flax": {
-        **_UNBOUNDED,
         "initial_scale": 2.0**16,
-        "clamp_growth": True,
+        "min_scale": SMALLEST,
+        "max_scale": LARGEST,
         "wait_after_overflow": 1,
         "wait_after_growth": 1,
     },
-    # fairseq DynamicLossScaler with tolerance 0. It stops the program rather than
-    # reach 1e-4: for scales that are powers of two, the floor is 2^-13.
-    "fairseq": {**_UNBOUNDED, "min_scale": 2.0**-13},
+    # The floor is the smallest float32 above 1e-4.
+    "fairseq": _UNBOUNDED
+    | {"min_scale": 1.0000000474974513e-4, "clamp_backoff": False},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class StaticLossScale:
-    """A scale that never changes; a step that overflows is still skipped.
+    """A scale that never changes; a step that overflows is skipped all the same.
 
     Attributes:
-      scale: positive and finite.
+      scale: a positive normal float32.
+
+    Raises:
+      ValueError: the scale is none.
     """
 
     scale: float
 
     def __post_init__(self) -> None:
-        _check_scale("scale", self.scale)
+        object.__setattr__(self, "scale", _float("scale", self.scale))
 
     @property
     def min_scale(self) -> float:
-        """The floor: the scale itself."""
+        """The scale itself: it is always at its floor."""
         return self.scale
 
     def init(self) -> LossScaleState:
-        """Returns the state of every step."""
+        """Returns the one state there is."""
         return LossScaleState(
             scale=tf.constant(self.scale, tf.float32),
-            good_steps=tf.constant(0),
-            hysteresis=tf.constant(1),
+            good_steps=tf.constant(0, tf.int32),
+            hysteresis=tf.constant(1, tf.int32),
         )
 
-    def next_state(self, state: LossScaleState, grads_finite: Any) -> LossScaleState:
-        """Returns `state`, whatever `grads_finite` is."""
-        del grads_finite
-        return state
+    def next_state(
+        self, state: LossScaleState, grads_finite: tf.Tensor | bool
+    ) -> LossScaleState:
+        """Returns the one state there is, whatever the step brought."""
+        del state, grads_finite
+        return self.init()
+
+    def at_floor(self, state: LossScaleState) -> tf.Tensor:
+        """Returns True, bool []: no overflow could lower the scale."""
+        del state
+        return tf.constant(True)
 
 
+@dataclasses.dataclass(frozen=True)
 class NoLossScale(StaticLossScale):
-    """A scale of 1: for float32 and bfloat16, whose exponents are as wide."""
+    """A scale of 1, for bfloat16 and float32: both reach down to 2^-126."""
 
-    def __init__(self) -> None:
-        super().__init__(1.0)
-
-
-LossScale = DynamicLossScale | StaticLossScale | NoLossScale
+    scale: float = dataclasses.field(default=1.0, init=False, repr=False)
 
 
-def _refuse(name: str, value: Any, law: str) -> None:
+LossScale = DynamicLossScale | StaticLossScale
+
+
+def _refuse(name: str, value: Any, law: str) -> NoReturn:
     raise ValueError(f"`{name}` ({value}) must {law}.")
 
 
-def _check_float(name: str, value: Any) -> None:
-    """Refuses what is not a number that float32 can hold."""
+def _float(name: str, value: Any) -> float:
+    """Returns a lawful constant as a Python float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         _refuse(name, value, "be a number")
-    if not math.isfinite(value) or abs(value) > LARGEST:
-        _refuse(name, value, "be finite in float32")
+    if not SMALLEST <= value <= LARGEST:  # NaN is refused too
+        _refuse(name, value, f"be a normal float32: {SMALLEST} to {LARGEST}")
+    return float(value)
 
 
-def _check_scale(name: str, value: Any) -> None:
-    _check_float(name, value)
-    if value < SMALLEST:
-        _refuse(name, value, "be at least 2^-126, float32's smallest normal number")
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
+def _integer(name: str, value: Any) -> int:
+    """Returns a lawful count as a Python int."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         _refuse(name, value, "be an integer")
-    if value < least:
-        _refuse(name, value, f"be at least {least}")
-    if value > 2**31 - 2:
-        _refuse(name, value, "fit into 32 bits")
+    if value > tf.int32.max:
+        _refuse(name, value, f"be at most {tf.int32.max}")
+    return int(value)
+
+
+def _bool(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        _refuse(name, value, "be True or False")
+    return value

@@ -144,6 +144,7 @@ class TrainStep:
             slots=self._update.slots,
             loss_scale=self.rule.init(),
         )
+        self.reload()
         self._step = tf.function(self._one_step, jit_compile=jit_compile)
         self._run = tf.function(self._many_steps)
 
@@ -248,11 +249,21 @@ class TrainStep:
         count = self._accumulate_steps
         if count == 1:
             return self._scaled_grads(*batch, scale)
-        micro = tf.nest.map_structure(
-            lambda x: tf.reshape(x, (count, tf.shape(x)[0] // count, *x.shape[1:])),
-            batch,
+        tf.debugging.assert_equal(
+            tf.shape(tf.nest.flatten(batch)[0])[0] % count,
+            0,
+            f"`accumulate_steps` ({count}) must divide the batch.",
         )
-        take = lambda i: tf.nest.map_structure(lambda x: x[i], micro)  # noqa: E731
+
+        def take(i: tf.Tensor) -> Any:
+            def rows(x: tf.Tensor | None) -> tf.Tensor | None:
+                if x is None:
+                    return None
+                size = tf.shape(x)[0] // count
+                return x[i * size : (i + 1) * size]
+
+            return tf.nest.map_structure(rows, batch)
+
         loss, grads = self._scaled_grads(*take(0), scale)
         missing = [g is None for g in grads]
         sums = [tf.zeros([]) if g is None else g for g in grads]
@@ -260,7 +271,8 @@ class TrainStep:
         def add(i: tf.Tensor, loss: tf.Tensor, sums: list) -> tuple:
             one_loss, one = self._scaled_grads(*take(i), scale)
             one = [tf.zeros([]) if g is None else g for g in one]
-            return i + 1, loss + one_loss, [a + b for a, b in zip(sums, one)]  # noqa: B905
+            sums = [a + b for a, b in zip(sums, one, strict=True)]
+            return i + 1, loss + one_loss, sums
 
         _, loss, sums = tf.while_loop(
             lambda i, *_: i < count, add, (tf.constant(1), loss, sums)

@@ -10,6 +10,7 @@ same code runs under XLA.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -128,9 +129,15 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         rising = self.peak * (done + 1.0) / self.steps
         return tf.where(done < self.steps, rising, after)
 
-    def get_config(self) -> dict[str, object]:
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         return {"schedule": self.schedule, "peak": self.peak, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Warmup:
+        """Returns the schedule that `get_config` described."""
+        inner = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(**{**config, "schedule": inner})
 
 
 def learning_rate(

@@ -1,0 +1,176 @@
+"""The outer loop: what is due when, giving up, stopping, resuming."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mp_loop
+from mp_loop import loop, record
+from tests import step_test as helpers
+
+counts = st.integers(1, 30)
+
+
+@given(
+    total=counts,
+    epoch=counts,
+    call=counts,
+    log=counts,
+    evaluate=st.integers(0, 30),
+    save=st.integers(0, 30),
+)
+def test_no_call_runs_over_a_boundary(total, epoch, call, log, evaluate, save):
+    plan = loop.Plan(total, epoch, 1, call, log, evaluate, save)
+    position, seen = 0, []
+    while position < total:
+        count = plan.steps_until_due(position)
+        assert 1 <= count <= call
+        position += count
+        seen.append(position)
+    assert position == total
+    for every in (epoch, log, evaluate or epoch, save or epoch):
+        due = [*range(every, total + 1, every)]
+        assert set(due) <= set(seen)
+        assert [p for p in seen if plan.is_due(p, every)] == sorted({*due, total})
+
+
+def batches(epoch, start, poison=()):
+    def generate():
+        for i in range(start, 4):
+            inputs, labels = helpers.data(seed=10 * epoch + i)
+            if 4 * epoch + i in poison:
+                inputs = np.full_like(inputs, np.nan)
+            yield inputs, labels
+
+    signature = (
+        tf.TensorSpec((helpers.BATCH, 8, 8, 1)),
+        tf.TensorSpec((helpers.BATCH,), tf.int64),
+    )
+    return tf.data.Dataset.from_generator(generate, output_signature=signature)
+
+
+class Session:
+    """One training in a folder, to be run in pieces."""
+
+    def __init__(self, folder, resume=False, total=10, poison=(), on_log=None, **rule):
+        self.step = helpers.make(loss_scale=mp_loop.DynamicLossScale(**rule))
+        self.plan = loop.Plan(
+            total,
+            4,
+            helpers.BATCH,
+            steps_per_call=3,
+            log_every=2,
+            checkpoint_every=3,
+            diverged_after=6,
+        )
+        self.checkpoints = loop.Checkpoints(
+            str(folder / "checkpoints"), self.step.state, 2
+        )
+        if resume:
+            done = self.checkpoints.restore()
+            self.run = record.Run.reopen(str(folder), "", done)
+        else:
+            self.run = record.Run.create(str(folder), "")
+        self.lines = []
+        self.poison = poison
+        self.on_log = on_log or self.lines.append
+
+    def __call__(self):
+        evaluate = mp_loop.EvalStep(
+            self.step.model, helpers.loss(), "sparse_categorical_accuracy"
+        )
+        try:
+            return loop.train(
+                self.step,
+                lambda epoch, start: batches(epoch, start, self.poison),
+                lambda: evaluate(batches(99, 0)),
+                self.run,
+                self.plan,
+                self.checkpoints,
+                self.on_log,
+            )
+        finally:
+            self.run.close()
+
+
+def untimed(lines):
+    return [{k: v for k, v in x.items() if k != "examples_per_second"} for x in lines]
+
+
+def test_lines_counters_and_result(tmp_path):
+    session = Session(tmp_path / "run", poison={1, 5})
+    result = session()
+    lines = record.read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
+    assert [line["skipped_steps"] for line in lines] == [1, 1, 2, 2, 2]
+    assert [line["applied_steps"] for line in lines] == [1, 3, 4, 6, 8]
+    assert [line["loss_scale"] for line in lines] == [2.0**15, *[2.0**14] * 2] + [
+        2.0**13
+    ] * 2
+    assert np.isnan(lines[0]["loss"]) and np.isfinite(lines[1]["loss"])
+    assert [e["step"] for e in record.read_evaluations(tmp_path / "run")] == [4, 8, 10]
+    assert (result.steps, result.applied_steps, result.skipped_steps) == (10, 8, 2)
+    assert result.final_loss_scale == 2.0**13
+    assert 0 <= result.evaluation["eval_accuracy"] <= 1
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
+    whole = Session(tmp_path / "whole", poison={2})
+    whole()
+
+    def stop(line):
+        if line["step"] == 8:
+            raise KeyboardInterrupt
+
+    first = Session(tmp_path / "parts", poison={2}, on_log=stop)
+    with pytest.raises(loop.Interrupted) as interruption:
+        first()
+    assert interruption.value.step == 8
+    second = Session(tmp_path / "parts", poison={2}, resume=True)
+    second()
+    assert helpers.trained(second.step) == helpers.trained(whole.step)
+    assert helpers.bits(second.step.state.seeds) == helpers.bits(whole.step.state.seeds)
+    for read in (record.read_metrics, record.read_evaluations):
+        one, other = read(tmp_path / "whole"), read(tmp_path / "parts")
+        assert str(untimed(one)) == str(untimed(other))  # as text: nan equals nan
+
+
+def test_giving_up_when_stuck_at_the_floor(tmp_path):
+    session = Session(
+        tmp_path / "run", total=1000, poison=range(1000), min_scale=2.0**13
+    )
+    with pytest.raises(mp_loop.TrainingDiverged, match="the loss is nan") as error:
+        session()
+    # Two halvings to the floor, then six skips there; told at the next log line.
+    assert int(session.step.state.step) == 8
+    assert "floor (8192)" in str(error.value) and "\n" not in str(error.value)
+    assert int(session.step.state.applied_steps) == 0
+
+
+def test_a_recovered_run_does_not_give_up(tmp_path):
+    session = Session(tmp_path / "run", poison=set(range(7)), min_scale=2.0**13)
+    assert session().skipped_steps == 7
+    assert int(session.step.state.stuck_steps) == 0
+
+
+def test_resuming_without_or_with_an_alien_checkpoint_is_refused(tmp_path):
+    step = helpers.make()
+    with pytest.raises(loop.CheckpointError, match="holds no checkpoint"):
+        loop.Checkpoints(str(tmp_path / "none"), step.state, 1).restore()
+    loop.Checkpoints(str(tmp_path / "some"), step.state, 1).save()
+    other = helpers.make(optimizer=keras.optimizers.SGD(0.1))
+    with pytest.raises(loop.CheckpointError, match="does not fit") as error:
+        loop.Checkpoints(str(tmp_path / "some"), other.state, 1).restore()
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    step = helpers.make()
+    loop.Checkpoints(str(tmp_path), step.state, 1).save()
+    (data,) = tmp_path.glob("*.data-*")
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(loop.CheckpointError, match="damaged"):
+        loop.Checkpoints(str(tmp_path), step.state, 1).restore()
