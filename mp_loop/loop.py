@@ -31,7 +31,7 @@ class CheckpointError(ValueError):
 
 
 class Interrupted(Exception):
-    """The run was stopped by the keyboard; a checkpoint of `step` was saved."""
+    """The run was asked to stop; a checkpoint of `step` was saved."""
 
     def __init__(self, step: int):
         super().__init__(f"interrupted at step {step}")
@@ -124,7 +124,7 @@ class Checkpoints:
         try:
             status = self._manager.checkpoint.restore(newest)
             status.assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
+        except (AssertionError, LookupError, ValueError, tf.errors.OpError) as error:
             reason = (str(error).strip().splitlines() or ["unreadable"])[0]
             raise CheckpointError(
                 f"--resume: the checkpoint {newest} does not fit this training or "
@@ -141,6 +141,7 @@ def train(
     plan: Plan,
     checkpoints: Checkpoints,
     on_log: Callable[[dict[str, Any]], None] = lambda line: None,
+    should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Result:
     """Trains from the state's step to the end of the plan.
@@ -153,29 +154,13 @@ def train(
       plan: when to do what.
       checkpoints: where the state is saved.
       on_log: called with each line of metrics and of evaluation.
+      should_stop: asked between calls, when all that was due has been done.
       clock: seconds.
 
     Raises:
       TrainingDiverged: the scale is at its floor and every step is skipped.
-      Interrupted: by the keyboard, after a checkpoint was saved.
+      Interrupted: `should_stop` said so; a checkpoint was saved.
     """
-    try:
-        return _train(step, batches, evaluate, run, plan, checkpoints, on_log, clock)
-    except KeyboardInterrupt:
-        checkpoints.save()
-        raise Interrupted(int(step.state.step)) from None
-
-
-def _train(
-    step: Any,
-    batches: Callable[[int, int], tf.data.Dataset],
-    evaluate: Callable[[], dict[str, float]],
-    run: record.Run,
-    plan: Plan,
-    checkpoints: Checkpoints,
-    on_log: Callable[[dict[str, Any]], None],
-    clock: Callable[[], float],
-) -> Result:
     position = int(step.state.step)
     iterator, evaluation = None, {}
     speeds: list[float] = []  # seconds a step, one for each logged window
@@ -211,6 +196,9 @@ def _train(
             on_log({"step": position, **evaluation})
         if plan.is_due(position, plan.checkpoint_every):
             checkpoints.save()
+        if position < plan.total_steps and should_stop():
+            checkpoints.save()
+            raise Interrupted(position)
     if not evaluation:
         evaluation = evaluate()
     counters = _counters(step.state)

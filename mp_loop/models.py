@@ -24,6 +24,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -170,18 +171,18 @@ def _vit_tiny(input_shape: Shape, num_classes: int) -> keras.Model:
 class PositionEmbedding(keras.layers.Layer):
     """Adds one learned vector to each position of [batch, positions, width]."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.embedding = self.add_weight(
             shape=input_shape[1:],
             initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             name="embedding",
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         # In the layer's compute dtype: Keras casts the variable on reading.
         return inputs + self.embedding
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
 

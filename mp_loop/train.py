@@ -120,9 +120,10 @@ def run(settings: config.Config, _flags: Any) -> int:
         return evaluation(data.evaluation_batches(source, settings.batch_size))
 
     try:
-        result = loop.train(
-            step, batches, evaluate, out, plan, checkpoints, on_log=show
-        )
+        with command.stop_requested() as should_stop:
+            result = loop.train(
+                step, batches, evaluate, out, plan, checkpoints, show, should_stop
+            )
     except loop.TrainingDiverged as error:
         bar.close()
         print(f"Training diverged: {error}", file=sys.stderr)

@@ -14,7 +14,16 @@ ROWS = [
     {"keras_baseline"},
     {"step"},
     {"precision", "state"},
-    {"loss_scale", "layers", "updates", "config", "data", "models", "record", "devices"},
+    {
+        "loss_scale",
+        "layers",
+        "updates",
+        "config",
+        "data",
+        "models",
+        "record",
+        "devices",
+    },
 ]
 COMMANDS = ROWS[0] | ROWS[1]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

@@ -72,7 +72,9 @@ def test_a_schedule_survives_saving():
     again = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(schedule)
     )
-    assert [float(again(i)) for i in range(10)] == [float(schedule(i)) for i in range(10)]
+    assert [float(again(i)) for i in range(10)] == [
+        float(schedule(i)) for i in range(10)
+    ]
 
 
 @pytest.mark.parametrize("clip_norm", [0.1, 5.0, 100.0])

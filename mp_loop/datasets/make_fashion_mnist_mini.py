@@ -115,6 +115,7 @@ def make(data_dir: str | None, output_dir: str) -> pathlib.Path:
 
 
 def main(argv: list[str]) -> None:
+    """Writes the data set."""
     if len(argv) > 1:
         raise app.UsageError(f"Left over on the command line: {argv[1:]}.")
     make(_DATA_DIR.value, _OUTPUT_DIR.value)
