@@ -37,6 +37,10 @@ def run(settings: config.Config, _flags: Any) -> int:
     before = _settings_to_resume(settings) if settings.resume else None
     if before is None:
         _refuse_used_folder(settings.output_dir)
+    if settings.loop == "keras" and settings.precision == "float16":
+        # On a CPU with AVX512-FP16, oneDNN's float16 convolution gradients run on
+        # its reference code, a hundred times slower. It is read at the import.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # Only now TensorFlow, which takes seconds: a bad flag is told at once.
     import keras
     import tensorflow as tf
