@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop import precision as precisions
 from mp_loop import state as states
 from mp_loop import step as steps_module
 
@@ -143,19 +144,20 @@ def _under_policy(model: keras.Model, policy: str) -> keras.Model:
 
     The last layers stay float32, as Keras' guide tells its users to write them.
     """
-    last = {
-        tensor._keras_history.operation.name
-        for tensor in keras.tree.flatten(model.outputs)
-    }
+    last = precisions.output_operations(model)
 
     def convert(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return layer
         config = layer.get_config()
-        if layer.name not in last and layer.dtype_policy.name == "float32":
+        if id(layer) not in last and layer.dtype_policy.name == "float32":
             config["dtype"] = policy
         return type(layer).from_config(config)
 
     mixed = keras.models.clone_model(model, clone_function=convert, recursive=True)
     mixed.set_weights(model.get_weights())
+    for ours, theirs in zip(
+        precisions.seeds(model), precisions.seeds(mixed), strict=True
+    ):
+        theirs.assign(ours)
     return mixed

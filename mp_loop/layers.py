@@ -238,3 +238,16 @@ class InFloat32(keras.layers.Layer):
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         return self._operation.compute_output_spec(*args, **kwargs)
+
+
+class Rounded(keras.layers.Layer):
+    """Calls a float32 layer, and rounds its outputs to 16 bits."""
+
+    def __init__(self, layer: keras.layers.Layer, dtype: str):
+        super().__init__(dtype="float32", name=layer.name)
+        self._layer = layer
+        self._rounded_dtype = dtype
+        self.supports_masking = True
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        return keras.ops.cast(self._layer(inputs), self._rounded_dtype)

@@ -13,6 +13,7 @@ float32 on the user's own variables.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -96,16 +97,8 @@ def half_precision_twin(
 
     Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 and 3.3.
     """
-    if dtype not in HALF_PRECISIONS:
-        raise ValueError(f"`dtype` ({dtype}) must be one of {HALF_PRECISIONS}.")
-    _refuse_uncloneable(model)
-    for variable in model.weights:
-        if variable.dtype in HALF_PRECISIONS:
-            raise ValueError(
-                f"`model` ({model.name}) must have float32 weights: "
-                f"{variable.path} is {variable.dtype}."
-            )
-    outputs = _output_operations(model)
+    _refuse_unlawful(model, dtype)
+    outputs = output_operations(model)
     policy = keras.DTypePolicy(dtype)
     product_policy = layers.Float32Products(dtype) if float32_products else policy
     stays = re.compile(float32_layers) if float32_layers else None
@@ -119,11 +112,56 @@ def half_precision_twin(
             return layer
         return _convert_layer(layer, policy, product_policy)
 
+    return _twin(model, convert)
+
+
+def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
+    """Makes a twin that computes every bit as Keras' mixed policy would.
+
+    For comparison: its softmax, bias sums and pooling are of 16 bits. Where Keras
+    reads a float32 variable through a cast, this twin holds a 16-bit one; what
+    Keras computes in float32 (normalization) is the model's own layer, rounded.
+
+    Args:
+      model: as for `half_precision_twin`.
+      dtype: "float16" for mixed_float16, "bfloat16" for mixed_bfloat16.
+
+    Raises:
+      ValueError: as `half_precision_twin`.
+    """
+    _refuse_unlawful(model, dtype)
+    outputs = output_operations(model)
+    policy = keras.DTypePolicy(dtype)
+
+    def convert(layer: Any) -> Any:
+        if not isinstance(layer, keras.layers.Layer):
+            return layer
+        if isinstance(layer, keras.Model):
+            _refuse_uncloneable(layer)
+        if id(layer) in outputs or layer.dtype_policy.name != "float32":
+            return layer
+        if all(variable._autocast for variable in layer.weights):
+            return type(layer).from_config(layers.twin_config(layer, policy))
+        return layers.Rounded(layer, dtype)
+
+    return _twin(model, convert)
+
+
+def _twin(model: keras.Model, convert: Callable[[Any], Any]) -> keras.Model:
+    """Clones the model layer by layer; the copies get its values."""
     twin = keras.models.clone_model(model, clone_function=convert, recursive=True)
     for master, working in pairs(model, twin):
         if working is not master:
             working.assign(keras.ops.cast(master, working.dtype))
+    for master, working in zip(seeds(model), seeds(twin), strict=False):
+        working.assign(master)
     return twin
+
+
+def seeds(model: keras.Model) -> list[keras.Variable]:
+    """Returns the states of the model's random generators, in order."""
+    weights = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
 
 
 def pairs(
@@ -196,13 +234,13 @@ def _inputs_agree(operation: keras.Operation) -> bool:
     return all(len(distinct) == 1 for distinct in shapes)
 
 
-def _output_operations(model: keras.Model) -> set[int]:
-    """Ids of the layers that produce the model's outputs, nested ones opened."""
+def output_operations(model: keras.Model) -> set[int]:
+    """Returns ids of the layers that make the model's outputs, nested ones opened."""
     found = set()
     for tensor in keras.tree.flatten(model.outputs):
         operation = tensor._keras_history.operation
         if _is_cloneable(operation):
-            found |= _output_operations(operation)
+            found |= output_operations(operation)
         else:
             found.add(id(operation))
     return found
@@ -211,6 +249,18 @@ def _output_operations(model: keras.Model) -> set[int]:
 def _is_cloneable(layer: Any) -> bool:
     is_graph = isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
     return isinstance(layer, keras.Model) and is_graph and bool(layer.built)
+
+
+def _refuse_unlawful(model: keras.Model, dtype: str) -> None:
+    if dtype not in HALF_PRECISIONS:
+        raise ValueError(f"`dtype` ({dtype}) must be one of {HALF_PRECISIONS}.")
+    _refuse_uncloneable(model)
+    for variable in model.weights:
+        if variable.dtype in HALF_PRECISIONS:
+            raise ValueError(
+                f"`model` ({model.name}) must have float32 weights: "
+                f"{variable.path} is {variable.dtype}."
+            )
 
 
 def _refuse_uncloneable(model: keras.Model) -> None:

@@ -59,6 +59,7 @@ class TrainStep:
         clip_norm: float = 0.0,
         accumulate_steps: int = 1,
         jit_compile: bool = False,
+        keras_arithmetic: bool = False,
     ):
         """Makes the twin, the slots and the state.
 
@@ -79,6 +80,9 @@ class TrainStep:
           accumulate_steps: micro-batches that a batch is split into. One loss
             scale, one check and one update serve them all.
           jit_compile: compiles the step with XLA.
+          keras_arithmetic: computes every bit as Keras' mixed policy and
+            LossScaleOptimizer do, for comparison: 16-bit softmax and bias sums,
+            Keras' own update, and batch-norm statistics that a skip moves.
 
         Raises:
           ValueError: unlawful argument, by name; or a model that cannot be
@@ -99,7 +103,9 @@ class TrainStep:
             )
         if twin is None:
             twin = model
-            if precision in precisions.HALF_PRECISIONS:
+            if precision in precisions.HALF_PRECISIONS and keras_arithmetic:
+                twin = precisions.keras_twin(model, precision)
+            elif precision in precisions.HALF_PRECISIONS:
                 twin = precisions.half_precision_twin(
                     model,
                     precision,
@@ -110,6 +116,7 @@ class TrainStep:
         self.twin = twin
         self.rule = loss_scale
         self._loss = keras.losses.get(loss)
+        self._keras_arithmetic = keras_arithmetic
         self._clip_norm = clip_norm
         self._accumulate_steps = accumulate_steps
 
@@ -117,7 +124,7 @@ class TrainStep:
         working_of = {id(master): working for master, working in pairs}
         masters = model.trainable_variables
         workings = [working_of[id(master)] for master in masters]
-        self._update = updates.KerasUpdate(optimizer, masters)
+        self._update = updates.make(optimizer, masters, fused=not keras_arithmetic)
         # Copies: where a 16-bit variable follows a float32 one.
         self._copies = [
             (master.value, working.value)
@@ -131,7 +138,12 @@ class TrainStep:
             for master, working in zip(masters, workings, strict=True)
             if working is not master and master.regularizer is not None
         ]
-        # What the forward pass moves (batch-norm statistics), restored by a skip.
+        regularized = {id(master) for master in self._regularized}
+        self._from_float16 = [
+            working.dtype == "float16" and id(master) not in regularized
+            for master, working in zip(masters, workings, strict=True)
+        ]
+        # What the forward pass may move (batch-norm statistics).
         trained = {id(v) for v in [*masters, *workings]}
         others = _unique([*model.weights, *twin.weights], but=trained)
         weights = trained | {id(v) for v in others}
@@ -214,22 +226,25 @@ class TrainStep:
         statistics = [tf.identity(variable) for variable in state.other_weights]
         scale_state = state.read_loss_scale()
         scale = scale_state.scale  # float32, also what the gradients are divided by
+        if isinstance(rule, scaling.NoLossScale):
+            scale = tf.constant(1.0)  # a constant costs nothing
         rate = self._update.learning_rate
 
         loss, scaled_grads = self._accumulate((inputs, labels, sample_weight), scale)
-        grads = [None if g is None else g / scale for g in scaled_grads]
-        present = [g for g in grads if g is not None]
-        norm = tf.linalg.global_norm(present) if present else tf.constant(0.0)
-        checks = [tf.reduce_all(tf.math.is_finite(g)) for g in present]
-        if self._clip_norm or self._update.clips:
-            # Finite gradients of infinite norm would be clipped to NaN.
-            checks.append(tf.math.is_finite(norm))
-        finite = tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
-        if self._clip_norm:
-            grads = updates.clip_by_norm(grads, norm, self._clip_norm)
+        norm = global_norm(scaled_grads) / scale
+        finite = self._all_finite(scaled_grads, scale)
+        if self._clip_norm or self._update.needs_norm:
+            finite &= tf.math.is_finite(norm)
+        factor = updates.clip_factor(norm, self._clip_norm) if self._clip_norm else None
 
-        self._update(grads, apply=finite)
-        updates.select(finite, state.other_weights, statistics)
+        self._update(scaled_grads, scale, finite, factor)
+        if not self._keras_arithmetic:
+            moved = _written(state.other_weights)
+            updates.select(
+                finite,
+                [v for v, was in zip(state.other_weights, moved, strict=True) if was],
+                [v for v, was in zip(statistics, moved, strict=True) if was],
+            )
         for master, working in self._copies:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
         state.count(finite, at_floor=scale <= rule.min_scale)
@@ -295,12 +310,37 @@ class TrainStep:
             scaled_loss = loss * scale
         regularized = [master.value for master in self._regularized]
         found = tape.gradient(scaled_loss, [*workings, *regularized])
+        if self._keras_arithmetic:  # Keras sums repeated rows in 16 bits
+            found = [g if g is None else tf.convert_to_tensor(g) for g in found]
         grads = [_to_float32(g) for g in found[: len(workings)]]  # 16 bits -> float32
         place = {v.ref(): i for i, v in enumerate(self.state.master_weights)}
         for variable, grad in zip(regularized, found[len(workings) :], strict=True):
             i = place[variable.ref()]
             grads[i] = grad if grads[i] is None else grads[i] + grad
         return loss, grads
+
+    def _all_finite(
+        self, scaled_grads: Sequence[tf.Tensor | None], scale: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns bool []: whether every unscaled gradient is finite."""
+        # The squares of float16 gradients cannot overflow a float32 sum, nor can
+        # dividing them by a scale that is not tiny: one pass over them tells all.
+        summable = float(tf.float16.max) / self.rule.min_scale < tf.float32.max
+        checks = []
+        for grad, is_float16 in zip(scaled_grads, self._from_float16, strict=True):
+            if grad is None:
+                continue
+            if is_float16 and summable:
+                checks.append(tf.math.is_finite(tf.nn.l2_loss(grad)))
+            else:
+                checks.append(tf.reduce_all(tf.math.is_finite(grad / scale)))
+        return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
+
+
+def global_norm(grads: Sequence[tf.Tensor | None]) -> tf.Tensor:
+    """Returns the square root of the sum of all squares, float32 []."""
+    halves = [tf.nn.l2_loss(grad) for grad in grads if grad is not None]
+    return tf.sqrt(2.0 * tf.add_n(halves)) if halves else tf.constant(0.0)
 
 
 METRICS = {
@@ -384,6 +424,28 @@ def stack_steps(
         lambda i, _: i < steps, body, (tf.constant(0), arrays), parallel_iterations=1
     )
     return {name: array.stack() for name, array in arrays.items()}
+
+
+def _written(variables: Sequence[tf.Variable]) -> list[bool]:
+    """Tells which variables the graph traced so far may have written to."""
+    graph = tf.compat.v1.get_default_graph()
+    if tf.executing_eagerly():
+        return [True] * len(variables)
+    inner = {
+        id(outer): handle
+        for outer, handle in zip(
+            graph.external_captures, graph.internal_captures, strict=True
+        )
+    }
+    written = []
+    for variable in variables:
+        handle = inner.get(id(variable.handle))
+        uses = [] if handle is None else handle.consumers()
+        written.append(any(op.type not in _READS for op in uses))
+    return written
+
+
+_READS = ("ReadVariableOp", "ResourceGather")
 
 
 def _to_float32(grad: tf.Tensor | tf.IndexedSlices | None) -> tf.Tensor | None:
