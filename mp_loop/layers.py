@@ -7,6 +7,7 @@ is.
 
     with_float32_bias(dense, policy)    16-bit kernel, float32 bias gradient
     attention(mha, policy)              16-bit products, float32 softmax
+    batch_norm(bn, policy)              16-bit in and out, float32 statistics
     InFloat32(operation)                any Keras operation, in float32
 
 The policy says in which dtype tensors are stored and in which they are
@@ -15,6 +16,8 @@ multiplied: `keras.DTypePolicy("float16")`, or `Float32Products("float16")`.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -82,6 +85,35 @@ class Float32Products(keras.DTypePolicy):
         return "float32"
 
 
+def _float32_product(
+    product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], x: tf.Tensor, kernel: Any
+) -> tf.Tensor:
+    """Multiplies 16-bit tensors in float32, and rounds the product once.
+
+    Only the 16-bit tensors are kept for the backward pass. `product` is bilinear:
+    its gradients need its arguments alone, so calling it again there costs nothing
+    (what it returns is not used, and pruned).
+    """
+    dtype = x.dtype
+
+    @tf.custom_gradient
+    def multiply(x: tf.Tensor, kernel: tf.Tensor) -> Any:
+        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # Cast anew, late: the forward pass's float32 copies are gone by now.
+            with tf.control_dependencies([dy]):
+                wide = [tf.cast(tf.identity(t), tf.float32) for t in (x, kernel)]
+            with tf.GradientTape() as tape:
+                tape.watch(wide)
+                y = product(*wide)
+            grads = tape.gradient(y, wide, tf.cast(dy, tf.float32))
+            return tuple(tf.cast(grad, dtype) for grad in grads)
+
+        wide = product(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32))
+        return tf.cast(wide, dtype), gradient
+
+    return multiply(x, tf.convert_to_tensor(kernel))
+
+
 class _Float32Bias:
     """Mixin: the layer's kernel in 16 bits, the master's own float32 bias."""
 
@@ -96,9 +128,32 @@ class _Float32Bias:
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         self.float32_bias = self._master().bias  # tracked, after the kernel
+        product = self._product()
+        self._multiply = lambda inputs: super(_Float32Bias, self).call(inputs)
+        if product is not None and self.compute_dtype != self.variable_dtype:
+            self.autocast = False  # inputs stay 16 bits until they are multiplied
+            self._multiply = lambda inputs: _float32_product(
+                product, tf.cast(inputs, self.variable_dtype), self.kernel
+            )
+
+    def _product(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
+        """The layer as a function of inputs and kernel, where that is all it is."""
+        if isinstance(self, keras.layers.Dense):
+            return keras.ops.matmul
+        if isinstance(self, keras.layers.EinsumDense):
+            return functools.partial(keras.ops.einsum, self.equation)
+        if isinstance(self, keras.layers.Conv2D | keras.layers.Conv3D):
+            return functools.partial(
+                keras.ops.conv,
+                strides=self.strides,
+                padding=self.padding,
+                data_format=self.data_format,
+                dilation_rate=self.dilation_rate,
+            )
+        return None
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        outputs = tf.cast(super().call(inputs), self.variable_dtype)
+        outputs = tf.cast(self._multiply(inputs), self.variable_dtype)
         if self.float32_bias is not None:
             bias = self.float32_bias.value
             ones = (1,) * self._channels_first_rank
@@ -221,6 +276,132 @@ def attention(
     config = twin_config(layer, policy)
     config["flash_attention"] = False
     twin = _Attention.from_config(config)
+    twin.share(layer)
+    return twin
+
+
+class _BatchNorm(keras.layers.Layer):
+    """The master's batch normalization on TensorFlow's fused kernel.
+
+    16-bit in and out, statistics and their gradients in float32; Keras keeps
+    several float32 tensors of the layer's size instead.
+    """
+
+    def share(self, master: keras.layers.BatchNormalization) -> None:
+        self._master = lambda: master  # a closure hides it from Keras' tracking
+        self.trainable = master.trainable
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        master = self._master()
+        # Tracked, in the master's order.
+        self.gamma, self.beta = master.gamma, master.beta
+        self.moving_mean = master.moving_mean
+        self.moving_variance = master.moving_variance
+
+    def call(self, inputs: tf.Tensor, training: bool = False, mask: Any = None) -> Any:
+        master = self._master()
+        dtype = self.variable_dtype
+        if mask is not None:  # a weighted mean, which the kernel lacks
+            normalized = master(tf.cast(inputs, tf.float32), training, mask)
+            return tf.cast(normalized, dtype)
+        mean, variance = self.moving_mean.value, self.moving_variance.value
+        gamma = tf.ones_like(mean) if self.gamma is None else self.gamma.value
+        beta = tf.zeros_like(mean) if self.beta is None else self.beta.value
+        x = tf.cast(inputs, dtype)
+        if len(x.shape) != 4:  # all the kernel takes
+            x = tf.reshape(x, (1, 1, -1, x.shape[-1]))
+        if training and master.trainable:
+            wide = self.compute_dtype != dtype
+            y, batch_mean, batch_variance = _normalize(
+                x, gamma, beta, master.epsilon, wide
+            )
+            rate = 1.0 - master.momentum
+            mean.assign(mean * master.momentum + batch_mean * rate)
+            variance.assign(variance * master.momentum + batch_variance * rate)
+        else:
+            # Per channel, in float32, then once per element.
+            y = tf.cast(
+                (tf.cast(x, tf.float32) - mean)
+                * (gamma * tf.math.rsqrt(variance + master.epsilon))
+                + beta,
+                dtype,
+            )
+        return tf.reshape(y, tf.shape(inputs)) if len(inputs.shape) != 4 else y
+
+
+def _normalize(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, wide: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the normalized tensor, and the batch's mean and variance in float32.
+
+    Args:
+      x: [n, h, w, channels], 16 bits.
+      gamma: float32 [channels].
+      beta: float32 [channels].
+      epsilon: added to the variance.
+      wide: whether to cast around a float32 kernel, for a processor without a
+        16-bit one; `x` alone is kept for the backward pass.
+    """
+    dtype, kernel_dtype = x.dtype, tf.float32 if wide else x.dtype
+
+    @tf.custom_gradient
+    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        y, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
+            x=tf.cast(x, kernel_dtype),
+            scale=gamma,
+            offset=beta,
+            mean=[],
+            variance=[],
+            epsilon=epsilon,
+            is_training=True,
+        )
+
+        def gradient(dy: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor]:
+            with tf.control_dependencies([dy]):  # cast anew, late
+                again = tf.cast(tf.identity(x), kernel_dtype)
+            spaces = {f"reserve_space_{i + 1}": t for i, t in enumerate(reserved)}
+            dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=tf.cast(dy, kernel_dtype),
+                x=again,
+                scale=gamma,
+                epsilon=epsilon,
+                is_training=True,
+                **spaces,
+            )
+            return [tf.cast(dx, dtype), dgamma, dbeta]
+
+        return (tf.cast(y, dtype), mean, variance), gradient
+
+    y, mean, variance = normalize(x, gamma, beta)
+    rows = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
+    # The kernel's variance is the unbiased one, Keras' is not.
+    return y, mean, variance * ((rows - 1.0) / rows)
+
+
+def can_fuse(layer: keras.layers.Layer) -> bool:
+    """Tells whether the fused kernel computes what a batch norm layer does."""
+    return (
+        type(layer) is keras.layers.BatchNormalization
+        and layer.axis in (-1, layer.input_spec.ndim - 1)
+        and not getattr(layer, "synchronized", False)
+        and not getattr(layer, "renorm", False)
+    )
+
+
+def batch_norm(
+    layer: keras.layers.BatchNormalization, policy: keras.DTypePolicy
+) -> keras.layers.Layer:
+    """Puts a built float32 `BatchNormalization` on the fused kernel.
+
+    Args:
+      layer: one that `can_fuse`. All its variables are shared.
+      policy: dtype of inputs and outputs, and of the kernel.
+
+    Returns:
+      A layer that reads and moves the variables of `layer`.
+    """
+    twin = _BatchNorm(name=layer.name, dtype=policy)
     twin.share(layer)
     return twin
 

@@ -204,6 +204,8 @@ def _convert_layer(
         return layer
     if type(layer) in layers.BIASED:
         return layers.with_float32_bias(layer, product_policy)
+    if layers.can_fuse(layer):
+        return layers.batch_norm(layer, product_policy)
     if type(layer) is keras.layers.MultiHeadAttention:
         gated = getattr(layer, "_gate_dense", None) is not None
         return layer if gated else layers.attention(layer, product_policy)
