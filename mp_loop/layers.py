@@ -135,13 +135,17 @@ class _Float32Bias:
             self._multiply = lambda inputs: _float32_product(
                 product, tf.cast(inputs, self.variable_dtype), self.kernel
             )
+        elif isinstance(self, keras.layers.EinsumDense):
+            self._multiply = lambda inputs: product(inputs, self.kernel)
 
     def _product(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
         """The layer as a function of inputs and kernel, where that is all it is."""
         if isinstance(self, keras.layers.Dense):
             return keras.ops.matmul
         if isinstance(self, keras.layers.EinsumDense):
-            return functools.partial(keras.ops.einsum, self.equation)
+            # Keras' own einsum may multiply example by example, and then add up
+            # the examples' 16-bit gradients.
+            return functools.partial(tf.einsum, self.equation)
         if isinstance(self, keras.layers.Conv2D | keras.layers.Conv3D):
             return functools.partial(
                 keras.ops.conv,
@@ -406,19 +410,30 @@ def batch_norm(
     return twin
 
 
-class InFloat32(keras.layers.Layer):
+class InFloat32(keras.Operation):
     """Runs a Keras operation (`keras.ops.mean(x)` in a graph, say) in float32."""
 
     def __init__(self, operation: keras.Operation):
-        super().__init__(dtype="float32", autocast=True)
+        super().__init__()
         self._operation = operation
-        self._allow_non_tensor_positional_args = True
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        return self._operation.call(*args, **kwargs)
+        return self._run(self._operation.call, tf.cast, args, kwargs)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        return self._operation.compute_output_spec(*args, **kwargs)
+        return self._run(self._operation.compute_output_spec, _spec, args, kwargs)
+
+    def _run(self, call: Callable, cast: Callable, args: tuple, kwargs: dict) -> Any:
+        def widen(x: Any) -> Any:
+            narrow = keras.backend.standardize_dtype(getattr(x, "dtype", "int32"))
+            return cast(x, "float32") if narrow in ("float16", "bfloat16") else x
+
+        args, kwargs = keras.tree.map_structure(widen, (args, kwargs))
+        return call(*args, **kwargs)
+
+
+def _spec(tensor: keras.KerasTensor, dtype: str) -> keras.KerasTensor:
+    return keras.KerasTensor(tensor.shape, dtype, name=tensor.name)
 
 
 class Rounded(keras.layers.Layer):
