@@ -38,12 +38,21 @@ BAD_INPUT = (UsageError, record.RecordError)
 
 
 @contextlib.contextmanager
-def bad_input(*kinds: type[Exception]) -> Iterator[None]:
-    """Inside, an exception of these kinds is the user's: it becomes UsageError."""
+def bad_input(*kinds: type[Exception], flag: str = "", value: str = "") -> Iterator:
+    """Inside, an exception of these kinds is the user's: it becomes UsageError.
+
+    Args:
+      *kinds: types of exceptions.
+      flag: the flag that is being used, for messages that do not name it.
+      value: its value.
+    """
     try:
         yield
     except kinds as error:
-        raise UsageError(one_line(error)) from error
+        said = re.sub(r"^`(\w+)` \('?(.*?)'?\)", r"--\1 (\2)", one_line(error))
+        if flag and not said.startswith("--"):
+            said = f"--{flag} ({value}): {said}"
+        raise UsageError(said) from error
 
 
 def one_line(error: BaseException) -> str:

@@ -52,8 +52,9 @@ def run(settings: config.Config, _flags: Any) -> int:
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
-    with command.bad_input(data.DataError, models.ModelError):
+    with command.bad_input(data.DataError, flag="dataset", value=settings.dataset):
         source = data.load(settings.dataset, settings.data_dir)
+    with command.bad_input(data.DataError, models.ModelError):
         steps_per_epoch = data.steps_per_epoch(source, settings.batch_size)
         model = models.build(
             settings.model, source.image_shape, source.num_classes, settings.seed
@@ -70,6 +71,7 @@ def run(settings: config.Config, _flags: Any) -> int:
             settings.decay_factor,
         )
         step = _make_step(settings, model, loss, rate, steps, keras_baseline, updates)
+    with command.bad_input(ValueError, flag="metric", value=settings.metric):
         evaluation = steps.EvalStep(model, loss, settings.metric)
     plan = loop.Plan(
         total_steps=total_steps,
@@ -235,7 +237,7 @@ def _loss(name: str, from_logits: bool) -> Any:
     """Makes the loss, told whether the model's outputs are logits."""
     import keras
 
-    with command.bad_input(ValueError):
+    with command.bad_input(ValueError, flag="loss", value=name):
         loss = keras.losses.get(name)
     if callable(loss) and hasattr(keras.losses, type(loss).__name__):
         return loss

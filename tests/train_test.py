@@ -1,0 +1,285 @@
+"""The command line, end to end, on the embedded data."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from mp_loop import command, config, record, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+QUICK = ("--model=mlp", "--steps=12", "--log_every=4", "--eval_every=8")
+# A run that has to be the same twice: dropout, shifts, several steps in a call.
+EXACT = (
+    "--model=vit_tiny",
+    "--augment=flip_shift",
+    "--batch_size=16",
+    "--steps_per_call=3",
+    "--steps=40",
+    "--log_every=5",
+    "--eval_every=40",
+    "--checkpoint_every=10",
+    "--deterministic",
+)
+
+
+def settings(*words, **changes):
+    parsed, _ = command.parse(["train", *map(str, words)])
+    return parsed
+
+
+def process(*words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "mp_loop.train", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+def lines(folder):
+    """metrics.jsonl without what time decides."""
+    found = record.read_metrics(pathlib.Path(folder))
+    return [
+        {k: v for k, v in line.items() if k != "examples_per_second"} for line in found
+    ]
+
+
+def weights(folder):
+    model = keras.saving.load_model(pathlib.Path(folder) / "model.keras")
+    return [np.asarray(w).tobytes() for w in model.get_weights()]
+
+
+@pytest.mark.parametrize("loop", ["custom", "keras"])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
+def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
+    folder = tmp_path / "run"
+    words = [*QUICK, f"--precision={precision}", f"--loop={loop}"]
+    assert train.run(settings(*words, f"--output_dir={folder}"), None) == 0
+    said = capsys.readouterr().out
+    assert f"mlp on fashion_mnist_mini, {precision}, {loop} loop" in said
+    assert re.search(r"accuracy +0\.\d{4}", said) and "training.png" in said
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "checkpoints", "environment.json", "evaluations.jsonl", "flags.txt",
+        "metrics.jsonl", "model.keras", "summary.json", "tensorboard", "training.png",
+    }  # fmt: skip
+    logged = record.read_metrics(folder)
+    assert [line["step"] for line in logged] == [4, 8, 12]
+    promised = {
+        "step", "applied_steps", "skipped_steps", "loss", "learning_rate",
+        "loss_scale", "grad_norm", "examples_per_second",
+    }  # fmt: skip
+    assert promised <= set(logged[0])
+    scale = 2.0**15 if precision == "float16" else 1.0
+    assert {line["loss_scale"] for line in logged} == {scale}
+    summary = record.read_summary(folder)
+    assert (summary["steps"], summary["skipped_steps"]) == (12, 0)
+    assert (summary["precision"], summary["loop"]) == (precision, loop)
+    assert summary["eval_accuracy"] > 0.3  # chance is 0.1
+    assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
+    model = keras.saving.load_model(folder / "model.keras")
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+
+
+def test_flags_txt_replays_the_run(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    train.run(settings(*QUICK, f"--output_dir={first}"), None)
+    again = settings(f"--flagfile={first / 'flags.txt'}", f"--output_dir={second}")
+    train.run(again, None)
+    assert lines(first) == lines(second)
+    assert weights(first) == weights(second)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
+def test_a_signal_saves_and_the_printed_command_resumes(tmp_path, number):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert process(*EXACT, f"--output_dir={whole}").returncode == 0
+    running = subprocess.Popen(
+        [sys.executable, "-m", "mp_loop.train", *EXACT, f"--output_dir={parts}"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    )
+    metrics = parts / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.02)
+    running.send_signal(number)
+    said = running.communicate(timeout=120)[1]
+    assert running.returncode == 130
+    stop = re.search(r"Interrupted at step (\d+); a checkpoint was saved\.", said)
+    assert stop and 10 <= int(stop[1]) < 40
+    words = re.search(r"Continue with: python -m mp_loop.train (.*)", said)[1].split()
+    assert process(*words).returncode == 0
+    assert lines(parts) == lines(whole)
+    assert weights(parts) == weights(whole)
+
+
+def test_a_finished_run_is_continued(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.run(settings(*QUICK, f"--output_dir={whole}"), None)
+    train.run(settings(*QUICK, "--steps=8", f"--output_dir={parts}"), None)
+    train.run(settings(*QUICK, f"--output_dir={parts}", "--resume"), None)
+    assert lines(parts) == lines(whole)
+    assert weights(parts) == weights(whole)
+    assert train.run(settings(*QUICK, f"--output_dir={parts}", "--resume"), None) == 0
+    assert lines(parts) == lines(whole)
+
+
+def test_a_run_that_diverges_says_so_once(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = [
+        "--model=mlp",
+        "--optimizer=sgd",
+        "--learning_rate=1e30",
+        "--diverged_after=5",
+        "--log_every=5",
+        "--loss_scale=static",
+        "--initial_scale=1",
+    ]
+    assert train.run(settings(*words, f"--output_dir={folder}"), None) == 1
+    captured = capsys.readouterr()
+    said = captured.err.split("\r")[-1].strip().splitlines()[-1]
+    assert re.match(r"Training diverged: every one of the last \d+ steps", said)
+    assert not (folder / "model.keras").exists()
+    assert not (folder / "summary.json").exists()
+
+
+def test_without_matplotlib_one_line_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    folder = tmp_path / "run"
+    assert train.run(settings(*QUICK, f"--output_dir={folder}"), None) == 0
+    said = capsys.readouterr().out
+    line = "No picture: matplotlib is missing (pip install 'mp_loop[plots]')."
+    assert said.splitlines().count(line) == 1
+    assert not (folder / "training.png").exists()
+
+
+BAD = {
+    "no folder": ([], "--output_dir must name a folder"),
+    "unknown data set": (["--dataset=no_such_set"], r"--dataset \(no_such_set\)"),
+    "data set not here": (
+        ["--dataset=mnist", "--data_dir={tmp}"],
+        r"--dataset \(mnist\)",
+    ),
+    "unknown model": (["--model=resnet21"], r"--model \(resnet21\)"),
+    "no such file": (["--model={tmp}/no.keras"], r"--model \(.*no\.keras\)"),
+    "broken file": (["--model={tmp}/broken.keras"], r"--model \(.*broken\.keras\)"),
+    "no such function": (["--model=os:no_such"], r"--model \(os:no_such\)"),
+    "large batch": (["--batch_size=7000"], r"--batch_size \(7000\)"),
+    "long warm-up": (
+        ["--steps=5", "--warmup_steps=5"],
+        r"--warmup_steps \(5\) must be fewer than the 5 steps",
+    ),
+    "unknown loss": (["--loss=no_such_loss"], r"--loss \(no_such_loss\)"),
+    "unknown metric": (["--metric=no_such_metric"], r"--metric \(no_such_metric\)"),
+    "nothing to resume": (["--resume"], r"holds no run to resume"),
+    "unwritable": (["--output_dir=/proc/run"], r"--output_dir \(/proc/run\)"),
+}
+
+
+def refused(capsys, monkeypatch, *words):
+    """Runs the command in this process; returns its one line."""
+    flag_values = command.flags.FlagValues()
+    monkeypatch.setattr(command.flags, "FLAGS", flag_values)
+    monkeypatch.setattr(command, "_log_to_stderr", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        command.main(train.run)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "Traceback" not in said, said
+    return said
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_before_anything_is_written(
+    tmp_path, capsys, monkeypatch, name
+):
+    (tmp_path / "broken.keras").write_bytes(b"not a model")
+    words, said = BAD[name]
+    words = [word.format(tmp=tmp_path) for word in words]
+    if name not in ("no folder", "unwritable"):
+        words.append(f"--output_dir={tmp_path / 'run'}")
+    before = sorted(tmp_path.rglob("*"))
+    assert re.search(said, refused(capsys, monkeypatch, "--model=mlp", *words))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_used_folder_and_contradictions_are_refused(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    out = f"--output_dir={folder}"
+    train.run(settings(*QUICK, out), None)
+    capsys.readouterr()
+
+    def content():
+        return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    before = content()
+    said = refused(capsys, monkeypatch, *QUICK, out)
+    assert "already holds a run: add --resume" in said
+    for word in ("--precision=float32", "--optimizer=sgd", "--seed=5"):
+        said = refused(capsys, monkeypatch, *QUICK, out, "--resume", word)
+        name, value = word.removeprefix("--").split("=")
+        assert f"--{name} ({value}) contradicts the run to be resumed" in said
+    assert content() == before
+    for index in folder.glob("checkpoints/*.index"):
+        index.write_bytes(b"damaged")
+    before = content()
+    said = refused(capsys, monkeypatch, *QUICK, out, "--resume", "--steps=20")
+    assert "does not fit this training or is damaged" in said
+    assert content() == before
+
+
+PROCESSES = {
+    "unknown flag": (["--no_such_flag=1"], "no_such_flag"),
+    "out of range": (["--growth_factor=1"], r"--growth_factor \(1.0\) must be"),
+    "contradiction": (
+        ["--loop=keras", "--min_scale=1"],
+        r"--min_scale \(1.0\) cannot be expressed by Keras' LossScaleOptimizer",
+    ),
+    "left-over word": (["epochs=3"], r"Left-over words \(epochs=3\)"),
+    "no flagfile": (["--flagfile=/no/such.flags"], "/no/such.flags"),
+    "bad model": (["--model=nonsense"], r"--model \(nonsense\)"),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_bad_input_in_a_real_process(tmp_path, name):
+    words, said = PROCESSES[name]
+    done = process(*words, f"--output_dir={tmp_path / 'run'}")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and re.search(said, done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_flagfile_of_the_experiments_is_lawful():
+    found = list((ROOT / "experiments").rglob("*.flags"))
+    assert len(found) >= 13
+    for path in found:
+        assert isinstance(settings(f"--flagfile={path}"), config.Config)
+
+
+@pytest.mark.slow
+def test_the_default_experiment_reaches_its_accuracy(tmp_path):
+    folder = tmp_path / "run"
+    flagfile = ROOT / "experiments" / "exp.flags"
+    done = process(f"--flagfile={flagfile}", f"--output_dir={folder}")
+    assert done.returncode == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["eval_accuracy"] > 0.87  # 0.891 in the record
