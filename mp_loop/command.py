@@ -149,6 +149,25 @@ def main(
 
 
 @contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Inside, what TensorFlow's C++ code says to stderr while it starts is dropped.
+
+    It says so before it reads TF_CPP_MIN_LOG_LEVEL. Python's errors are raised as
+    ever.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
     """Inside, the first SIGINT or SIGTERM is only noted; a second SIGINT stops.
 
@@ -201,6 +220,7 @@ def _help(declare: Callable[[flags.FlagValues], None] | None) -> str:
 def _log_to_stderr() -> None:
     """Our log lines are short, and on stderr: stdout is for results."""
     logging.use_absl_handler()
-    logging.set_verbosity(logging.WARNING)  # TensorFlow logs its checkpoints
+    # Errors only: TensorFlow logs its checkpoints, TFDS its own deprecations.
+    logging.set_verbosity(logging.ERROR)
     handler = logging.get_absl_handler()
     handler.setFormatter(logging.logging.Formatter("%(message)s"))

@@ -42,12 +42,15 @@ def run(settings: config.Config, _flags: Any) -> int:
         # its reference code, a hundred times slower. It is read at the import.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # Only now TensorFlow, which takes seconds: a bad flag is told at once.
-    import keras
-    import tensorflow as tf
-    import tqdm
+    with command.quiet_start():
+        import keras
+        import tensorflow as tf
+        import tqdm
 
-    from mp_loop import data, keras_baseline, loop, models, record, updates
-    from mp_loop import step as steps
+        from mp_loop import data, keras_baseline, loop, models, record, updates
+        from mp_loop import step as steps
+
+        tf.config.list_physical_devices()
 
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:

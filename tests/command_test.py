@@ -190,7 +190,7 @@ def declare(flag_values):
 
 def run(settings, flag_values):
     import os
-    logging.warning("seed %d", settings.seed)
+    logging.error("seed %d", settings.seed)
     print(flag_values.repeats, os.environ["TF_CPP_MIN_LOG_LEVEL"])
     return 7
 
