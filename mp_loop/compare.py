@@ -4,25 +4,33 @@ Every arm (a loop and a precision, say keras:float16) trains in processes of its
 own, `--repeats` times, taking turns. `--output_dir` gets the run folders, one
 table (comparison.md, comparison.json) and one picture (comparison.png). Repeat
 k of every arm uses the seed --seed + k, so that repeats differ and arms are
-paired: same initial weights, same order of the data. Exit codes: 0 done, 1 an
-arm failed, 2 bad input (one line on stderr, nothing written).
+paired: same initial weights, same order of the data.
+
+With --exact nothing is timed or written. Our loop, with Keras' arithmetic and
+Keras' rule, and Keras' loop take the same steps side by side (--steps, or
+--epochs), and every bit is compared after each; the first step and variable that
+differ are named. Set --initial_scale high to see overflows.
+
+Exit codes: 0 done, 1 an arm failed or a bit differs, 2 bad input (one line on
+stderr, nothing written).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import pathlib
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
-from mp_loop import command, config, record
+from mp_loop import command, config, experiment, record
 
 TABLE_FILE = "comparison.md"
 JSON_FILE = "comparison.json"
@@ -75,10 +83,18 @@ def declare(flag_values: flags.FlagValues) -> None:
         "others are measured by. Default: custom:P,keras:P with P = --precision.",
         flag_values=flag_values,
     )
+    flags.DEFINE_bool(
+        "exact",
+        False,
+        "Prove on this model and data that our loop is Keras' to the bit.",
+        flag_values=flag_values,
+    )
 
 
 def run(settings: config.Config, flag_values: Any) -> int:
     """Runs the comparison; returns the exit code."""
+    if flag_values.exact:
+        return _prove(settings)
     arms = parse_arms(flag_values.arms, settings.precision)
     turns = plan(settings, arms, flag_values.repeats)
     folder = _new_folder(settings.output_dir)
@@ -125,6 +141,35 @@ def run(settings: config.Config, flag_values: Any) -> int:
     else:
         print("No picture: matplotlib is missing (pip install 'mp_loop[plots]').")
     return 0
+
+
+def _prove(settings: config.Config) -> int:
+    """Takes the steps of both loops side by side; returns the exit code."""
+    own = {"keras": {"loop": "keras"}}
+    own["custom"] = {"loop": "custom", "keras_arithmetic": True}
+    if settings.loss_scale_kind == "dynamic":
+        own["custom"]["scale_preset"] = "keras"
+    # A compiler may fuse, and so round, the two loops differently.
+    jit = "off" if settings.jit_compile == "auto" else settings.jit_compile
+    with command.bad_input(ValueError):
+        sides = {
+            loop: dataclasses.replace(
+                settings, **(values | {"deterministic": True, "jit_compile": jit})
+            )
+            for loop, values in own.items()
+        }
+    theirs = experiment.build(sides["keras"])
+    ours = experiment.build(sides["custom"])
+
+    def batches() -> Iterator[Any]:
+        for epoch in itertools.count():
+            yield from ours.batches(epoch)
+
+    from mp_loop import exact
+
+    proof = exact.prove(ours.step, theirs.step, batches(), ours.total_steps)
+    print(proof)
+    return 0 if proof.difference is None else 1
 
 
 def parse_arms(text: str, precision: str) -> list[Arm]:

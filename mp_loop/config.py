@@ -100,6 +100,11 @@ class Config:
     float32_layers: str = _field(
         "", "Regular expression: layers with such names stay in float32."
     )
+    keras_arithmetic: bool = _field(
+        False,
+        "Compute every bit as Keras' mixed precision does, for comparison: 16-bit "
+        "softmax and bias sums, statistics that a skip moves.",
+    )
     loss_scale: str | None = _field(
         None,
         "Loss scaling; default: dynamic for float16, none otherwise.",
@@ -282,6 +287,11 @@ def _refuse_contradictions(config: Config) -> None:
         raise ValueError("--loss_scale (static) needs --initial_scale.")
     if config.loop == "keras":
         _refuse_what_keras_lacks(config)
+    if config.keras_arithmetic and config.float32_layers:
+        raise ValueError(
+            f"--float32_layers ({config.float32_layers}) contradicts "
+            "--keras_arithmetic."
+        )
     if config.batch_size % config.accumulate_steps:
         raise ValueError(
             f"--accumulate_steps ({config.accumulate_steps}) must divide "
@@ -333,6 +343,8 @@ def _refuse_what_keras_lacks(config: Config) -> None:
             f"--float32_layers ({config.float32_layers}) is not available with "
             "--loop=keras."
         )
+    if config.keras_arithmetic:
+        raise ValueError("--keras_arithmetic (True) is for --loop=custom.")
     if config.accumulate_steps > 1:
         raise ValueError(
             f"--accumulate_steps ({config.accumulate_steps}) is not available with "

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop import layers
 from mp_loop import precision as precisions
 from mp_loop import state as states
 from mp_loop import step as steps_module
@@ -33,6 +34,9 @@ class KerasStep:
     Attributes:
       model: the user's float32 model; current after `export`.
       mixed: the model under Keras' policy.
+      optimizer: the user's, inside LossScaleOptimizer.
+      scale_variables: LossScaleOptimizer's scale (float32) and its count of
+        clean steps (integer); empty without it.
       state: `TrainState` that holds the same variables and counters.
     """
 
@@ -63,14 +67,17 @@ class KerasStep:
         self.model = model
         self.mixed = _under_policy(model, POLICIES[precision])
         self._loss = keras.losses.get(loss)
-        self._inner = optimizer
+        self.optimizer = optimizer
         self._optimizer = optimizer
         if scaling:
             self._optimizer = keras.optimizers.LossScaleOptimizer(
                 optimizer, initial_scale, dynamic_growth_steps=growth_interval
             )
-        self._scaling = scaling
         self._optimizer.build(self.mixed.trainable_variables)
+        self.scale_variables = ()
+        if scaling:
+            variables = (self._optimizer.dynamic_scale, self._optimizer.step_counter)
+            self.scale_variables = tuple(v.value for v in variables)
         trainable = [v.value for v in self.mixed.trainable_variables]
         others = [v.value for v in self.mixed.non_trainable_weights]
         known = {id(v) for v in self.mixed.weights}
@@ -87,9 +94,9 @@ class KerasStep:
     @property
     def loss_scale(self) -> tf.Tensor:
         """The loss scale of the next step, float32 []."""
-        if not self._scaling:
+        if not self.scale_variables:
             return tf.constant(1.0)
-        return tf.identity(self._optimizer.dynamic_scale.value)
+        return tf.identity(self.scale_variables[0])
 
     def __call__(
         self, inputs: Any, labels: Any, sample_weight: Any = None
@@ -124,12 +131,12 @@ class KerasStep:
                 loss += tf.cast(extra, tf.float32)
             scaled_loss = self._optimizer.scale_loss(loss)
         rate = tf.cast(tf.convert_to_tensor(self._optimizer.learning_rate), tf.float32)
-        before = tf.identity(self._inner.iterations.value)
+        before = tf.identity(self.optimizer.iterations.value)
         scale = self.loss_scale
         variables = self.mixed.trainable_variables
         grads = tape.gradient(scaled_loss, [v.value for v in variables])
         self._optimizer.apply(grads, variables)
-        applied = self._inner.iterations.value > before
+        applied = self.optimizer.iterations.value > before
         self.state.count(applied, at_floor=tf.equal(scale, 0.0))  # Keras has no floor
         return {
             "loss": loss,
@@ -151,8 +158,8 @@ def _under_policy(model: keras.Model, policy: str) -> keras.Model:
             return layer
         config = layer.get_config()
         if id(layer) not in last and layer.dtype_policy.name == "float32":
-            config["dtype"] = policy
-        return type(layer).from_config(config)
+            config = layers.under_policy(layer, keras.DTypePolicy(policy))
+        return layers.copy(layer, config)
 
     mixed = keras.models.clone_model(model, clone_function=convert, recursive=True)
     mixed.set_weights(model.get_weights())

@@ -12,6 +12,8 @@ float32 on the user's own variables.
 
 from __future__ import annotations
 
+import collections
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +55,17 @@ _ELEMENTWISE = (
 # Rows and channels are only moved; the step sums an embedding's repeated rows in
 # float32.
 _GATHERS = (keras.layers.Concatenate, keras.layers.Embedding)
+# Copies with 16-bit weights of their own.
+_WITH_WEIGHTS = (
+    *layers.BIASED,
+    keras.layers.Embedding,
+    keras.layers.MultiHeadAttention,
+)
+_NEED_MASTERS = (
+    keras.layers.RNN,
+    keras.layers.SpectralNormalization,
+    keras.layers.TimeDistributed,
+)
 # Elementwise, as long as nothing is broadcast: the gradient would be a sum.
 _MERGES = (
     keras.layers.Add,
@@ -102,6 +115,7 @@ def half_precision_twin(
     policy = keras.DTypePolicy(dtype)
     product_policy = layers.Float32Products(dtype) if float32_products else policy
     stays = re.compile(float32_layers) if float32_layers else None
+    calls = _calls(model)
 
     def convert(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
@@ -110,7 +124,10 @@ def half_precision_twin(
             _refuse_uncloneable(layer)
         if id(layer) in outputs or (stays and stays.search(layer.name)):
             return layer
-        return _convert_layer(layer, policy, product_policy)
+        twin = _convert_layer(layer, policy, product_policy)
+        if calls[id(layer)] > 1 and type(layer) in _WITH_WEIGHTS:
+            layers.cast_in_each_call(twin, layer)
+        return twin
 
     return _twin(model, convert)
 
@@ -131,7 +148,8 @@ def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
     """
     _refuse_unlawful(model, dtype)
     outputs = output_operations(model)
-    policy = keras.DTypePolicy(dtype)
+    policy, mixed = keras.DTypePolicy(dtype), keras.DTypePolicy(f"mixed_{dtype}")
+    calls = _calls(model)
 
     def convert(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
@@ -140,9 +158,13 @@ def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
             _refuse_uncloneable(layer)
         if id(layer) in outputs or layer.dtype_policy.name != "float32":
             return layer
-        if all(variable._autocast for variable in layer.weights):
-            return type(layer).from_config(layers.twin_config(layer, policy))
-        return layers.Rounded(layer, dtype)
+        if not all(variable._autocast for variable in layer.weights):
+            return layers.Rounded(layer, dtype)
+        if layer.weights and (calls[id(layer)] > 1 or _needs_masters(layer)):
+            twin = layers.copy(layer, layers.twin_config(layer, mixed))
+            layers.cast_in_each_call(twin, layer)
+            return twin
+        return layers.copy(layer, layers.twin_config(layer, policy))
 
     return _twin(model, convert)
 
@@ -225,6 +247,23 @@ def _convert_operation(operation: keras.Operation) -> Any:
     if name in _MERGING_OPERATIONS and _inputs_agree(operation):
         return operation
     return layers.InFloat32(operation)
+
+
+def _calls(model: keras.Model) -> collections.Counter[int]:
+    """Counts by id how often each layer is called, inside nested models as well."""
+    counts = collections.Counter()
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    for node in itertools.chain(*graph._nodes_by_depth.values()):
+        counts[id(node.operation)] += 1
+        if _is_cloneable(node.operation):
+            counts += _calls(node.operation)
+    return counts
+
+
+def _needs_masters(layer: keras.layers.Layer) -> bool:
+    """Tells whether a call reads a weight at each time step, or writes to one."""
+    inner = layer._flatten_layers()
+    return any(isinstance(part, _NEED_MASTERS) for part in inner)
 
 
 def _inputs_agree(operation: keras.Operation) -> bool:

@@ -23,6 +23,7 @@ Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 to 3.3.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class TrainStep:
     Attributes:
       model: the user's float32 model, the masters.
       twin: the model that computes; `model` itself in float32.
+      optimizer: the Keras optimizer whose slots and rates are used.
       state: `mp_loop.state.TrainState`, what a checkpoint must hold.
     """
 
@@ -96,6 +98,11 @@ class TrainStep:
             raise ValueError(
                 f"`accumulate_steps` ({accumulate_steps}) must be at least 1."
             )
+        if keras_arithmetic and float32_layers:
+            raise ValueError(
+                f"`float32_layers` ({float32_layers}) must be empty with "
+                "`keras_arithmetic`."
+            )
         if loss_scale is None:
             dynamic = precision == "float16"
             loss_scale = (
@@ -114,6 +121,7 @@ class TrainStep:
                 )
         self.model = model
         self.twin = twin
+        self.optimizer = optimizer
         self.rule = loss_scale
         self._loss = keras.losses.get(loss)
         self._keras_arithmetic = keras_arithmetic
@@ -223,7 +231,9 @@ class TrainStep:
         self, inputs: Any, labels: Any, sample_weight: Any = None
     ) -> dict[str, tf.Tensor]:
         state, rule = self.state, self.rule
-        statistics = [tf.identity(variable) for variable in state.other_weights]
+        # What the forward pass may write: statistics; rarely a trained weight.
+        weights = [*state.other_weights, *state.master_weights]
+        before = [tf.identity(variable) for variable in weights]
         scale_state = state.read_loss_scale()
         scale = scale_state.scale  # float32, also what the gradients are divided by
         if isinstance(rule, scaling.NoLossScale):
@@ -231,6 +241,7 @@ class TrainStep:
         rate = self._update.learning_rate
 
         loss, scaled_grads = self._accumulate((inputs, labels, sample_weight), scale)
+        written = [] if self._keras_arithmetic else _written(weights)
         norm = global_norm(scaled_grads) / scale
         finite = self._all_finite(scaled_grads, scale)
         if self._clip_norm or self._update.needs_norm:
@@ -238,13 +249,11 @@ class TrainStep:
         factor = updates.clip_factor(norm, self._clip_norm) if self._clip_norm else None
 
         self._update(scaled_grads, scale, finite, factor)
-        if not self._keras_arithmetic:
-            moved = _written(state.other_weights)
-            updates.select(
-                finite,
-                [v for v, was in zip(state.other_weights, moved, strict=True) if was],
-                [v for v, was in zip(statistics, moved, strict=True) if was],
-            )
+        updates.select(
+            finite,
+            list(itertools.compress(weights, written)),
+            list(itertools.compress(before, written)),
+        )
         for master, working in self._copies:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
         state.count(finite, at_floor=scale <= rule.min_scale)
@@ -259,7 +268,7 @@ class TrainStep:
 
     def _accumulate(
         self, batch: tuple[Any, Any, Any], scale: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+    ) -> tuple[tf.Tensor, list[updates.Grad]]:
         """Returns mean loss and mean scaled float32 gradients of micro-batches."""
         count = self._accumulate_steps
         if count == 1:
@@ -297,7 +306,7 @@ class TrainStep:
 
     def _scaled_grads(
         self, inputs: Any, labels: Any, sample_weight: Any, scale: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+    ) -> tuple[tf.Tensor, list[updates.Grad]]:
         """Returns the loss and its gradients, times `scale`, in float32."""
         workings = self.state.working_weights
         with tf.GradientTape() as tape:
@@ -310,26 +319,28 @@ class TrainStep:
             scaled_loss = loss * scale
         regularized = [master.value for master in self._regularized]
         found = tape.gradient(scaled_loss, [*workings, *regularized])
-        if self._keras_arithmetic:  # Keras sums repeated rows in 16 bits
-            found = [g if g is None else tf.convert_to_tensor(g) for g in found]
         grads = [_to_float32(g) for g in found[: len(workings)]]  # 16 bits -> float32
+        # Keras leaves the repeated rows of a sparse gradient to the optimizer.
+        if not self._keras_arithmetic or self._accumulate_steps > 1:
+            grads = [g if g is None else tf.convert_to_tensor(g) for g in grads]
         place = {v.ref(): i for i, v in enumerate(self.state.master_weights)}
         for variable, grad in zip(regularized, found[len(workings) :], strict=True):
             i = place[variable.ref()]
-            grads[i] = grad if grads[i] is None else grads[i] + grad
+            if grads[i] is not None:
+                grad += tf.convert_to_tensor(grads[i])
+            grads[i] = grad
         return loss, grads
 
-    def _all_finite(
-        self, scaled_grads: Sequence[tf.Tensor | None], scale: tf.Tensor
-    ) -> tf.Tensor:
+    def _all_finite(self, scaled_grads: updates.Grads, scale: tf.Tensor) -> tf.Tensor:
         """Returns bool []: whether every unscaled gradient is finite."""
         # The squares of float16 gradients cannot overflow a float32 sum, nor can
         # dividing them by a scale that is not tiny: one pass over them tells all.
-        summable = float(tf.float16.max) / self.rule.min_scale < tf.float32.max
+        summable = float(tf.float16.max) / self.rule.min_scale < scaling.LARGEST
         checks = []
         for grad, is_float16 in zip(scaled_grads, self._from_float16, strict=True):
             if grad is None:
                 continue
+            grad = _values(grad)
             if is_float16 and summable:
                 checks.append(tf.math.is_finite(tf.nn.l2_loss(grad)))
             else:
@@ -337,9 +348,9 @@ class TrainStep:
         return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
 
 
-def global_norm(grads: Sequence[tf.Tensor | None]) -> tf.Tensor:
+def global_norm(grads: updates.Grads) -> tf.Tensor:
     """Returns the square root of the sum of all squares, float32 []."""
-    halves = [tf.nn.l2_loss(grad) for grad in grads if grad is not None]
+    halves = [tf.nn.l2_loss(_values(grad)) for grad in grads if grad is not None]
     return tf.sqrt(2.0 * tf.add_n(halves)) if halves else tf.constant(0.0)
 
 
@@ -448,13 +459,13 @@ def _written(variables: Sequence[tf.Variable]) -> list[bool]:
 _READS = ("ReadVariableOp", "ResourceGather")
 
 
-def _to_float32(grad: tf.Tensor | tf.IndexedSlices | None) -> tf.Tensor | None:
-    """Casts to float32 before the repeated rows of a sparse gradient are summed."""
-    if isinstance(grad, tf.IndexedSlices):
-        values = tf.cast(grad.values, tf.float32)
-        grad = tf.IndexedSlices(values, grad.indices, grad.dense_shape)
-        return tf.convert_to_tensor(grad)
-    return None if grad is None else tf.cast(grad, tf.float32)
+def _values(grad: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+    return grad.values if isinstance(grad, tf.IndexedSlices) else grad
+
+
+def _to_float32(grad: updates.Grad) -> updates.Grad:
+    """Casts a dense gradient, or the rows of a sparse one, to float32."""
+    return updates.map_grad(lambda g: tf.cast(g, tf.float32), grad)
 
 
 def _unique(variables: Sequence[keras.Variable], but: set[int]) -> list[keras.Variable]:

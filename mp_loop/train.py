@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any
 
-from mp_loop import command, config
+from mp_loop import command, config, experiment, record
 
 # What a resumed run may change; all else decides what is computed.
 _MAY_CHANGE = (
@@ -37,48 +37,16 @@ def run(settings: config.Config, _flags: Any) -> int:
     before = _settings_to_resume(settings) if settings.resume else None
     if before is None:
         _refuse_used_folder(settings.output_dir)
-    if settings.loop == "keras" and settings.precision == "float16":
-        # On a CPU with AVX512-FP16, oneDNN's float16 convolution gradients run on
-        # its reference code, a hundred times slower. It is read at the import.
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    # Only now TensorFlow, which takes seconds: a bad flag is told at once.
-    with command.quiet_start():
-        import keras
-        import tensorflow as tf
-        import tqdm
+    built = experiment.build(settings)
+    step, total_steps = built.step, built.total_steps
+    # With TensorFlow, which takes seconds: a bad flag is told at once.
+    import tqdm
 
-        from mp_loop import data, keras_baseline, loop, models, record, updates
-        from mp_loop import step as steps
+    from mp_loop import loop
 
-        tf.config.list_physical_devices()
-
-    keras.utils.set_random_seed(settings.seed)
-    if settings.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    with command.bad_input(data.DataError, flag="dataset", value=settings.dataset):
-        source = data.load(settings.dataset, settings.data_dir)
-    with command.bad_input(data.DataError, models.ModelError):
-        steps_per_epoch = data.steps_per_epoch(source, settings.batch_size)
-        model = models.build(
-            settings.model, source.image_shape, source.num_classes, settings.seed
-        )
-    total_steps = settings.steps or settings.epochs * steps_per_epoch
-    loss = _loss(settings.loss, models.from_logits(model))
-    with command.bad_input(ValueError):
-        rate = updates.learning_rate(
-            settings.schedule,
-            settings.learning_rate,
-            total_steps,
-            settings.warmup_steps,
-            settings.decay_fractions,
-            settings.decay_factor,
-        )
-        step = _make_step(settings, model, loss, rate, steps, keras_baseline, updates)
-    with command.bad_input(ValueError, flag="metric", value=settings.metric):
-        evaluation = steps.EvalStep(model, loss, settings.metric)
     plan = loop.Plan(
         total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=built.steps_per_epoch,
         **{
             field.name: getattr(settings, field.name)
             for field in dataclasses.fields(loop.Plan)
@@ -119,19 +87,17 @@ def run(settings: config.Config, _flags: Any) -> int:
                 f"{line['examples_per_second']:.0f} examples/s"
             )
 
-    def batches(epoch: int, start: int) -> tf.data.Dataset:
-        return data.training_batches(
-            source, settings.batch_size, settings.seed, epoch, start, settings.augment
-        )
-
-    def evaluate() -> dict[str, float]:
-        step.export()
-        return evaluation(data.evaluation_batches(source, settings.batch_size))
-
     try:
         with command.stop_requested() as should_stop:
             result = loop.train(
-                step, batches, evaluate, out, plan, checkpoints, show, should_stop
+                step,
+                built.batches,
+                built.evaluate,
+                out,
+                plan,
+                checkpoints,
+                show,
+                should_stop,
             )
     except loop.TrainingDiverged as error:
         bar.close()
@@ -158,7 +124,7 @@ def run(settings: config.Config, _flags: Any) -> int:
         "loop": settings.loop,
         "dataset": settings.dataset,
         "model": settings.model,
-        "parameters": model.count_params(),
+        "parameters": built.model.count_params(),
         "seed": settings.seed,
     }
     del summary["evaluation"]
@@ -172,81 +138,6 @@ def run(settings: config.Config, _flags: Any) -> int:
 
 
 _NO_PICTURE = "No picture: matplotlib is missing (pip install 'mp_loop[plots]')."
-
-
-def _make_step(
-    settings: config.Config,
-    model: Any,
-    loss: Any,
-    rate: Any,
-    steps: Any,
-    keras_baseline: Any,
-    updates: Any,
-) -> Any:
-    """Makes the step of either loop."""
-    from mp_loop import devices
-
-    arguments = {}
-    if settings.loop == "keras" and settings.clip_norm:
-        arguments["global_clipnorm"] = settings.clip_norm
-    optimizer = updates.make_optimizer(
-        settings.optimizer,
-        rate,
-        settings.momentum,
-        settings.weight_decay,
-        **arguments,
-    )
-    jit_compile = devices.use_xla(settings.jit_compile)
-    if settings.loop == "keras":
-        names = ("initial_scale", "growth_interval")
-        constants = settings.scale_constants()
-        return keras_baseline.KerasStep(
-            model,
-            optimizer,
-            loss,
-            settings.precision,
-            scaling=settings.loss_scale_kind == "dynamic",
-            jit_compile=jit_compile,
-            **{name: constants[name] for name in names if name in constants},
-        )
-    return steps.TrainStep(
-        model,
-        optimizer,
-        loss,
-        settings.precision,
-        _rule(settings),
-        float32_layers=settings.float32_layers,
-        clip_norm=settings.clip_norm,
-        accumulate_steps=settings.accumulate_steps,
-        jit_compile=jit_compile,
-    )
-
-
-def _rule(settings: config.Config) -> Any:
-    """Makes the loss-scale rule."""
-    from mp_loop import loss_scale
-
-    constants = settings.scale_constants()
-    if settings.loss_scale_kind == "none":
-        return loss_scale.NoLossScale()
-    if settings.loss_scale_kind == "static":
-        return loss_scale.StaticLossScale(constants["initial_scale"])
-    if settings.scale_preset:
-        return loss_scale.DynamicLossScale.preset(settings.scale_preset, **constants)
-    return loss_scale.DynamicLossScale(**constants)
-
-
-def _loss(name: str, from_logits: bool) -> Any:
-    """Makes the loss, told whether the model's outputs are logits."""
-    import keras
-
-    with command.bad_input(ValueError, flag="loss", value=name):
-        loss = keras.losses.get(name)
-    if callable(loss) and hasattr(keras.losses, type(loss).__name__):
-        return loss
-    if "crossentropy" not in name:
-        return loss
-    return lambda labels, outputs: loss(labels, outputs, from_logits=from_logits)
 
 
 def _refuse_used_folder(folder: str) -> None:

@@ -14,13 +14,14 @@ host, and the same code runs under XLA. There are two ways:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-Grads = Sequence[tf.Tensor | None]
+Grad = tf.Tensor | tf.IndexedSlices | None
+Grads = Sequence[Grad]
 
 
 class KerasUpdate:
@@ -75,7 +76,8 @@ class KerasUpdate:
         """Updates masters and slots where `apply`, else changes no bit of them.
 
         Args:
-          scaled_grads: float32, one for each master; None where there is none.
+          scaled_grads: float32, one for each master; None where there is none;
+            a sparse one is left to the optimizer.
           scale: float32 [], what the gradients are divided by.
           apply: bool [].
           factor: float32 [], what they are multiplied by then, or None.
@@ -85,13 +87,11 @@ class KerasUpdate:
         variables = list(unique.values())
         before = [tf.identity(variable) for variable in variables]
 
-        def unscaled(grad: tf.Tensor | None) -> tf.Tensor | None:
-            if grad is None:
-                return None
+        def unscaled(grad: tf.Tensor) -> tf.Tensor:
             grad = grad / scale if factor is None else grad / scale * factor
             return tf.where(apply, grad, 0)
 
-        grads = [unscaled(grad) for grad in scaled_grads]
+        grads = [map_grad(unscaled, grad) for grad in scaled_grads]
         if any(grad is not None for grad in grads):
             self._optimizer.apply(grads, self._masters)
         select(apply, variables, before)
@@ -239,6 +239,13 @@ def make(
     masters = list(masters)
     fused = fused and FusedUpdate.can(optimizer, masters)
     return (FusedUpdate if fused else KerasUpdate)(optimizer, masters)
+
+
+def map_grad(function: Callable[[tf.Tensor], tf.Tensor], grad: Grad) -> Grad:
+    """Applies an elementwise function to a gradient: to the rows of a sparse one."""
+    if isinstance(grad, tf.IndexedSlices):
+        return tf.IndexedSlices(function(grad.values), grad.indices, grad.dense_shape)
+    return None if grad is None else function(grad)
 
 
 def select(

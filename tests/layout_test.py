@@ -9,8 +9,9 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "mp_loop"
 # Top to bottom; modules of one row know nothing of each other.
 ROWS = [
     {"train", "compare"},
+    {"experiment"},
     {"command"},
-    {"loop"},
+    {"loop", "exact"},
     {"keras_baseline"},
     {"step"},
     {"precision", "state"},
@@ -25,7 +26,7 @@ ROWS = [
         "devices",
     },
 ]
-COMMANDS = ROWS[0] | ROWS[1]
+COMMANDS = ROWS[0] | ROWS[2]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 

@@ -1,0 +1,188 @@
+"""From settings to the parts of an experiment: data, model, step, evaluation.
+
+    prepare(settings)              # before TensorFlow is imported
+    experiment = build(settings)   # imports it
+
+Every command that trains starts here. Bad input becomes `command.UsageError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from mp_loop import command, config
+
+
+def prepare(settings: config.Config) -> None:
+    """Sets what TensorFlow reads when it is imported."""
+    if settings.loop == "keras" and settings.precision == "float16":
+        # On a CPU with AVX512-FP16, oneDNN's float16 convolution gradients run on
+        # its reference code, a hundred times slower.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The parts; `step` is a `TrainStep` or a `KerasStep`.
+
+    Attributes:
+      settings: what it was built from.
+      source: the data, in memory.
+      model: the user's float32 model.
+      step: one training step.
+      evaluation: `EvalStep` on `model`.
+      steps_per_epoch: batches in one pass over the training data.
+      total_steps: length of the run.
+    """
+
+    settings: config.Config
+    source: Any
+    model: Any
+    step: Any
+    evaluation: Any
+    steps_per_epoch: int
+    total_steps: int
+
+    def batches(self, epoch: int, start: int = 0) -> Any:
+        """Returns the `tf.data.Dataset` of an epoch, from batch `start` on."""
+        from mp_loop import data
+
+        settings = self.settings
+        return data.training_batches(
+            self.source,
+            settings.batch_size,
+            settings.seed,
+            epoch,
+            start,
+            settings.augment,
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        """Returns `eval_loss` and `eval_accuracy` on the test data."""
+        from mp_loop import data
+
+        self.step.export()
+        batch_size = self.settings.batch_size
+        return self.evaluation(data.evaluation_batches(self.source, batch_size))
+
+
+def build(settings: config.Config) -> Experiment:
+    """Loads the data and makes model, step and evaluation.
+
+    Args:
+      settings: lawful settings.
+
+    Raises:
+      UsageError: the data, the model or the loss are not to be had, or do not
+        fit each other.
+    """
+    prepare(settings)
+    # Only now TensorFlow, which takes seconds: a bad flag is told at once.
+    with command.quiet_start():
+        import keras
+        import tensorflow as tf
+
+        from mp_loop import data, models, updates
+        from mp_loop import step as steps
+
+        tf.config.list_physical_devices()
+
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    with command.bad_input(data.DataError, flag="dataset", value=settings.dataset):
+        source = data.load(settings.dataset, settings.data_dir)
+    with command.bad_input(data.DataError, models.ModelError):
+        steps_per_epoch = data.steps_per_epoch(source, settings.batch_size)
+        model = models.build(
+            settings.model, source.image_shape, source.num_classes, settings.seed
+        )
+    total_steps = settings.steps or settings.epochs * steps_per_epoch
+    loss = _loss(settings.loss, models.from_logits(model))
+    with command.bad_input(ValueError):
+        rate = updates.learning_rate(
+            settings.schedule,
+            settings.learning_rate,
+            total_steps,
+            settings.warmup_steps,
+            settings.decay_fractions,
+            settings.decay_factor,
+        )
+        step = _step(settings, model, loss, rate)
+    with command.bad_input(ValueError, flag="metric", value=settings.metric):
+        evaluation = steps.EvalStep(model, loss, settings.metric)
+    return Experiment(
+        settings, source, model, step, evaluation, steps_per_epoch, total_steps
+    )
+
+
+def _step(settings: config.Config, model: Any, loss: Any, rate: Any) -> Any:
+    """Makes the step of either loop."""
+    from mp_loop import devices, keras_baseline, updates
+    from mp_loop import step as steps
+
+    as_keras = settings.loop == "keras" or settings.keras_arithmetic
+    arguments = {}
+    if as_keras and settings.clip_norm:
+        arguments["global_clipnorm"] = settings.clip_norm
+    optimizer = updates.make_optimizer(
+        settings.optimizer,
+        rate,
+        settings.momentum,
+        settings.weight_decay,
+        **arguments,
+    )
+    jit_compile = devices.use_xla(settings.jit_compile)
+    if settings.loop == "keras":
+        names = ("initial_scale", "growth_interval")
+        constants = settings.scale_constants()
+        return keras_baseline.KerasStep(
+            model,
+            optimizer,
+            loss,
+            settings.precision,
+            scaling=settings.loss_scale_kind == "dynamic",
+            jit_compile=jit_compile,
+            **{name: constants[name] for name in names if name in constants},
+        )
+    return steps.TrainStep(
+        model,
+        optimizer,
+        loss,
+        settings.precision,
+        _rule(settings),
+        float32_layers=settings.float32_layers,
+        clip_norm=0.0 if as_keras else settings.clip_norm,
+        accumulate_steps=settings.accumulate_steps,
+        jit_compile=jit_compile,
+        keras_arithmetic=settings.keras_arithmetic,
+    )
+
+
+def _rule(settings: config.Config) -> Any:
+    """Makes the loss-scale rule."""
+    from mp_loop import loss_scale
+
+    constants = settings.scale_constants()
+    if settings.loss_scale_kind == "none":
+        return loss_scale.NoLossScale()
+    if settings.loss_scale_kind == "static":
+        return loss_scale.StaticLossScale(constants["initial_scale"])
+    if settings.scale_preset:
+        return loss_scale.DynamicLossScale.preset(settings.scale_preset, **constants)
+    return loss_scale.DynamicLossScale(**constants)
+
+
+def _loss(name: str, from_logits: bool) -> Any:
+    """Makes the loss, told whether the model's outputs are logits."""
+    import keras
+
+    with command.bad_input(ValueError, flag="loss", value=name):
+        loss = keras.losses.get(name)
+    if callable(loss) and hasattr(keras.losses, type(loss).__name__):
+        return loss
+    if "crossentropy" not in name:
+        return loss
+    return lambda labels, outputs: loss(labels, outputs, from_logits=from_logits)
