@@ -137,10 +137,13 @@ class KerasStep:
         grads = tape.gradient(scaled_loss, [v.value for v in variables])
         self._optimizer.apply(grads, variables)
         applied = self.optimizer.iterations.value > before
-        self.state.count(applied, at_floor=tf.equal(scale, 0.0))  # Keras has no floor
+        forward_finite = tf.math.is_finite(loss)
+        at_floor = tf.equal(scale, 0.0)  # Keras has no floor
+        self.state.count(applied, at_floor, forward_finite)
         return {
             "loss": loss,
             "grads_finite": applied,
+            "forward_finite": forward_finite,
             "loss_scale": scale,
             "learning_rate": rate,
         }

@@ -225,7 +225,7 @@ def _last_values(metrics: dict[str, tf.Tensor]) -> dict[str, float | None]:
 
 
 def _counters(state: Any) -> dict[str, int]:
-    names = ("step", "applied_steps", "skipped_steps")
+    names = ("step", "applied_steps", "skipped_steps", "forward_overflows")
     return {name: int(getattr(state, name)) for name in names}
 
 

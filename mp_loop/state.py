@@ -27,6 +27,8 @@ class TrainState(tf.Module):
       step: int64 [], batches seen.
       applied_steps: int64 [], updates made.
       skipped_steps: int64 [], updates skipped: `step - applied_steps`.
+      forward_overflows: int64 [], steps whose loss was not finite;
+        the other skips are overflows of the backward pass.
       stuck_steps: int64 [], skips in a row with the scale at its floor.
     """
 
@@ -60,6 +62,7 @@ class TrainState(tf.Module):
         self.step = _counter("step")
         self.applied_steps = _counter("applied_steps")
         self.skipped_steps = _counter("skipped_steps")
+        self.forward_overflows = _counter("forward_overflows")
         self.stuck_steps = _counter("stuck_steps")
 
     def read_loss_scale(self) -> Any:
@@ -71,17 +74,21 @@ class TrainState(tf.Module):
         for variable, value in zip(self.loss_scale, state, strict=True):
             variable.assign(value)
 
-    def count(self, applied: tf.Tensor, at_floor: tf.Tensor) -> None:
+    def count(
+        self, applied: tf.Tensor, at_floor: tf.Tensor, forward_finite: tf.Tensor
+    ) -> None:
         """Counts one step.
 
         Args:
           applied: bool [], whether its update was made.
           at_floor: bool [], whether its loss scale was the smallest allowed.
+          forward_finite: bool [], whether its loss was finite.
         """
         one = tf.cast(applied, tf.int64)
         self.step.assign_add(1)
         self.applied_steps.assign_add(one)
         self.skipped_steps.assign_add(1 - one)
+        self.forward_overflows.assign_add(tf.cast(~forward_finite, tf.int64))
         stuck = tf.logical_and(at_floor, tf.logical_not(applied))
         self.stuck_steps.assign(tf.where(stuck, self.stuck_steps + 1, 0))
 

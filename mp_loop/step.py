@@ -195,9 +195,11 @@ class TrainStep:
 
         Returns:
           Scalars: `loss` (float32, with regularizers, unscaled), `grads_finite`
-          (bool: whether the update was made), `loss_scale` (float32, the one
-          this step used), `grad_norm` (float32, before clipping), and
-          `learning_rate` (float32, the one this update used or would have).
+          (bool: whether the update was made), `forward_finite` (bool: whether
+          the loss was finite; if so, a skip is the backward pass's overflow),
+          `loss_scale` (float32, the one this step used), `grad_norm` (float32,
+          before clipping), and `learning_rate` (float32, the one this update
+          used or would have).
         """
         return self._step(inputs, labels, sample_weight)
 
@@ -241,6 +243,7 @@ class TrainStep:
         rate = self._update.learning_rate
 
         loss, scaled_grads = self._accumulate((inputs, labels, sample_weight), scale)
+        forward_finite = tf.math.is_finite(loss)
         written = [] if self._keras_arithmetic else _written(weights)
         norm = global_norm(scaled_grads) / scale
         finite = self._all_finite(scaled_grads, scale)
@@ -256,11 +259,12 @@ class TrainStep:
         )
         for master, working in self._copies:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
-        state.count(finite, at_floor=scale <= rule.min_scale)
+        state.count(finite, scale <= rule.min_scale, forward_finite)
         state.write_loss_scale(rule.next_state(scale_state, finite))
         return {
             "loss": loss,
             "grads_finite": finite,
+            "forward_finite": forward_finite,
             "loss_scale": scale,
             "grad_norm": norm,
             "learning_rate": rate,
@@ -357,6 +361,7 @@ def global_norm(grads: updates.Grads) -> tf.Tensor:
 METRICS = {
     "loss": tf.float32,
     "grads_finite": tf.bool,
+    "forward_finite": tf.bool,
     "loss_scale": tf.float32,
     "grad_norm": tf.float32,
     "learning_rate": tf.float32,

@@ -107,12 +107,23 @@ def test_a_skip_of_the_very_first_step_is_neutral_too():
     assert all(np.isfinite(v).all() for v in step.master_weights)
 
 
-def test_a_backward_overflow_skips_though_the_loss_is_finite():
+def test_metrics_tell_a_forward_overflow_from_a_backward_one():
+    inputs, labels = data()
+    step = make()
+    assert step(inputs, labels)["forward_finite"]
+    model_overflows = step(2.0**20 * inputs, labels)  # finite in float32
+    assert not model_overflows["forward_finite"]
+    assert not model_overflows["grads_finite"]
+    assert int(step.state.forward_overflows) == int(step.state.skipped_steps) == 1
+
     step = make(loss_scale=mp_loop.StaticLossScale(2.0**40))
     before = trained(step)
-    metrics = step(*data())
-    assert np.isfinite(metrics["loss"]) and not metrics["grads_finite"]
+    scale_overflows = step(inputs, labels)
+    assert np.isfinite(scale_overflows["loss"]) and scale_overflows["forward_finite"]
+    assert not scale_overflows["grads_finite"]
     assert trained(step) == before
+    assert int(step.state.forward_overflows) == 0
+    assert int(step.state.skipped_steps) == 1
 
 
 def test_random_seeds_move_on_in_a_skip():

@@ -76,8 +76,8 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     logged = record.read_metrics(folder)
     assert [line["step"] for line in logged] == [4, 8, 12]
     promised = {
-        "step", "applied_steps", "skipped_steps", "loss", "learning_rate",
-        "loss_scale", "grad_norm", "examples_per_second",
+        "step", "applied_steps", "skipped_steps", "forward_overflows", "loss",
+        "learning_rate", "loss_scale", "grad_norm", "examples_per_second",
     }  # fmt: skip
     assert promised <= set(logged[0])
     scale = 2.0**15 if precision == "float16" else 1.0
