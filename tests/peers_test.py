@@ -4,6 +4,8 @@ Each test is skipped where its peer is not installed; TensorFlow itself ships
 tf_keras' rule. The streams are random, the equality is exact.
 """
 
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,8 +53,14 @@ def _ours(name):
     return run
 
 
-def test_torch():
-    torch = pytest.importorskip("torch")
+@pytest.fixture
+def torch(monkeypatch):
+    # Beside TensorFlow, loading triton (which torch tries) crashes the process.
+    monkeypatch.setitem(sys.modules, "triton", None)
+    return pytest.importorskip("torch")
+
+
+def test_torch(torch):
     ours = _ours("torch")
     for scale, interval, finite in _cases(lowest=2.0**-60):
         scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=interval)
@@ -68,8 +76,7 @@ def test_torch():
         assert ours(scale, interval, finite) == theirs
 
 
-def test_torch_reaches_zero_where_our_preset_does_not():
-    torch = pytest.importorskip("torch")
+def test_torch_reaches_zero_where_our_preset_does_not(torch):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-125)
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=0.0)
@@ -82,8 +89,7 @@ def test_torch_reaches_zero_where_our_preset_does_not():
     assert _ours("torch")(2.0**-125, 4, np.zeros(30, bool))[-1] == 2.0**-126
 
 
-def test_torch_defaults():
-    torch = pytest.importorskip("torch")
+def test_torch_defaults(torch):
     scaler, rule = torch.amp.GradScaler("cpu"), DynamicLossScale.preset("torch")
     assert rule.initial_scale == scaler.get_scale()
     assert rule.growth_interval == scaler.get_growth_interval()
