@@ -131,12 +131,12 @@ class KerasStep:
                 loss += tf.cast(extra, tf.float32)
             scaled_loss = self._optimizer.scale_loss(loss)
         rate = tf.cast(tf.convert_to_tensor(self._optimizer.learning_rate), tf.float32)
-        before = tf.identity(self.optimizer.iterations.value)
+        before = tf.identity(self.optimizer._iterations.value)
         scale = self.loss_scale
         variables = self.mixed.trainable_variables
         grads = tape.gradient(scaled_loss, [v.value for v in variables])
         self._optimizer.apply(grads, variables)
-        applied = self.optimizer.iterations.value > before
+        applied = self.optimizer._iterations.value > before
         forward_finite = tf.math.is_finite(loss)
         at_floor = tf.equal(scale, 0.0)  # Keras has no floor
         self.state.count(applied, at_floor, forward_finite)

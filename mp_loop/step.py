@@ -13,7 +13,7 @@ One step, in order:
     loss    = loss(labels, twin(inputs)) + regularizers(masters)    # float32
     scaled_grads = gradient(loss * scale, working_weights)          # 16 bits
     grads   = float32(scaled_grads) / scale          # summed over micro-batches
-    finite  = all(isfinite(grads))                   # and their norm, if clipping
+    finite  = all(isfinite(grads))        # and the loss, and the norm if clipping
     masters, slots, statistics = updated if finite else as they were
     working_weights = 16 bits(masters)
     scale   = rule.next_state(scale, finite)
@@ -244,9 +244,14 @@ class TrainStep:
 
         loss, scaled_grads = self._accumulate((inputs, labels, sample_weight), scale)
         forward_finite = tf.math.is_finite(loss)
+        if scaled_grads and all(grad is None for grad in scaled_grads):
+            paths = ", ".join(v.path for v in self.model.trainable_variables)
+            raise ValueError(f"No gradient reaches any weight: {paths}.")
         written = [] if self._keras_arithmetic else _written(weights)
         norm = global_norm(scaled_grads) / scale
         finite = self._all_finite(scaled_grads, scale)
+        if not self._keras_arithmetic:
+            finite &= forward_finite
         if self._clip_norm or self._update.needs_norm:
             finite &= tf.math.is_finite(norm)
         factor = updates.clip_factor(norm, self._clip_norm) if self._clip_norm else None
