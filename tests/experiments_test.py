@@ -1,0 +1,72 @@
+"""The experiments' own scripts run, short ones, and find what their records say."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from mp_loop import models
+
+EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
+
+
+def script(name, folder, *flags):
+    """Runs experiments/NAME/run.py; returns what it printed."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            EXPERIMENTS / name / "run.py",
+            f"--output_dir={folder}",
+            *flags,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rows(folder):
+    """Returns the cells of table.md, without its header."""
+    lines = (folder / "table.md").read_text().splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_three_tweaks(tmp_path):
+    said = script(
+        "three_tweaks", tmp_path, "--settings=scaling", "--seeds=1", "--length=0.02"
+    )
+    assert [row[1] for row in rows(tmp_path)] == [
+        f"loss weight {weight}" for weight in ("1", "0.1", "0.01", "0.001")
+    ]
+    for name in ("curves.png", "gradients.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    lost = [float(x) for x in re.findall(r": (0\.\d+) of \d+ nonzero", said)]
+    assert lost[0] > 0.9 and lost[1] < 0.05  # without and with the loss scale
+
+
+def test_arithmetic_is_as_close_to_float64_as_keras(tmp_path):
+    script("arithmetic", tmp_path, "--models=mlp", "--batches=3")
+    ratios = {(row[1], row[2]): float(row[-1]) for row in rows(tmp_path)}
+    assert set(ratios) == {
+        (precision, measure)
+        for precision in ("float16", "bfloat16")
+        for measure in ("loss", "gradient", "bias gradient")
+    }
+    assert max(r for (_, what), r in ratios.items() if what != "loss") <= 1.02
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "mobilenetv2" else [pytest.mark.slow])
+        for name in sorted(models._applications())
+    ],
+)
+def test_every_architecture_trains(name, tmp_path):
+    script("applications", tmp_path, f"--models={name}")
+    (row,) = rows(tmp_path)
+    share, difference = float(row[3].rstrip("%")), float(row[7])
+    assert share > 90 and difference < 0.5
