@@ -34,6 +34,21 @@ class Penalty(L.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tests")
+class Watched(L.Layer):
+    """Holds a metric and a seed generator of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.size = keras.metrics.Mean()
+        self.seeds = keras.random.SeedGenerator(5)
+
+    def call(self, inputs, training=False):
+        self.size.update_state(inputs)
+        noise = keras.random.normal(keras.ops.shape(inputs), seed=self.seeds)
+        return inputs + 0.01 * noise if training else inputs
+
+
+@keras.saving.register_keras_serializable(package="tests")
 class Subclassed(keras.Model):
     def __init__(self, policy="float32", **kwargs):
         super().__init__(**kwargs)
@@ -209,6 +224,8 @@ KINDS = {
     "broadcasting": broadcasting,
     "lambda": lambda_layer,
     "unknown layer": lambda: rows(L.Dense(8), Gain(), L.Dense(8)),
+    "metric and seeds inside": lambda: rows(L.Dense(8), Watched(), L.Dense(8)),
+    "gaussian noise": lambda: rows(L.Dense(8), L.GaussianNoise(0.1, seed=2)),
     "add_loss": lambda: rows(L.Dense(8), Penalty()),
     "own policies": own_policies,
     "frozen": frozen,
