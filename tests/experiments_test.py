@@ -68,5 +68,6 @@ def test_arithmetic_is_as_close_to_float64_as_keras(tmp_path):
 def test_every_architecture_trains(name, tmp_path):
     script("applications", tmp_path, f"--models={name}")
     (row,) = rows(tmp_path)
-    share, difference = float(row[3].rstrip("%")), float(row[7])
-    assert share > 90 and difference < 0.5
+    assert float(row[3].rstrip("%")) > 90
+    ours, keras = float(row[7]), float(row[8])
+    assert ours <= 3 * keras  # both amplify rounding in the deepest of them

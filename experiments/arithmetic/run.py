@@ -2,6 +2,9 @@
 
     python experiments/arithmetic/run.py --output_dir=runs/arithmetic
 
+On a CPU with AVX512-FP16 set TF_ENABLE_ONEDNN_OPTS=0 for --precisions=float16:
+oneDNN takes Keras' convolutions of that type on its reference code.
+
 From the same float32 weights and on the same real batches, one step of plain SGD
 with rate 1 is taken in float64, by `TrainStep` and by Keras' mixed precision. What
 the weights moved by is the gradient. Errors are relative to float64's, in the
@@ -23,6 +26,7 @@ from mp_loop import data, keras_baseline, models
 
 flags.DEFINE_string("output_dir", "runs/arithmetic", "Where table.md goes.")
 flags.DEFINE_list("models", ["mlp", "cnn", "resnet20", "vit_tiny"], "Which models.")
+flags.DEFINE_list("precisions", ["float16", "bfloat16"], "Which precisions.")
 flags.DEFINE_integer("batch_size", 64, "Examples in a batch.", lower_bound=1)
 flags.DEFINE_integer("batches", 16, "Batches averaged over.", lower_bound=1)
 
@@ -42,7 +46,7 @@ def main(argv: list[str]) -> None:
     ]
     source = data.load("fashion_mnist_mini")
     for name in flags.FLAGS.models:
-        for precision in ("float16", "bfloat16"):
+        for precision in flags.FLAGS.precisions:
             errors = compare(name, precision, source)
             for measure, (ours, theirs) in errors.items():
                 cells = [name, precision, measure, f"{ours:.2e}", f"{theirs:.2e}"]
