@@ -11,6 +11,7 @@ _HOME = {
     "StaticLossScale": "loss_scale",
     "TrainStep": "step",
     "TrainingDiverged": "loop",
+    "best_precision": "machine",
     "half_precision_twin": "precision",
 }
 __all__ = list(_HOME)

@@ -64,6 +64,7 @@ def parse(
     argv: Sequence[str],
     declare: Callable[[flags.FlagValues], None] | None = None,
     flag_values: flags.FlagValues | None = None,
+    of_experiment: bool = True,
 ) -> tuple[config.Config, flags.FlagValues]:
     """Parses a command line into the experiment it describes.
 
@@ -71,6 +72,7 @@ def parse(
       argv: the program's name, then its arguments.
       declare: declares the command's own flags on the flag values it is given.
       flag_values: where the flags are declared; default: a fresh object.
+      of_experiment: whether the flags of an experiment are declared.
 
     Returns:
       The experiment, and the parsed flags (those of `declare`, and `help`).
@@ -81,7 +83,7 @@ def parse(
     """
     if flag_values is None:
         flag_values = flags.FlagValues()
-    _declare(flag_values, declare)
+    _declare(flag_values, declare, of_experiment)
     warnings = io.StringIO()
     try:
         # absl ignores a flagfile that includes itself, with a warning on stderr.
@@ -102,6 +104,8 @@ def parse(
             f"Left-over words ({' '.join(leftover)}): every argument must be a "
             "flag, --name=value."
         )
+    if not of_experiment:
+        return config.Config(), flag_values
     try:
         settings = config.Config.from_flags(flag_values)
     except (ValueError, OverflowError) as error:
@@ -120,6 +124,7 @@ def main(
     run: Callable[[config.Config, flags.FlagValues], int | None],
     declare: Callable[[flags.FlagValues], None] | None = None,
     bad_input: Sequence[type[Exception]] = (),
+    of_experiment: bool = True,
 ) -> None:
     """Parses `sys.argv`, calls `run(settings, flag_values)`, exits with its code.
 
@@ -128,14 +133,15 @@ def main(
       declare: declares the command's own flags.
       bad_input: more kinds of exceptions that are the user's, besides
         `BAD_INPUT`: they end the command with one line and exit code 2.
+      of_experiment: whether the command takes an experiment's flags.
 
     Raises:
       SystemExit: always.
     """
     try:
-        settings, flag_values = parse(sys.argv, declare, flags.FLAGS)
+        settings, flag_values = parse(sys.argv, declare, flags.FLAGS, of_experiment)
         if flag_values.help:
-            sys.stdout.write(_help(declare))
+            sys.stdout.write(_help(declare, of_experiment))
             sys.exit(0)
         _log_to_stderr()
         status = run(settings, flag_values)
@@ -190,21 +196,26 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
 
 def _declare(
-    flag_values: flags.FlagValues, declare: Callable[[flags.FlagValues], None] | None
+    flag_values: flags.FlagValues,
+    declare: Callable[[flags.FlagValues], None] | None,
+    of_experiment: bool = True,
 ) -> None:
     """Declares the flags of a command: its own, the experiment's, and help."""
     if declare is not None:
         declare(flag_values)
-    config.declare_flags(flag_values)
+    if of_experiment:
+        config.declare_flags(flag_values)
     flags.DEFINE_bool(
         "help", False, "Show this.", short_name="h", flag_values=flag_values
     )
 
 
-def _help(declare: Callable[[flags.FlagValues], None] | None) -> str:
+def _help(
+    declare: Callable[[flags.FlagValues], None] | None, of_experiment: bool
+) -> str:
     """The command's docstring and its flags; absl's help lists libraries' too."""
     ours = flags.FlagValues()
-    _declare(ours, declare)
+    _declare(ours, declare, of_experiment)
     lines = ["  --flagfile=", "      File of flags, one a line."]
     for name in ours:
         flag = ours[name]

@@ -93,6 +93,9 @@ def declare(flag_values: flags.FlagValues) -> None:
 
 def run(settings: config.Config, flag_values: Any) -> int:
     """Runs the comparison; returns the exit code."""
+    if settings.precision == "auto":
+        with command.quiet_start():
+            settings = experiment.resolved(settings)
     if flag_values.exact:
         return _prove(settings)
     arms = parse_arms(flag_values.arms, settings.precision)

@@ -92,7 +92,9 @@ class Config:
     )
     # Precision.
     precision: str = _field(
-        "float16", "Type of the forward and backward pass.", choices=PRECISIONS
+        "float16",
+        "Type of the forward and backward pass; auto: what is fastest here.",
+        choices=(*PRECISIONS, "auto"),
     )
     loop: str = _field(
         "custom", "custom, or keras: Keras' own mixed precision.", choices=LOOPS
@@ -194,7 +196,8 @@ class Config:
         """`dynamic`, `static` or `none`, the default resolved."""
         if self.loss_scale is not None:
             return self.loss_scale
-        return "dynamic" if self.precision == "float16" else "none"
+        # auto may become float16.
+        return "dynamic" if self.precision in ("float16", "auto") else "none"
 
     @property
     def decay_fractions(self) -> tuple[float, ...]:
@@ -209,6 +212,18 @@ class Config:
         )  # fmt: skip
         given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
+
+    def at_precision(self, precision: str) -> Config:
+        """Puts a precision in the place of auto.
+
+        Where that precision does not scale the loss and --loss_scale was not given,
+        the constants of the scale are dropped: they were meant for float16.
+        """
+        unscaled = precision != "float16" and self.loss_scale is None
+        dropped = dict.fromkeys(self.scale_constants()) if unscaled else {}
+        if unscaled:
+            dropped["scale_preset"] = ""
+        return dataclasses.replace(self, precision=precision, **dropped)
 
     def to_flagfile(self) -> str:
         """Flags that replay this run, one a line; what is None is left out."""

@@ -28,7 +28,7 @@ class Experiment:
     """The parts; `step` is a `TrainStep` or a `KerasStep`.
 
     Attributes:
-      settings: what it was built from.
+      settings: what it was built from, --precision=auto resolved.
       source: the data, in memory.
       model: the user's float32 model.
       step: one training step.
@@ -88,6 +88,7 @@ def build(settings: config.Config) -> Experiment:
         from mp_loop import step as steps
 
         tf.config.list_physical_devices()
+    settings = resolved(settings)
 
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
@@ -116,6 +117,15 @@ def build(settings: config.Config) -> Experiment:
     return Experiment(
         settings, source, model, step, evaluation, steps_per_epoch, total_steps
     )
+
+
+def resolved(settings: config.Config) -> config.Config:
+    """Returns the settings with --precision=auto resolved for this machine."""
+    if settings.precision != "auto":
+        return settings
+    from mp_loop import machine
+
+    return settings.at_precision(machine.best_precision())
 
 
 def _step(settings: config.Config, model: Any, loss: Any, rate: Any) -> Any:

@@ -34,15 +34,17 @@ def run(settings: config.Config, _flags: Any) -> int:
     """Runs one experiment; returns the exit code."""
     if not settings.output_dir:
         raise command.UsageError("--output_dir must name a folder for the run.")
-    before = _settings_to_resume(settings) if settings.resume else None
-    if before is None:
+    if settings.resume:
+        settings = _settings_to_resume(settings)
+    else:
         _refuse_used_folder(settings.output_dir)
     built = experiment.build(settings)
+    settings = built.settings  # --precision=auto resolved
     step, total_steps = built.step, built.total_steps
     # With TensorFlow, which takes seconds: a bad flag is told at once.
     import tqdm
 
-    from mp_loop import loop
+    from mp_loop import loop, machine
 
     plan = loop.Plan(
         total_steps=total_steps,
@@ -67,6 +69,9 @@ def run(settings: config.Config, _flags: Any) -> int:
         else:
             done = 0
             out = record.Run.create(settings.output_dir, flagfile)
+    slower = machine.warning(settings.precision)
+    if slower:
+        print(f"Warning: {slower}", file=sys.stderr)
 
     bar = tqdm.tqdm(
         total=total_steps, initial=done, unit="step", dynamic_ncols=True, mininterval=1
@@ -149,13 +154,15 @@ def _refuse_used_folder(folder: str) -> None:
 
 
 def _settings_to_resume(settings: config.Config) -> config.Config:
-    """Reads the flags of the run to be resumed; refuses contradictions."""
+    """Refuses what contradicts the run to be resumed; --precision=auto is its own."""
     path = os.path.join(settings.output_dir, "flags.txt")
     if not os.path.exists(path):
         raise command.UsageError(
             f"--output_dir ({settings.output_dir}) holds no run to resume."
         )
     before, _ = command.parse(["train", f"--flagfile={path}"])
+    if settings.precision == "auto":
+        settings = settings.at_precision(before.precision)
     for field in dataclasses.fields(config.Config):
         old, new = getattr(before, field.name), getattr(settings, field.name)
         if old != new and field.name not in _MAY_CHANGE:
@@ -163,7 +170,7 @@ def _settings_to_resume(settings: config.Config) -> config.Config:
                 f"--{field.name} ({new}) contradicts the run to be resumed, which has "
                 f"{old}."
             )
-    return before
+    return settings
 
 
 def _table(summary: dict[str, Any]) -> str:

@@ -81,6 +81,17 @@ def test_the_default_is_lawful_and_frozen():
     assert config.Config(precision="bfloat16").loss_scale_kind == "none"
 
 
+def test_auto_takes_the_constants_of_a_scale_and_drops_them_where_there_is_none():
+    auto = config.Config(precision="auto", growth_interval=7, scale_preset="torch")
+    assert auto.loss_scale_kind == "dynamic"
+    plain = config.Config(precision="bfloat16")
+    assert auto.at_precision("bfloat16") == plain
+    kept = config.Config(growth_interval=7, scale_preset="torch")
+    assert auto.at_precision("float16") == kept
+    given = config.Config(precision="auto", loss_scale="static", initial_scale=8.0)
+    assert given.at_precision("bfloat16").initial_scale == 8.0
+
+
 @given(
     rate=st.floats(1e-30, 1e30),
     scale=st.none() | st.floats(2.0**-14, 2.0**24),

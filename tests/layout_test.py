@@ -8,14 +8,15 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "mp_loop"
 # Top to bottom; modules of one row know nothing of each other.
 ROWS = [
-    {"train", "compare", "formats"},
+    {"train", "compare", "doctor", "formats"},
     {"experiment"},
     {"command"},
     {"loop", "exact"},
     {"keras_baseline"},
     {"step"},
-    {"precision", "state"},
+    {"machine", "precision", "state"},
     {
+        "capability",
         "loss_scale",
         "layers",
         "updates",

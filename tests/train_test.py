@@ -141,6 +141,41 @@ def test_a_finished_run_is_continued(tmp_path):
     assert lines(parts) == lines(whole)
 
 
+def test_auto_is_resolved_once_and_recorded(tmp_path, monkeypatch):
+    from mp_loop import machine
+
+    folder = tmp_path / "run"
+    words = [
+        *QUICK,
+        "--precision=auto",
+        "--growth_interval=7",
+        f"--output_dir={folder}",
+    ]
+    monkeypatch.setattr(machine, "best_precision", lambda: "bfloat16")
+    assert train.run(settings(*words, "--steps=8"), None) == 0
+    replayed = settings(f"--flagfile={folder / 'flags.txt'}")
+    assert (replayed.precision, replayed.growth_interval) == ("bfloat16", None)
+    assert record.read_summary(folder)["precision"] == "bfloat16"
+    # On another machine, auto is what the run has.
+    monkeypatch.setattr(machine, "best_precision", lambda: "float16")
+    assert train.run(settings(*words, "--resume"), None) == 0
+    assert record.read_summary(folder)["precision"] == "bfloat16"
+    assert settings(f"--flagfile={folder / 'flags.txt'}").precision == "bfloat16"
+
+
+def test_a_run_slower_than_float32_says_so_at_its_start(tmp_path, capsys, monkeypatch):
+    from mp_loop import capability, machine
+
+    cpu = capability.Device("CPU", "CPU:0", "a CPU")
+    monkeypatch.setattr(machine, "find", lambda: [cpu])
+    for precision, lines_said in {"float16": 1, "bfloat16": 1, "float32": 0}.items():
+        words = [*QUICK, "--steps=2", f"--output_dir={tmp_path / precision}"]
+        assert train.run(settings(*words, f"--precision={precision}"), None) == 0
+        said = capsys.readouterr().err
+        warning = f"Warning: {precision} is slower than float32 on CPU:0"
+        assert said.count(warning) == said.count("Warning:") == lines_said
+
+
 def test_a_run_that_diverges_says_so_once(tmp_path, capsys):
     folder = tmp_path / "run"
     words = [

@@ -1,0 +1,68 @@
+"""The machine at hand, whatever it is."""
+
+import math
+
+import pytest
+import tensorflow as tf
+
+import mp_loop
+from mp_loop import capability, machine
+
+
+def test_the_devices_are_tensorflows():
+    devices = machine.find()
+    assert devices[0].kind == "CPU"
+    assert len(devices) >= len(tf.config.list_logical_devices())
+    assert all(device.model for device in devices)
+
+
+def test_every_type_is_timed_and_auto_follows():
+    devices = machine.find()
+    timings = machine.measure(devices)
+    used = capability.computing(devices)
+    assert list(timings) == list(dict.fromkeys(device.model for device in used))
+    for found in timings.values():
+        assert len(found) == 2
+        for timing in found:
+            assert set(timing.seconds) == set(machine.PRECISIONS)
+            assert all(0 < s < math.inf for s in timing.seconds.values())
+    assert machine.measure(devices) == timings  # once in a process
+    chosen = capability.choose(machine.with_ratios(devices, timings))
+    assert mp_loop.best_precision() == chosen.precision
+
+
+def test_the_worst_ratio_counts_for_each_model():
+    timing = machine.Timing
+    timings = {
+        "a": [
+            timing("x", {"float32": 2.0, "bfloat16": 1.0, "float16": 4.0}, 1.0),
+            timing("y", {"float32": 1.0, "bfloat16": 0.75, "float16": 1.0}, 1.0),
+        ]
+    }
+    devices = [capability.Device("GPU", f"GPU:{i}", m) for i, m in enumerate("aab")]
+    first, second, third = machine.with_ratios(devices, timings)
+    assert first.ratios == second.ratios == {"bfloat16": 0.75, "float16": 2.0}
+    assert third.ratios == {}
+
+
+def test_float16_warns_on_a_cpu_alone():
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    assert (machine.warning("float16") is None) == on_gpu
+    assert machine.warning("float32") is None
+
+
+CPUINFO = {
+    "x86": (
+        "processor\t: 0\nflags\t\t: fpu avx512_bf16 amx_bf16\n",
+        {"fpu", "avx512_bf16", "amx_bf16"},
+    ),
+    "Arm": ("Features\t: fp asimd bf16\n", {"fp", "asimd", "bf16"}),
+    "none": ("", None),
+    "no flags": ("processor : 0\n", None),
+}
+
+
+@pytest.mark.parametrize("name", CPUINFO)
+def test_instructions_are_read(name):
+    text, expected = CPUINFO[name]
+    assert machine._from_cpuinfo(text) == expected
