@@ -65,7 +65,7 @@ class KerasStep:
           jit_compile: compiles the step with XLA.
         """
         self.model = model
-        self.mixed = _under_policy(model, POLICIES[precision])
+        self.mixed = under_policy(model, POLICIES[precision])
         self._loss = keras.losses.get(loss)
         self.optimizer = optimizer
         self._optimizer = optimizer
@@ -149,7 +149,7 @@ class KerasStep:
         }
 
 
-def _under_policy(model: keras.Model, policy: str) -> keras.Model:
+def under_policy(model: keras.Model, policy: str) -> keras.Model:
     """Clones a float32 model as if built under a global policy of Keras.
 
     The last layers stay float32, as Keras' guide tells its users to write them.

@@ -232,48 +232,68 @@ class TrainStep:
     def _one_step(
         self, inputs: Any, labels: Any, sample_weight: Any = None
     ) -> dict[str, tf.Tensor]:
-        state, rule = self.state, self.rule
         # What the forward pass may write: statistics; rarely a trained weight.
-        weights = [*state.other_weights, *state.master_weights]
+        weights = [*self.state.other_weights, *self.state.master_weights]
         before = [tf.identity(variable) for variable in weights]
-        scale_state = state.read_loss_scale()
-        scale = scale_state.scale  # float32, also what the gradients are divided by
-        if isinstance(rule, scaling.NoLossScale):
-            scale = tf.constant(1.0)  # a constant costs nothing
-        rate = self._update.learning_rate
-
+        scale = self._scale()
         loss, scaled_grads = self._accumulate((inputs, labels, sample_weight), scale)
         forward_finite = tf.math.is_finite(loss)
         if scaled_grads and all(grad is None for grad in scaled_grads):
             paths = ", ".join(v.path for v in self.model.trainable_variables)
             raise ValueError(f"No gradient reaches any weight: {paths}.")
         written = [] if self._keras_arithmetic else _written(weights)
+        moved = itertools.compress(zip(weights, before, strict=True), written)
+        return {"loss": loss, **self.apply(scaled_grads, forward_finite, list(moved))}
+
+    def apply(
+        self,
+        scaled_grads: updates.Grads,
+        forward_finite: tf.Tensor | bool = True,
+        moved: Sequence[tuple[tf.Variable, tf.Tensor]] = (),
+    ) -> dict[str, tf.Tensor]:
+        """Does the second half of a step: check, unscale, update, next scale.
+
+        For gradients that were made elsewhere; call it inside a `tf.function`.
+
+        Args:
+          scaled_grads: float32, one for each master; None where there is none. They
+            are of a loss that was multiplied by the current loss scale.
+          forward_finite: bool [], whether that loss was finite.
+          moved: variables that the forward pass wrote to, each with what it held
+            before and holds again after a skip.
+
+        Returns:
+          The metrics of `__call__` but `loss`.
+        """
+        state, rule = self.state, self.rule
+        scale_state, scale = state.read_loss_scale(), self._scale()
+        rate = self._update.learning_rate
         norm = global_norm(scaled_grads) / scale
-        finite = self._all_finite(scaled_grads, scale)
+        finite = self._all_finite(scaled_grads, scale, norm)
         if not self._keras_arithmetic:
             finite &= forward_finite
-        if self._clip_norm or self._update.needs_norm:
-            finite &= tf.math.is_finite(norm)
         factor = updates.clip_factor(norm, self._clip_norm) if self._clip_norm else None
-
         self._update(scaled_grads, scale, finite, factor)
-        updates.select(
-            finite,
-            list(itertools.compress(weights, written)),
-            list(itertools.compress(before, written)),
-        )
+        for variable, before in moved:
+            variable.assign(tf.where(finite, variable, before))
         for master, working in self._copies:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
+        forward_finite = tf.convert_to_tensor(forward_finite)
         state.count(finite, scale <= rule.min_scale, forward_finite)
         state.write_loss_scale(rule.next_state(scale_state, finite))
         return {
-            "loss": loss,
             "grads_finite": finite,
             "forward_finite": forward_finite,
             "loss_scale": scale,
             "grad_norm": norm,
             "learning_rate": rate,
         }
+
+    def _scale(self) -> tf.Tensor:
+        """The loss scale of this step, float32 []; a constant costs nothing."""
+        if isinstance(self.rule, scaling.NoLossScale):
+            return tf.constant(1.0)
+        return self.loss_scale
 
     def _accumulate(
         self, batch: tuple[Any, Any, Any], scale: tf.Tensor
@@ -340,8 +360,16 @@ class TrainStep:
             grads[i] = grad
         return loss, grads
 
-    def _all_finite(self, scaled_grads: updates.Grads, scale: tf.Tensor) -> tf.Tensor:
-        """Returns bool []: whether every unscaled gradient is finite."""
+    def _all_finite(
+        self, scaled_grads: updates.Grads, scale: tf.Tensor, norm: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns bool []: whether every unscaled gradient is finite.
+
+        And their norm, where an infinite one would do harm; a finite norm has
+        finite gradients, so that no other look at them is needed.
+        """
+        if self._clip_norm or self._update.needs_norm:
+            return tf.math.is_finite(norm)
         # The squares of float16 gradients cannot overflow a float32 sum, nor can
         # dividing them by a scale that is not tiny: one pass over them tells all.
         summable = float(tf.float16.max) / self.rule.min_scale < scaling.LARGEST

@@ -86,7 +86,7 @@ def try_out(name: str, source: data.Source) -> list[str]:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     step = mp_loop.TrainStep(model, keras.optimizers.Adam(1e-4), loss, "float16")
 
-    mixed = keras_baseline._under_policy(model, "mixed_float16")
+    mixed = keras_baseline.under_policy(model, "mixed_float16")
     exact = model(inputs, training=False).numpy()
     ours, theirs = [
         np.max(np.abs(half(inputs, training=False) - exact)) / np.max(np.abs(exact))

@@ -123,7 +123,7 @@ class Reference:
 
     def __init__(self, model: keras.Model):
         """Copies the model; its last layer computes in float32."""
-        self._model = keras_baseline._under_policy(model, "float64")
+        self._model = keras_baseline.under_policy(model, "float64")
         self._trained = [v.value for v in self._model.trainable_variables]
         self._others = [v.value for v in self._model.non_trainable_weights]
         self._start = [v.numpy() for v in self._others]
