@@ -23,6 +23,7 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "piecewise")
 AUGMENTATIONS = ("none", "flip_shift")
 JIT_CHOICES = ("auto", "on", "off")
+ON_STUCK = ("raise", "warn", "stay")
 PRESETS = (
     "",
     "keras",
@@ -183,7 +184,12 @@ class Config:
     )
     keep_checkpoints: int = _field(2, "Newest checkpoints kept.", at_least=1)
     diverged_after: int = _field(
-        50, "Skips in a row at the floor that end the run.", at_least=1
+        100, "Skips in a row after which the training is stuck.", at_least=1
+    )
+    on_stuck: str = _field(
+        "raise",
+        "A stuck training: raise (exit code 1), warn once and go on, or stay: go on.",
+        choices=ON_STUCK,
     )
 
     def __post_init__(self) -> None:

@@ -138,8 +138,7 @@ class KerasStep:
         self._optimizer.apply(grads, variables)
         applied = self.optimizer._iterations.value > before
         forward_finite = tf.math.is_finite(loss)
-        at_floor = tf.equal(scale, 0.0)  # Keras has no floor
-        self.state.count(applied, at_floor, forward_finite)
+        self.state.count(applied, forward_finite)
         return {
             "loss": loss,
             "grads_finite": applied,

@@ -11,7 +11,9 @@ repeats none and misses none.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -21,9 +23,11 @@ import tensorflow as tf
 
 from mp_loop import record
 
+logger = logging.getLogger(__name__)
+
 
 class TrainingDiverged(RuntimeError):
-    """Every one of the last steps was skipped with the loss scale at its floor."""
+    """Every one of the last steps was skipped; the message names what overflows."""
 
 
 class CheckpointError(ValueError):
@@ -51,7 +55,10 @@ class Plan:
       eval_every: steps between evaluations; 0: every epoch.
       checkpoint_every: steps between checkpoints; 0: every epoch.
       keep_checkpoints: how many are kept.
-      diverged_after: skips in a row at the floor that end the run.
+      diverged_after: skips in a row after which the training is stuck. Each one
+        halves a dynamic scale: there must be enough to find the right one.
+      on_stuck: what happens then. "raise" ends the run (`TrainingDiverged`),
+        "warn" logs a warning and goes on, "stay" just goes on.
     """
 
     total_steps: int
@@ -62,7 +69,8 @@ class Plan:
     eval_every: int = 0
     checkpoint_every: int = 0
     keep_checkpoints: int = 2
-    diverged_after: int = 50
+    diverged_after: int = 100
+    on_stuck: str = "raise"
 
     def is_due(self, position: int, every: int) -> bool:
         """Tells whether something that happens `every` steps happens now."""
@@ -158,13 +166,14 @@ def train(
       clock: seconds.
 
     Raises:
-      TrainingDiverged: the scale is at its floor and every step is skipped.
+      TrainingDiverged: every step is skipped, and `on_stuck` is "raise".
       Interrupted: `should_stop` said so; a checkpoint was saved.
     """
     position = int(step.state.step)
     iterator, evaluation = None, {}
     speeds: list[float] = []  # seconds a step, one for each logged window
     window_steps, window_seconds, train_seconds = 0, 0.0, 0.0
+    watch = _Watch(step, plan)
     while position < plan.total_steps:
         epoch, batch = divmod(position, plan.steps_per_epoch)
         if iterator is None or batch == 0:
@@ -185,11 +194,12 @@ def train(
                 **_counters(step.state),
                 **values,
                 "examples_per_second": plan.batch_size / speeds[-1],
+                "overflowed": _overflowed(step),
             }
             window_steps, window_seconds = 0, 0.0
             run.log(line)
             on_log(line)
-            _stop_if_diverged(step.state, values, plan)
+            watch(line)
         if plan.is_due(position, plan.eval_every):
             evaluation = evaluate()
             run.log_evaluation(position, evaluation)
@@ -229,13 +239,62 @@ def _counters(state: Any) -> dict[str, int]:
     return {name: int(getattr(state, name)) for name in names}
 
 
-def _stop_if_diverged(state: Any, values: dict[str, Any], plan: Plan) -> None:
-    stuck = int(state.stuck_steps)
-    if stuck < plan.diverged_after:
-        return
-    raise TrainingDiverged(
-        f"every one of the last {stuck} steps (now step {int(state.step)}) was skipped "
-        f"because a gradient was not finite, with the loss scale at its floor "
-        f"({values['loss_scale']:g}); the loss is {values['loss']:g}. Look for inf or "
-        "nan in the data, lower --learning_rate, or try --precision=bfloat16."
+def _overflowed(step: Any) -> dict[str, int]:
+    """Returns, by path, in how many steps since the last call a gradient overflowed.
+
+    Variables that did not are left out.
+    """
+    state = step.state
+    total = state.overflows.numpy()
+    new = total - state.logged_overflows.numpy()
+    state.logged_overflows.assign(total)
+    counts: collections.Counter[str] = collections.Counter()
+    for variable, count in zip(step.model.trainable_variables, new, strict=True):
+        counts[variable.path] += int(count)  # two variables may share a path
+    return dict(+counts)
+
+
+class _Watch:
+    """Tells when a training is stuck, and does what the plan says then."""
+
+    def __init__(self, step: Any, plan: Plan):
+        self._state, self._plan = step.state, plan
+        self._floor = getattr(getattr(step, "rule", None), "min_scale", 0.0)
+        self._warned = False
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        """Looks at a line of metrics.
+
+        Raises:
+          TrainingDiverged: the training is stuck, and the plan says "raise".
+        """
+        skips = int(self._state.stuck_steps)
+        if skips < self._plan.diverged_after:
+            self._warned = False
+            return
+        said = (
+            f"every one of the last {skips} steps (now step {line['step']}) was "
+            f"skipped; the loss is {line['loss']:g}, the loss scale "
+            f"{line['loss_scale']:g}"
+            f"{' (its floor)' if line['loss_scale'] <= self._floor else ''}. "
+            f"{_blame(line)} Look for inf or nan in the data, lower "
+            "--learning_rate, or try --precision=bfloat16."
+        )
+        if self._plan.on_stuck == "raise":
+            raise TrainingDiverged(said)
+        if self._plan.on_stuck == "warn" and not self._warned:
+            logger.warning("The training is stuck: %s", said)
+            self._warned = True
+
+
+def _blame(line: dict[str, Any], shown: int = 5) -> str:
+    """Names the variables that overflowed most since the line before."""
+    overflowed = collections.Counter(line["overflowed"])
+    if not overflowed:
+        return "No gradient was seen to be the cause."
+    names = ", ".join(path for path, _ in overflowed.most_common(shown))
+    more = len(overflowed) - shown
+    return (
+        f"Not finite were the gradients of {names}"
+        f"{f' and {more} more' if more > 0 else ''}."
     )

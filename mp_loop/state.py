@@ -29,7 +29,11 @@ class TrainState(tf.Module):
       skipped_steps: int64 [], updates skipped: `step - applied_steps`.
       forward_overflows: int64 [], steps whose loss was not finite;
         the other skips are overflows of the backward pass.
-      stuck_steps: int64 [], skips in a row with the scale at its floor.
+      stuck_steps: int64 [], skips in a row up to now.
+      overflows: int64 [number of masters], for each master the skips in which its
+        own gradient was not finite: who overflowed. A skip that is counted for no
+        master had a loss or a gradient norm that was not finite.
+      logged_overflows: likewise, `overflows` as it was when last logged.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class TrainState(tf.Module):
         self.skipped_steps = _counter("skipped_steps")
         self.forward_overflows = _counter("forward_overflows")
         self.stuck_steps = _counter("stuck_steps")
+        self.overflows = _counter("overflows", [len(self.master_weights)])
+        self.logged_overflows = _counter("logged_overflows", [len(self.master_weights)])
 
     def read_loss_scale(self) -> Any:
         """Returns the loss-scale state as the rule's NamedTuple of tensors."""
@@ -75,23 +81,28 @@ class TrainState(tf.Module):
             variable.assign(value)
 
     def count(
-        self, applied: tf.Tensor, at_floor: tf.Tensor, forward_finite: tf.Tensor
+        self,
+        applied: tf.Tensor,
+        forward_finite: tf.Tensor,
+        grads_finite: tf.Tensor | None = None,
     ) -> None:
         """Counts one step.
 
         Args:
           applied: bool [], whether its update was made.
-          at_floor: bool [], whether its loss scale was the smallest allowed.
           forward_finite: bool [], whether its loss was finite.
+          grads_finite: bool [number of masters], whether each gradient was; None
+            where nobody looked.
         """
         one = tf.cast(applied, tf.int64)
         self.step.assign_add(1)
         self.applied_steps.assign_add(one)
         self.skipped_steps.assign_add(1 - one)
         self.forward_overflows.assign_add(tf.cast(~forward_finite, tf.int64))
-        stuck = tf.logical_and(at_floor, tf.logical_not(applied))
-        self.stuck_steps.assign(tf.where(stuck, self.stuck_steps + 1, 0))
+        self.stuck_steps.assign((self.stuck_steps + 1) * (1 - one))
+        if grads_finite is not None:
+            self.overflows.assign_add(tf.cast(~grads_finite, tf.int64))
 
 
-def _counter(name: str) -> tf.Variable:
-    return tf.Variable(0, dtype=tf.int64, trainable=False, name=name)
+def _counter(name: str, shape: Sequence[int] = ()) -> tf.Variable:
+    return tf.Variable(tf.zeros(shape, tf.int64), trainable=False, name=name)

@@ -268,8 +268,12 @@ class TrainStep:
         state, rule = self.state, self.rule
         scale_state, scale = state.read_loss_scale(), self._scale()
         rate = self._update.learning_rate
-        norm = global_norm(scaled_grads) / scale
-        finite = self._all_finite(scaled_grads, scale, norm)
+        halves = half_squares(scaled_grads)
+        norm = global_norm(halves) / scale
+        grads_finite = self._which_finite(scaled_grads, halves, scale)
+        finite = tf.reduce_all(grads_finite)
+        if self._clip_norm or self._update.needs_norm:
+            finite &= tf.math.is_finite(norm)
         if not self._keras_arithmetic:
             finite &= forward_finite
         factor = updates.clip_factor(norm, self._clip_norm) if self._clip_norm else None
@@ -279,7 +283,7 @@ class TrainStep:
         for master, working in self._copies:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
         forward_finite = tf.convert_to_tensor(forward_finite)
-        state.count(finite, scale <= rule.min_scale, forward_finite)
+        state.count(finite, forward_finite, grads_finite)
         state.write_loss_scale(rule.next_state(scale_state, finite))
         return {
             "grads_finite": finite,
@@ -360,34 +364,41 @@ class TrainStep:
             grads[i] = grad
         return loss, grads
 
-    def _all_finite(
-        self, scaled_grads: updates.Grads, scale: tf.Tensor, norm: tf.Tensor
+    def _which_finite(
+        self,
+        scaled_grads: updates.Grads,
+        halves: Sequence[tf.Tensor | None],
+        scale: tf.Tensor,
     ) -> tf.Tensor:
-        """Returns bool []: whether every unscaled gradient is finite.
+        """Returns bool [number of masters]: whether each unscaled gradient is finite.
 
-        And their norm, where an infinite one would do harm; a finite norm has
-        finite gradients, so that no other look at them is needed.
+        And its square, where an infinite norm would do harm: no other look at the
+        gradients is needed then. One that is missing is finite.
         """
-        if self._clip_norm or self._update.needs_norm:
-            return tf.math.is_finite(norm)
+        summed = self._clip_norm or self._update.needs_norm
         # The squares of float16 gradients cannot overflow a float32 sum, nor can
         # dividing them by a scale that is not tiny: one pass over them tells all.
         summable = float(tf.float16.max) / self.rule.min_scale < scaling.LARGEST
         checks = []
-        for grad, is_float16 in zip(scaled_grads, self._from_float16, strict=True):
+        kinds = zip(scaled_grads, halves, self._from_float16, strict=True)
+        for grad, half, is_float16 in kinds:
             if grad is None:
-                continue
-            grad = _values(grad)
-            if is_float16 and summable:
-                checks.append(tf.math.is_finite(tf.nn.l2_loss(grad)))
+                checks.append(tf.constant(True))
+            elif summed or (is_float16 and summable):
+                checks.append(tf.math.is_finite(half))
             else:
-                checks.append(tf.reduce_all(tf.math.is_finite(grad / scale)))
-        return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
+                checks.append(tf.reduce_all(tf.math.is_finite(_values(grad) / scale)))
+        return tf.stack(checks) if checks else tf.ones([0], tf.bool)
 
 
-def global_norm(grads: updates.Grads) -> tf.Tensor:
+def half_squares(grads: updates.Grads) -> list[tf.Tensor | None]:
+    """Returns half the sum of squares of each gradient, float32 []; None for None."""
+    return [None if g is None else tf.nn.l2_loss(_values(g)) for g in grads]
+
+
+def global_norm(halves: Sequence[tf.Tensor | None]) -> tf.Tensor:
     """Returns the square root of the sum of all squares, float32 []."""
-    halves = [tf.nn.l2_loss(_values(grad)) for grad in grads if grad is not None]
+    halves = [half for half in halves if half is not None]
     return tf.sqrt(2.0 * tf.add_n(halves)) if halves else tf.constant(0.0)
 
 

@@ -22,6 +22,7 @@ _MAY_CHANGE = (
     "eval_every",
     "keep_checkpoints",
     "log_every",
+    "on_stuck",
     "output_dir",
     "data_dir",
     "resume",

@@ -55,7 +55,17 @@ def batches(epoch, start, poison=()):
 class Session:
     """One training in a folder, to be run in pieces."""
 
-    def __init__(self, folder, resume=False, total=10, poison=(), stop_at=None, **rule):
+    def __init__(
+        self,
+        folder,
+        resume=False,
+        total=10,
+        poison=(),
+        stop_at=None,
+        on_stuck="raise",
+        **rule,
+    ):
+        keras.utils.clear_session(free_memory=False)  # names start anew
         self.step = helpers.make(loss_scale=mp_loop.DynamicLossScale(**rule))
         self.plan = loop.Plan(
             total,
@@ -65,6 +75,7 @@ class Session:
             log_every=2,
             checkpoint_every=3,
             diverged_after=6,
+            on_stuck=on_stuck,
         )
         self.checkpoints = loop.Checkpoints(
             str(folder / "checkpoints"), self.step.state, 2
@@ -137,21 +148,50 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop_at):
         assert str(untimed(one)) == str(untimed(other))  # as text: nan equals nan
 
 
-def test_giving_up_when_stuck_at_the_floor(tmp_path):
-    session = Session(
-        tmp_path / "run", total=1000, poison=range(1000), min_scale=2.0**13
-    )
+STUCK = {
+    "at the floor": ({"min_scale": 2.0**13}, "scale 8192 (its floor)"),
+    "far from the floor": ({"backoff_factor": 0.999}, "scale 32604"),
+}
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_an_input_that_is_always_bad_ends_the_run(tmp_path, name):
+    rule, said = STUCK[name]
+    session = Session(tmp_path / "run", total=1000, poison=range(1000), **rule)
     with pytest.raises(mp_loop.TrainingDiverged, match="the loss is nan") as error:
         session()
-    # Two halvings to the floor, then six skips there; told at the next log line.
-    assert int(session.step.state.step) == 8
-    assert "floor (8192)" in str(error.value) and "\n" not in str(error.value)
+    assert int(session.step.state.step) == 6
+    assert said in str(error.value) and "\n" not in str(error.value)
+    paths = [v.path for v in session.step.model.trainable_variables]
+    assert f"gradients of {', '.join(paths[:5])} and 3 more." in str(error.value)
     assert int(session.step.state.applied_steps) == 0
 
 
+@pytest.mark.parametrize(("policy", "times"), [("warn", 2), ("stay", 0)])
+def test_a_stuck_run_may_go_on(tmp_path, caplog, policy, times):
+    stuck = {*range(4, 12), *range(16, 24)}
+    session = Session(tmp_path / "run", total=28, poison=stuck, on_stuck=policy)
+    assert session().skipped_steps == 16
+    said = [text for text in caplog.messages if "The training is stuck" in text]
+    assert len(said) == times
+
+
+def test_lines_name_what_overflowed_since_the_line_before(tmp_path):
+    first = Session(tmp_path / "run", total=12, poison={1, 5, 6}, stop_at=6)
+    with pytest.raises(loop.Interrupted):
+        first()
+    Session(tmp_path / "run", total=12, poison={1, 5, 6}, resume=True)()
+    paths = [v.path for v in first.step.model.trainable_variables]
+    lines = record.read_metrics(tmp_path / "run")
+    assert [line["overflowed"] for line in lines] == [
+        dict.fromkeys(paths, 1), {}, dict.fromkeys(paths, 1),
+        dict.fromkeys(paths, 1), {}, {},
+    ]  # fmt: skip
+
+
 def test_a_recovered_run_does_not_give_up(tmp_path):
-    session = Session(tmp_path / "run", poison=set(range(7)), min_scale=2.0**13)
-    assert session().skipped_steps == 7
+    session = Session(tmp_path / "run", poison=set(range(5)), min_scale=2.0**13)
+    assert session().skipped_steps == 5
     assert int(session.step.state.stuck_steps) == 0
 
 

@@ -107,6 +107,47 @@ def test_a_skip_of_the_very_first_step_is_neutral_too():
     assert all(np.isfinite(v).all() for v in step.master_weights)
 
 
+class Explode(keras.layers.Layer):
+    """Passes values on; its gradient is multiplied by `factor`."""
+
+    def __init__(self, **arguments):
+        super().__init__(dtype="float32", **arguments)
+        self.factor = tf.Variable(1.0, trainable=False)
+
+    def call(self, inputs):
+        @tf.custom_gradient
+        def explode(x):
+            return tf.identity(x), lambda grad: grad * self.factor
+
+        return explode(inputs)
+
+
+WHO = {
+    "float16": {},
+    "bfloat16": {"precision": "bfloat16"},
+    "float32": {"precision": "float32"},
+    "accumulated": {"accumulate_steps": 4},
+    "compiled": {"jit_compile": True},
+}
+
+
+@pytest.mark.parametrize("name", WHO)
+def test_the_state_counts_who_overflowed(name):
+    keras.utils.set_random_seed(0)
+    explode = Explode()
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4)]
+    model = keras.Sequential([*layers, explode, keras.layers.Dense(4)])
+    step = make(model=model, **WHO[name])
+    for factor in (1.0, np.inf, np.nan, 1.0, np.inf):
+        explode.factor.assign(factor)
+        step(*data())
+    # The kernel and bias before the explosion; those after it were well.
+    assert step.state.overflows.numpy().tolist() == [3, 3, 0, 0]
+    assert int(step.state.skipped_steps) == 3
+    assert int(step.state.stuck_steps) == 1
+    assert int(step.state.forward_overflows) == 0
+
+
 def test_metrics_tell_a_forward_overflow_from_a_backward_one():
     inputs, labels = data()
     step = make()
