@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -152,6 +153,35 @@ def main(
         sys.stderr.write("Interrupted.\n")
         status = 130
     sys.exit(status or 0)
+
+
+def new_folder(output_dir: str, what: str) -> pathlib.Path:
+    """Makes the folder of a command's results.
+
+    Args:
+      output_dir: its path.
+      what: what is not continued in a folder that holds something, "a comparison".
+
+    Raises:
+      UsageError: it is not named, in use, or cannot be made.
+    """
+    if not output_dir:
+        raise UsageError(f"--output_dir must name a folder for {what}.")
+    folder = pathlib.Path(output_dir)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--output_dir ({output_dir}) must be a folder.")
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(
+                f"--output_dir ({output_dir}) must be new or empty: {what} is not "
+                "continued."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--output_dir ({output_dir}) must be writable: {error.strerror}."
+        ) from error
+    return folder
 
 
 @contextlib.contextmanager

@@ -403,8 +403,10 @@ class _BatchNorm(keras.layers.Layer):
                 x, gamma, beta, master.epsilon, wide
             )
             rate = 1.0 - master.momentum
-            mean.assign(mean * master.momentum + batch_mean * rate)
-            variance.assign(variance * master.momentum + batch_variance * rate)
+            self.moving_mean.assign(mean * master.momentum + batch_mean * rate)
+            self.moving_variance.assign(
+                variance * master.momentum + batch_variance * rate
+            )
         else:
             # Per channel, in float32, then once per element.
             y = tf.cast(

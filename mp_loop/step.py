@@ -33,6 +33,7 @@ import tensorflow as tf
 from mp_loop import devices, updates
 from mp_loop import loss_scale as scaling
 from mp_loop import precision as precisions
+from mp_loop import recompute as recomputation
 from mp_loop import state as states
 
 PRECISIONS = (*precisions.HALF_PRECISIONS, "float32")
@@ -62,6 +63,7 @@ class TrainStep:
         accumulate_steps: int = 1,
         jit_compile: bool = False,
         keras_arithmetic: bool = False,
+        recompute: bool = False,
     ):
         """Makes the twin, the slots and the state.
 
@@ -85,6 +87,8 @@ class TrainStep:
           keras_arithmetic: computes every bit as Keras' mixed policy and
             LossScaleOptimizer do, for comparison: 16-bit softmax and bias sums,
             Keras' own update, and batch-norm statistics that a skip moves.
+          recompute: computes activations again in the backward pass instead of
+            keeping them; see `mp_loop.recompute`.
 
         Raises:
           ValueError: unlawful argument, by name; or a model that cannot be
@@ -165,6 +169,9 @@ class TrainStep:
             loss_scale=self.rule.init(),
         )
         self.reload()
+        self._recomputed = None
+        if recompute:
+            self._recomputed = recomputation.Recomputed(twin, jit_compile)
         self._step = tf.function(self._one_step, jit_compile=jit_compile)
         self._run = tf.function(self._many_steps)
 
@@ -244,6 +251,13 @@ class TrainStep:
         written = [] if self._keras_arithmetic else _written(weights)
         moved = itertools.compress(zip(weights, before, strict=True), written)
         return {"loss": loss, **self.apply(scaled_grads, forward_finite, list(moved))}
+
+    def forward(self, inputs: Any) -> tuple[Any, list[tf.Tensor]]:
+        """Returns the twin's outputs in training, and the losses its layers added."""
+        if self._recomputed is None:
+            return self.twin(inputs, training=True), self.twin.losses
+        outputs, losses = self._recomputed(inputs)
+        return outputs, [*losses, *self.twin.losses]  # here those of variables alone
 
     def apply(
         self,
@@ -343,11 +357,11 @@ class TrainStep:
         """Returns the loss and its gradients, times `scale`, in float32."""
         workings = self.state.working_weights
         with tf.GradientTape() as tape:
-            outputs = self.twin(inputs, training=True)
+            outputs, extras = self.forward(inputs)
             loss = mean_loss(self._loss, labels, outputs, sample_weight)
             for master in self._regularized:
                 loss += tf.cast(master.regularizer(master.value), tf.float32)
-            for extra in self.twin.losses:
+            for extra in extras:
                 loss += tf.cast(extra, tf.float32)  # add_loss of a 16-bit layer
             scaled_loss = loss * scale
         regularized = [master.value for master in self._regularized]

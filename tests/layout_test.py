@@ -8,13 +8,13 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "mp_loop"
 # Top to bottom; modules of one row know nothing of each other.
 ROWS = [
-    {"train", "compare", "doctor", "formats"},
+    {"train", "compare", "benchmark", "doctor", "formats"},
     {"experiment"},
     {"command"},
-    {"loop", "exact"},
+    {"arms", "loop", "exact"},
     {"keras_baseline"},
     {"step"},
-    {"machine", "precision", "state"},
+    {"machine", "peer", "precision", "recompute", "state"},
     {
         "capability",
         "loss_scale",
@@ -25,6 +25,7 @@ ROWS = [
         "models",
         "record",
         "devices",
+        "workloads",
     },
 ]
 COMMANDS = ROWS[0] | ROWS[2]
