@@ -17,6 +17,7 @@ multiplied: `keras.DTypePolicy("float16")`, or `Float32Products("float16")`.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,9 @@ BIASED = (
 )
 # Activations that exponentiate and sum: never below float32.
 FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
+# A 16-bit output whose sums have no more terms takes processors with matrix units
+# (hundreds of operations for each byte they move) no longer to compute than to store.
+CHEAP_TERMS = 150
 
 
 def needs_float32(activation: Any) -> bool:
@@ -156,8 +160,18 @@ class _Float32Bias:
             )
         return None
 
+    def _is_cheap(self) -> bool:
+        """Tells whether to compute the output again beats to keep it in memory."""
+        return (
+            isinstance(self, keras.layers.Conv2D)
+            and self.compute_dtype == self.variable_dtype
+            and math.prod(self.kernel.shape[:-1]) <= CHEAP_TERMS
+        )
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         outputs = tf.cast(self._multiply(inputs), self.variable_dtype)
+        if self._is_cheap():
+            outputs._repeat = (self._product(), inputs, self.kernel)
         if self.float32_bias is not None:
             bias = self.float32_bias.value
             ones = (1,) * self._channels_first_rank
@@ -399,8 +413,11 @@ class _BatchNorm(keras.layers.Layer):
             x = tf.reshape(x, (1, 1, -1, x.shape[-1]))
         if training and master.trainable:
             wide = self.compute_dtype != dtype
+            # Where the convolution before is cheap, what it was made of is kept
+            # instead of what it made: its own gradient keeps that anyway.
+            repeat = getattr(inputs, "_repeat", (tf.identity, x))
             y, batch_mean, batch_variance = _normalize(
-                x, gamma, beta, master.epsilon, wide
+                repeat, gamma, beta, master.epsilon, wide
             )
             rate = 1.0 - master.momentum
             self.moving_mean.assign(mean * master.momentum + batch_mean * rate)
@@ -419,22 +436,29 @@ class _BatchNorm(keras.layers.Layer):
 
 
 def _normalize(
-    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, wide: bool
+    made: tuple[Callable[..., tf.Tensor], Any],
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    epsilon: float,
+    wide: bool,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the normalized tensor, and the batch's mean and variance in float32.
 
     Args:
-      x: [n, h, w, channels], 16 bits.
+      made: a function, and its arguments, that gives [n, h, w, channels], 16 bits.
+        The arguments alone are kept for the backward pass.
       gamma: float32 [channels].
       beta: float32 [channels].
       epsilon: added to the variance.
       wide: whether to cast around a float32 kernel, for a processor without a
-        16-bit one; `x` alone is kept for the backward pass.
+        16-bit one.
     """
-    dtype, kernel_dtype = x.dtype, tf.float32 if wide else x.dtype
+    make, *arguments = made
 
     @tf.custom_gradient
-    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+    def normalize(gamma: tf.Tensor, beta: tf.Tensor, *arguments: tf.Tensor) -> Any:
+        x = make(*arguments)
+        dtype, kernel_dtype = x.dtype, tf.float32 if wide else x.dtype
         y, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
             x=tf.cast(x, kernel_dtype),
             scale=gamma,
@@ -446,23 +470,27 @@ def _normalize(
         )
 
         def gradient(dy: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor]:
-            with tf.control_dependencies([dy]):  # cast anew, late
-                again = tf.cast(tf.identity(x), kernel_dtype)
+            with tf.control_dependencies([dy]):  # made, and cast, anew: late
+                again = [tf.identity(argument) for argument in arguments]
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                x = make(*again)
             spaces = {f"reserve_space_{i + 1}": t for i, t in enumerate(reserved)}
             dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=tf.cast(dy, kernel_dtype),
-                x=again,
+                x=tf.cast(x, kernel_dtype),
                 scale=gamma,
                 epsilon=epsilon,
                 is_training=True,
                 **spaces,
             )
-            return [tf.cast(dx, dtype), dgamma, dbeta]
+            return [dgamma, dbeta, *tape.gradient(x, again, tf.cast(dx, dtype))]
 
         return (tf.cast(y, dtype), mean, variance), gradient
 
-    y, mean, variance = normalize(x, gamma, beta)
-    rows = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
+    arguments = map(tf.convert_to_tensor, arguments)
+    y, mean, variance = normalize(gamma, beta, *arguments)
+    rows = tf.cast(tf.size(y) // tf.shape(y)[-1], tf.float32)
     # The kernel's variance is the unbiased one, Keras' is not.
     return y, mean, variance * ((rows - 1.0) / rows)
 
