@@ -181,7 +181,12 @@ def _fit(
     def run(count: int) -> None:
         nonlocal compiled_for
         if count != compiled_for:
-            mixed.compile(optimizer, LOSS, jit_compile=xla, steps_per_execution=count)
+            mixed.compile(
+                optimizer,
+                LOSS,
+                jit_compile=xla or "auto",  # what users get
+                steps_per_execution=count,
+            )
             compiled_for = count
         source = first if count == 1 else batches
         mixed.fit(source, steps_per_epoch=count, verbose=0)

@@ -171,7 +171,7 @@ def work(task: Mapping[str, Any]) -> None:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
-    if task["loop"] == "keras" and task["precision"] == "float16":
+    if task["loop"] in ("keras", "fit") and task["precision"] == "float16":
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its faster way
     memory = _HostMemory()
     facts: dict[str, Any] = {"graph_nodes": None, "trace_seconds": None}

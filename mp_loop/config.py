@@ -136,6 +136,11 @@ class Config:
     hysteresis: int | None = _field(
         None, "Overflows before the scale backs off. Default: 1.", at_least=1
     )
+    recompute: bool = _field(
+        False,
+        "Compute activations again in the backward pass instead of keeping them: less "
+        "memory, some more time.",
+    )
     # Optimization.
     optimizer: str = _field("adam", "Update rule.", choices=OPTIMIZERS)
     learning_rate: float = _field(1e-3, "Peak learning rate.", above=0)
@@ -364,8 +369,9 @@ def _refuse_what_keras_lacks(config: Config) -> None:
             f"--float32_layers ({config.float32_layers}) is not available with "
             "--loop=keras."
         )
-    if config.keras_arithmetic:
-        raise ValueError("--keras_arithmetic (True) is for --loop=custom.")
+    for name in ("keras_arithmetic", "recompute"):
+        if getattr(config, name):
+            raise ValueError(f"--{name} (True) is for --loop=custom.")
     if config.accumulate_steps > 1:
         raise ValueError(
             f"--accumulate_steps ({config.accumulate_steps}) is not available with "

@@ -168,6 +168,7 @@ def _step(settings: config.Config, model: Any, loss: Any, rate: Any) -> Any:
         accumulate_steps=settings.accumulate_steps,
         jit_compile=jit_compile,
         keras_arithmetic=settings.keras_arithmetic,
+        recompute=settings.recompute,
     )
 
 
