@@ -424,7 +424,7 @@ def table(workload: str, results: Mapping[str, Mapping[str, Any]]) -> str:
 
     def cells(name: str, result: Mapping[str, Any]) -> list[str]:
         if "failed" in result:
-            return [name, result["failed"], *[""] * (len(HEADER) - 2)]
+            return [name, "failed", *[""] * (len(HEADER) - 2)]
         ratio, trace = result["time_ratio"], result["trace_seconds"]
         return [
             name,
@@ -448,7 +448,8 @@ def table(workload: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     for head, *others in rows:
         padded = [c.rjust(w) for c, w in zip(others, widths[1:], strict=True)]
         lines.append(f"| {' | '.join([head.ljust(widths[0]), *padded])} |")
-    return "\n".join([f"### {workload}", "", *lines, ""])
+    why = [result["failed"] for result in results.values() if "failed" in result]
+    return "\n".join([f"### {workload}", "", *lines, *(["", *why] if why else []), ""])
 
 
 def draw(path: pathlib.Path, results: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -228,6 +228,8 @@ def _convert_layer(
         return layers.with_float32_bias(layer, product_policy)
     if layers.can_fuse(layer):
         return layers.batch_norm(layer, product_policy)
+    if layers.can_fuse_layer_norm(layer):
+        return layers.layer_norm(layer, product_policy)
     if type(layer) is keras.layers.MultiHeadAttention:
         gated = getattr(layer, "_gate_dense", None) is not None
         return layer if gated else layers.attention(layer, product_policy)
@@ -235,7 +237,10 @@ def _convert_layer(
     elementwise = type(layer) in _ELEMENTWISE and not exponential
     merge = type(layer) in _MERGES and _inputs_agree(layer)
     if type(layer) in _GATHERS or elementwise or merge:
-        return type(layer).from_config(layers.twin_config(layer, policy))
+        twin = type(layer).from_config(layers.twin_config(layer, policy))
+        if type(layer) is keras.layers.Activation:
+            twin.activation = layers.fused(layer.activation)
+        return twin
     return layer
 
 

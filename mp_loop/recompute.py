@@ -112,7 +112,11 @@ class Recomputed:
                     tape.watch([t for t in again if t.dtype.is_floating])
                     y, loss, _ = compute(again[0], again[1:])
                 grads = tape.gradient([y, loss], again, [dy, dloss])
-                return [g if g is None else _first_order(g) for g in grads]
+                # A custom gradient must be a tensor, also where it was sparse.
+                return [
+                    g if g is None else _first_order(tf.convert_to_tensor(g))
+                    for g in grads
+                ]
 
             return (y, loss, *after), gradient
 
