@@ -14,7 +14,7 @@ ROWS = [
     {"loop", "exact"},
     {"keras_baseline"},
     {"step"},
-    {"machine", "precision", "state"},
+    {"checkpoints", "machine", "precision", "state"},
     {
         "capability",
         "loss_scale",
