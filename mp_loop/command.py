@@ -204,11 +204,11 @@ def quiet_start() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
+def stop_requested() -> Iterator[Callable[[], int]]:
     """Inside, the first SIGINT or SIGTERM is only noted; a second SIGINT stops.
 
     Yields:
-      A function that tells whether a signal has come.
+      A function that returns the number of the first signal that came, or 0.
     """
     came: list[int] = []
 
@@ -219,7 +219,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield lambda: bool(came)
+        yield lambda: came[0] if came else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -265,3 +265,5 @@ def _log_to_stderr() -> None:
     logging.set_verbosity(logging.ERROR)
     handler = logging.get_absl_handler()
     handler.setFormatter(logging.logging.Formatter("%(message)s"))
+    # Our own warnings are the exception.
+    logging.logging.getLogger("mp_loop").setLevel(logging.logging.WARNING)

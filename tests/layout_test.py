@@ -14,7 +14,7 @@ ROWS = [
     {"arms", "loop", "exact"},
     {"keras_baseline"},
     {"step"},
-    {"machine", "peer", "precision", "recompute", "state"},
+    {"checkpoints", "machine", "peer", "precision", "recompute", "state"},
     {
         "capability",
         "loss_scale",
