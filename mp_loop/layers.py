@@ -168,7 +168,8 @@ def _float32_product(
         wide = product(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32))
         return tf.cast(wide, dtype), gradient
 
-    return multiply(x, tf.convert_to_tensor(kernel))
+    # Keras hands a 16-bit kernel over in float32.
+    return multiply(x, tf.cast(kernel, dtype))
 
 
 class _Float32Bias:

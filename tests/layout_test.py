@@ -12,7 +12,7 @@ ROWS = [
     {"experiment"},
     {"command"},
     {"arms", "loop", "exact"},
-    {"keras_baseline"},
+    {"fit", "keras_baseline"},
     {"step"},
     {"checkpoints", "machine", "peer", "precision", "recompute", "state"},
     {
