@@ -168,7 +168,7 @@ def kept_bytes(step):
 
 def test_less_is_kept_for_the_backward_pass():
     plain = kept_bytes(make("deep", "bfloat16"))
-    assert 0 < kept_bytes(make("deep", "bfloat16", recompute=True)) < 0.7 * plain
+    assert 0 < kept_bytes(make("deep", "bfloat16", recompute=True)) < 0.85 * plain
 
 
 def test_statistics_move_once_and_seeds_once():
