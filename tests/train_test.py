@@ -121,7 +121,7 @@ def test_a_signal_saves_and_the_printed_command_resumes(tmp_path, number):
         time.sleep(0.02)
     running.send_signal(number)
     said = running.communicate(timeout=120)[1]
-    assert running.returncode == 130
+    assert running.returncode == 128 + number
     stop = re.search(r"Interrupted at step (\d+); a checkpoint was saved\.", said)
     assert stop and 10 <= int(stop[1]) < 40
     words = re.search(r"Continue with: python -m mp_loop.train (.*)", said)[1].split()
