@@ -527,4 +527,6 @@ def _reason(error: BaseException) -> str:
     """Why something could not be written or read, on one line."""
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # TensorFlow puts the file first: "path; No space left on device".
+    said = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    return (said.split("; ")[-1].strip().splitlines() or [type(error).__name__])[0]
