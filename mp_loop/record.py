@@ -381,9 +381,10 @@ def _drop_after(folder: pathlib.Path, step: int) -> None:
 def _drop_events_after(path: pathlib.Path, step: int) -> None:
     """Rewrites an event file without later steps; half of a last event goes too."""
     import tensorflow as tf
+    from google.protobuf import message
 
     records, kept = [], 0
-    with contextlib.suppress(tf.errors.DataLossError):
+    with contextlib.suppress(tf.errors.DataLossError, message.DecodeError):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             if event.step <= step:
@@ -622,8 +623,9 @@ def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
-            line["step"]  # noqa: B018  Every line has its step.
-        except (ValueError, TypeError, KeyError) as error:
+            if not isinstance(line["step"], int):  # Every line has its step.
+                raise TypeError
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             # The last text is empty, or was being written when the run stopped.
             if number < len(texts):
                 raise RecordError(
