@@ -284,7 +284,11 @@ class Run:
         self._logs = {
             name: _Log(self.folder / name) for name in (METRICS_FILE, EVALUATIONS_FILE)
         }
-        self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+        try:
+            folder = str(self.folder / "tensorboard")
+            self._writer = tf.summary.create_file_writer(folder)
+        except tf.errors.OpError as error:
+            raise OSError(None, error.message.split("; ")[-1]) from error
 
     def _close_logs(self) -> None:
         import tensorflow as tf

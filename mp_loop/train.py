@@ -106,7 +106,13 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         settings, resume=False, change_precision=False
     ).to_flagfile()
     done = 0
-    with command.bad_input(checkpointing.CheckpointError, record.RecordError):
+    with command.bad_input(
+        checkpointing.CheckpointError,
+        record.RecordError,
+        OSError,
+        flag="output_dir",
+        value=settings.output_dir,
+    ):
         if settings.resume:
             done = checkpoints.restore(convert=settings.change_precision)
             _refuse_the_past(settings, done, total_steps)

@@ -366,6 +366,22 @@ def test_a_run_whose_folder_is_lost_is_saved_elsewhere_and_goes_on_there(
     assert weights(rescued) == weights(whole)
 
 
+def test_a_disk_that_is_full_or_read_only_from_the_start_is_refused(
+    small_disk, capsys, monkeypatch
+):
+    out = f"--output_dir={small_disk / 'run'}"
+    fill(small_disk)
+    said = refused(capsys, monkeypatch, *TINY, out)
+    assert re.search(r"--output_dir .* must be writable: No space left on device", said)
+    (small_disk / "hog").unlink()
+    shutil.rmtree(small_disk / "run", ignore_errors=True)
+    assert train.run(settings(*TINY, out), None) == 0
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    capsys.readouterr()
+    said = refused(capsys, monkeypatch, out, "--resume", "--steps=40")
+    assert re.search(r"--output_dir .* must be writable: Read-only file system", said)
+
+
 @pytest.mark.parametrize("new", ["float16", "float32"])
 def test_a_run_goes_on_in_another_precision_when_told_to(tmp_path, new):
     folder = tmp_path / "run"
