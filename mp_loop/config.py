@@ -16,6 +16,8 @@ import math
 import re
 from typing import Any
 
+_LARGEST = 2.0**128 - 2.0**104  # of float32
+
 PRECISIONS = ("float16", "bfloat16", "float32")
 LOOPS = ("custom", "keras")
 LOSS_SCALES = ("dynamic", "static", "none")
@@ -306,6 +308,8 @@ def _check(name: str, value: Any, law: Any) -> None:
         raise ValueError(f"--{name} ({value!r}) must be a single line.")
     if isinstance(value, (int, float)) and not math.isfinite(value):
         raise ValueError(f"{said} must be finite.")
+    if isinstance(value, float) and abs(value) > _LARGEST:
+        raise ValueError(f"{said} must be at most {_LARGEST:g}, as float32 is.")
     if law["at_least"] is not None and value < law["at_least"]:
         raise ValueError(f"{said} must be at least {law['at_least']}.")
     if law["at_most"] is not None and value > law["at_most"]:

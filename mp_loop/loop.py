@@ -242,6 +242,7 @@ def _roll_back(
     A process that dies in here leaves a run that diverges again and comes here
     again: the checkpoint is replaced last.
     """
+    checkpoints.wait()
     state = step.state
     done = int(state.rollbacks)
     if done >= plan.rollback:
@@ -271,9 +272,8 @@ def _save_elsewhere(
     position: int, checkpoints: checkpointing.Checkpoints, run: record.Run
 ) -> None:
     """Saves the state beside the lines that the run folder could not take."""
+    checkpoints.wait()  # raises if that is where it began
     if run.rescued:
-        with contextlib.suppress(checkpointing.SaveError):  # it would say the same
-            checkpoints.wait()
         checkpoints.move(run.checkpoints)
         checkpoints.save()
         checkpoints.wait()

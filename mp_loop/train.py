@@ -15,6 +15,7 @@ After 3, 130 and 143 the last line is the command that continues the run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -105,7 +106,13 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         settings, resume=False, change_precision=False
     ).to_flagfile()
     done = 0
-    with command.bad_input(checkpointing.CheckpointError, record.RecordError):
+    with command.bad_input(
+        checkpointing.CheckpointError,
+        record.RecordError,
+        OSError,
+        flag="output_dir",
+        value=settings.output_dir,
+    ):
         if settings.resume:
             done = checkpoints.restore(convert=settings.change_precision)
             _refuse_the_past(settings, done, total_steps)
@@ -177,6 +184,8 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         )
         return 3
     finally:
+        with contextlib.suppress(checkpointing.SaveError):  # told already
+            checkpoints.wait()
         out.close()
     bar.close()
 
@@ -238,14 +247,14 @@ def _settings_to_resume(settings: config.Config, flag_values: Any) -> config.Con
             f"--output_dir ({settings.output_dir}) holds no run to resume."
         )
     before, _ = command.parse(["train", f"--flagfile={path}"])
+    if settings.precision == "auto":
+        settings = settings.at_precision(before.precision)
     names = [field.name for field in dataclasses.fields(config.Config)]
     said = {
         name: getattr(settings, name)
         for name in names
         if flag_values is None or flag_values[name].present
     }
-    if said.get("precision") == "auto":
-        del said["precision"]
     may_change = _MAY_CHANGE
     if settings.change_precision:
         may_change += _OF_THE_PRECISION

@@ -1,19 +1,23 @@
 """The command line, end to end, on the embedded data."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import keras
 import numpy as np
 import pytest
+from absl import flags
 
-from mp_loop import command, config, record, train
+from mp_loop import command, config, experiment, record, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = ("--model=mlp", "--steps=12", "--log_every=4", "--eval_every=8")
@@ -121,7 +125,7 @@ def test_a_signal_saves_and_the_printed_command_resumes(tmp_path, number):
         time.sleep(0.02)
     running.send_signal(number)
     said = running.communicate(timeout=120)[1]
-    assert running.returncode == 130
+    assert running.returncode == 128 + number
     stop = re.search(r"Interrupted at step (\d+); a checkpoint was saved\.", said)
     assert stop and 10 <= int(stop[1]) < 40
     words = re.search(r"Continue with: python -m mp_loop.train (.*)", said)[1].split()
@@ -268,17 +272,157 @@ def test_a_used_folder_and_contradictions_are_refused(tmp_path, capsys, monkeypa
     before = content()
     said = refused(capsys, monkeypatch, *QUICK, out)
     assert "already holds a run: add --resume" in said
-    for word in ("--precision=float32", "--optimizer=sgd", "--seed=5"):
-        said = refused(capsys, monkeypatch, *QUICK, out, "--resume", word)
-        name, value = word.removeprefix("--").split("=")
-        assert f"--{name} ({value}) contradicts the run to be resumed" in said
+    words = ("--precision=float32", "--optimizer=sgd", "--seed=5", "--model=cnn")
+    said = refused(capsys, monkeypatch, *QUICK, out, "--resume", *words)
+    assert said.startswith(
+        "--model (cnn, was mlp), --precision (float32, was float16), --optimizer (sgd, "
+        "was adam), --seed (5, was 0) must be as in the run to be resumed."
+    )
+    assert "add --change_precision" in said
+    said = refused(capsys, monkeypatch, out, "--resume", "--steps=5")
+    assert "--steps (5) ends at step 5, before the checkpoint" in said
+    holder = record.Lock(folder)
+    said = refused(capsys, monkeypatch, out, "--resume", "--steps=20")
+    assert "is being written by another process" in said
+    holder.release()
     assert content() == before
-    for index in folder.glob("checkpoints/*.index"):
+    for index in folder.glob("checkpoints/*/state.index"):
         index.write_bytes(b"damaged")
     before = content()
-    said = refused(capsys, monkeypatch, *QUICK, out, "--resume", "--steps=20")
-    assert "does not fit this training or is damaged" in said
+    said = refused(capsys, monkeypatch, out, "--resume", "--steps=20")
+    assert "no checkpoint in" in said and "state.index is not what was written" in said
     assert content() == before
+
+
+TINY = (
+    "--model=tests.victim:model",
+    "--batch_size=192",
+    "--steps=28",
+    "--log_every=4",
+    "--eval_every=8",
+    "--checkpoint_every=4",
+)
+
+
+@contextlib.contextmanager
+def at_evaluation(monkeypatch, which, action):
+    """Inside, something happens in the evaluation of that number."""
+    true, calls = experiment.Experiment.evaluate, []
+
+    def evaluate(self):
+        calls.append(1)
+        if len(calls) == which:
+            action()
+        return true(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.Experiment, "evaluate", evaluate)
+        yield
+
+
+def vanish(folder):
+    shutil.rmtree(folder)
+
+
+def fill(folder):
+    with contextlib.suppress(OSError), open(folder / "hog", "wb", buffering=0) as hog:
+        while True:
+            hog.write(bytes(1000))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("loss", [vanish, fill], ids=["vanished", "full disk"])
+def test_a_run_whose_folder_is_lost_is_saved_elsewhere_and_goes_on_there(
+    tmp_path, small_disk, capsys, monkeypatch, loss
+):
+    whole, folder = tmp_path / "whole", small_disk / "run"
+    assert train.run(settings(*TINY, f"--output_dir={whole}"), None) == 0
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with at_evaluation(monkeypatch, 2, lambda: loss(folder)):
+        assert train.run(settings(*TINY, f"--output_dir={folder}"), None) == 3
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"--output_dir ({folder}) cannot be written any more: " in said
+    if loss is fill:
+        assert "No space left on device" in said
+        assert {p.name for p in (folder / "checkpoints").iterdir()} >= {
+            "step-00000008",
+            "step-00000012",
+        }
+    words = re.search(r"Continue with: python -m mp_loop.train (.*)", said)[1].split()
+    (rescued,) = tmp_path.glob("mp_loop_*")
+    assert train.run(settings(*words), None) == 0
+    assert lines(rescued) == lines(whole)
+    assert record.read_evaluations(rescued) == record.read_evaluations(whole)
+    assert weights(rescued) == weights(whole)
+
+
+def test_a_disk_that_is_full_or_read_only_from_the_start_is_refused(
+    small_disk, capsys, monkeypatch
+):
+    out = f"--output_dir={small_disk / 'run'}"
+    fill(small_disk)
+    said = refused(capsys, monkeypatch, *TINY, out)
+    assert re.search(r"--output_dir .* must be writable: No space left on device", said)
+    (small_disk / "hog").unlink()
+    shutil.rmtree(small_disk / "run", ignore_errors=True)
+    assert train.run(settings(*TINY, out), None) == 0
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    capsys.readouterr()
+    said = refused(capsys, monkeypatch, out, "--resume", "--steps=40")
+    assert re.search(r"--output_dir .* must be writable: Read-only file system", said)
+
+
+@pytest.mark.parametrize("new", ["float16", "float32"])
+def test_a_run_goes_on_in_another_precision_when_told_to(tmp_path, new):
+    folder = tmp_path / "run"
+    old = "float32" if new == "float16" else "float16"
+    constants = ["--growth_interval=3"] if old == "float16" else []
+    words = [*TINY, f"--output_dir={folder}"]
+    train.run(settings(*words, f"--precision={old}", *constants), None)
+    more = [f"--output_dir={folder}", "--resume", "--steps=40"]
+    given = flags.FlagValues()
+    told = [*more, f"--precision={new}", "--change_precision"]
+    changed, _ = command.parse(["train", *told], flag_values=given)
+    assert train.run(changed, given) == 0
+    summary = record.read_summary(folder)
+    assert (summary["precision"], summary["steps"]) == (new, 40)
+    scales = [line["loss_scale"] for line in record.read_metrics(folder)]
+    assert scales[-1] == (2.0**15 if new == "float16" else 1.0)
+    # From now on it is a run of the new precision.
+    given = flags.FlagValues()
+    again, _ = command.parse(["train", *more, "--steps=44"], flag_values=given)
+    assert train.run(again, given) == 0
+
+
+def test_a_diverged_run_rolls_back_and_recovers(tmp_path):
+    folder = tmp_path / "run"
+    wild = ["--learning_rate=1e12", "--diverged_after=5", "--rollback_factor=1e-14"]
+    words = [*TINY, *wild, "--rollback=2", f"--output_dir={folder}"]
+    assert train.run(settings(*words), None) == 0
+    lines = record.read_metrics(folder)
+    assert [line["step"] for line in lines] == [*range(4, 29, 4)]
+    assert {line["rollbacks"] for line in lines} == {1}
+    assert lines[-1]["learning_rate"] == pytest.approx(0.01)
+    assert lines[0]["loss_scale"] == 2.0**14
+    assert record.read_summary(folder)["eval_accuracy"] > 0.2
+
+
+def test_rollbacks_come_to_an_end(tmp_path, capsys):
+    folder = tmp_path / "run"
+    wild = ["--learning_rate=1e12", "--diverged_after=5", "--rollback_factor=1"]
+    words = [*TINY, *wild, "--rollback=2", f"--output_dir={folder}"]
+    assert train.run(settings(*words), None) == 1
+    assert "Training diverged" in capsys.readouterr().err
 
 
 PROCESSES = {
