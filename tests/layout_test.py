@@ -14,7 +14,7 @@ ROWS = [
     {"loop", "exact", "probe"},
     {"keras_baseline"},
     {"step"},
-    {"machine", "precision", "state"},
+    {"machine", "precision", "reading", "state"},
     {
         "capability",
         "loss_scale",

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
-from mp_loop import numerics, probe
+from mp_loop import numerics, probe, reading
 from tests import step_test as helpers
 
 
@@ -67,8 +67,8 @@ def test_a_probe_leaves_every_bit(name):
     look = probe.Probe(step)
     before = everything(step)
     poisoned = np.full_like(inputs, np.inf)
-    line = look.read(look.look(inputs, labels))
-    look.read(look.look(poisoned, labels, scale=2.0**20))
+    line = reading.line(look.look(inputs, labels))
+    reading.line(look.look(poisoned, labels, scale=2.0**20))
     assert look.origin(inputs, labels)["finite"]
     assert not look.origin(poisoned, labels)["finite"]
     assert everything(step) == before
@@ -86,7 +86,7 @@ def test_a_probe_leaves_every_bit(name):
 def test_layers_are_named_in_order_of_execution():
     step = helpers.make(model=nested_model())
     look = probe.Probe(step)
-    line = look.read(look.look(*helpers.data()))
+    line = reading.line(look.look(*helpers.data()))
     found = [(layer["name"], layer["type"], layer["dtype"]) for layer in line["layers"]]
     assert sorted(found[:5]) == sorted(
         [
@@ -126,8 +126,8 @@ def test_counts_are_those_of_a_plain_float32_pass():
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(32, 8)).astype(np.float32)
     labels = generator.integers(0, 4, 32)
-    look = probe.Probe(step, share=0.1)
-    line = look.read(look.look(inputs, labels, scale=2.0**3))
+    look = probe.Probe(step)
+    line = reading.line(look.look(inputs, labels, scale=2.0**3), share=0.1)
 
     with tf.GradientTape() as tape:
         a = model.layers[0](inputs)
@@ -175,8 +175,8 @@ def test_what_is_predicted_to_vanish_vanishes():
     generator = np.random.default_rng(0)
     inputs = generator.normal(size=(256, 8)).astype(np.float32)
     look = probe.Probe(step)
-    raw = look.look(inputs, generator.integers(0, 4, 256), scale=2.0**-14)
-    layers = look.read(raw)["layers"]
+    sight = look.look(inputs, generator.integers(0, 4, 256), scale=2.0**-14)
+    layers = reading.line(sight)["layers"]
     for layer in layers[:2]:
         entry = layer["activation_grads"]
         predicted = entry["zero"] + entry["underflow"] * (1 - entry["zero"])
@@ -192,7 +192,7 @@ def test_updates_are_measured_against_their_weights():
     inputs = generator.normal(size=(32, 8)).astype(np.float32)
     labels = generator.integers(0, 4, 32)
     look = probe.Probe(step)
-    line = look.read(look.look(inputs, labels))
+    line = reading.line(look.look(inputs, labels))
     before = [np.array(v) for v in step.master_weights]
     step(inputs, labels)
     for variable, old, new in zip(
@@ -314,7 +314,7 @@ def test_where_an_overflow_begins(name):
     assert found == expected
     assert origin["loss_scale"] == scale
     assert 1 <= origin["count"] <= origin["of"]
-    said = probe.tell(origin)
+    said = origin["text"]
     assert said.startswith(f"{expected[0]}: ") and expected[3] in said
     if expected[0] == "backward":
         assert origin["variables"]
@@ -329,8 +329,12 @@ def test_where_an_overflow_begins(name):
 def test_nothing_overflows():
     step = helpers.make()
     origin = probe.Probe(step).origin(*helpers.data())
-    assert origin == {"finite": True, "loss_scale": 2.0**15, "variables": {}}
-    assert probe.tell(origin) == "nothing overflows at the loss scale 2^15"
+    assert origin == {
+        "finite": True,
+        "loss_scale": 2.0**15,
+        "variables": {},
+        "text": "nothing overflows at the loss scale 2^15",
+    }
 
 
 def test_a_twin_of_the_users_own_is_seen_by_its_own_layers():
@@ -350,7 +354,7 @@ def test_a_twin_of_the_users_own_is_seen_by_its_own_layers():
     model(inputs), twin(inputs)
     step = mp_loop.TrainStep(model, keras.optimizers.SGD(0.1), logits_loss(), twin=twin)
     look = probe.Probe(step)
-    line = look.read(look.look(inputs, np.array([0, 1, 2, 3])))
+    line = reading.line(look.look(inputs, np.array([0, 1, 2, 3])))
     assert [layer["name"] for layer in line["layers"]] == ["a", "rnn", "b"]
     assert [layer["dtype"] for layer in line["layers"]] == [
         "float16", "float32", "float32",
