@@ -31,6 +31,7 @@ from typing import Any
 FLAGS_FILE = "flags.txt"
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
+NUMERICS_FILE = "numerics.jsonl"
 SUMMARY_FILE = "summary.json"
 
 _NOT_FINITE = ("nan", "inf", "-inf")
@@ -71,7 +72,7 @@ class Run:
                 f"--output_dir ({output_dir}) already holds a run; add --resume to "
                 "continue it, or choose another folder."
             )
-        for name in (METRICS_FILE, EVALUATIONS_FILE):
+        for name in (METRICS_FILE, EVALUATIONS_FILE, NUMERICS_FILE):
             if (folder / name).exists():
                 raise RecordError(
                     f"--output_dir ({output_dir}) holds {name} of something else; "
@@ -109,7 +110,8 @@ class Run:
             )
         kept = {
             name: [line for line in _read_lines(folder / name) if line["step"] <= step]
-            for name in (METRICS_FILE, EVALUATIONS_FILE)
+            for name in (METRICS_FILE, EVALUATIONS_FILE, NUMERICS_FILE)
+            if name != NUMERICS_FILE or (folder / name).exists()
         }
         with _refuse_unwritable(output_dir):
             for name, lines in kept.items():
@@ -129,6 +131,16 @@ class Run:
         self._evaluations.write(_to_line(line))
         self._to_tensorboard("eval", line)
 
+    def log_numerics(self, line: Mapping[str, Any]) -> None:
+        """Records what a probe saw (`mp_loop.reading.line`), and its histograms.
+
+        numerics.jsonl gets a line; TensorBoard the histograms of all exponents, over
+        the logarithm to base 2 of the magnitude, zeros left out.
+        """
+        with _open_log(self._folder / NUMERICS_FILE) as file:
+            file.write(_to_line(line))
+        self._histograms_to_tensorboard(line)
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """Everything logged so far, in order, before a resume included."""
         return read_metrics(self._folder)
@@ -136,6 +148,10 @@ class Run:
     def read_evaluations(self) -> list[dict[str, Any]]:
         """Every evaluation so far, in order; each has its `step`."""
         return read_evaluations(self._folder)
+
+    def read_numerics(self) -> list[dict[str, Any]]:
+        """What the probes saw so far, in order."""
+        return read_numerics(self._folder)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json."""
@@ -164,6 +180,31 @@ class Run:
                     tf.summary.scalar(tag, value)
         # Leaving the context has flushed the writer.
 
+    def _histograms_to_tensorboard(self, line: Mapping[str, Any]) -> None:
+        import tensorflow as tf
+        from tensorboard.plugins.histogram import metadata
+
+        entries = [
+            (f"{values}/{layer['name']}", layer[values])
+            for values in ("activations", "activation_grads")
+            for layer in line["layers"]
+        ]
+        entries += [(f"grads/{v['name']}", v["grads"]) for v in line["variables"]]
+        described = metadata.create_summary_metadata(
+            display_name=None, description="exponents: log2 of the magnitude"
+        )
+        with self._writer.as_default(step=int(line["step"])):
+            for tag, entry in entries:
+                if not entry or not entry.get("histogram"):
+                    continue
+                buckets = [
+                    (float(e), float(e + 1), float(count))
+                    for e, count in enumerate(entry["histogram"], entry["first"])
+                ]
+                tf.summary.write(
+                    tag, tf.constant(buckets, tf.float64), metadata=described
+                )
+
 
 def read_metrics(output_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads the metrics of a run; a half-written last line is left out."""
@@ -173,6 +214,11 @@ def read_metrics(output_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def read_evaluations(output_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads the evaluations of a run; a half-written last line is left out."""
     return _read_lines(pathlib.Path(output_dir) / EVALUATIONS_FILE)
+
+
+def read_numerics(output_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads what the probes of a run saw; a half-written last line is left out."""
+    return _read_lines(pathlib.Path(output_dir) / NUMERICS_FILE)
 
 
 def read_summary(output_dir: str | os.PathLike[str]) -> dict[str, Any]:

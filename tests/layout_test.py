@@ -26,6 +26,7 @@ ROWS = [
         "numerics",
         "record",
         "devices",
+        "heatmap",
     },
 ]
 COMMANDS = ROWS[0] | ROWS[2]
