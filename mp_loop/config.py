@@ -192,6 +192,14 @@ class Config:
         choices=ON_STUCK,
     )
 
+    # Numerics.
+    inspect_every: int = _field(
+        0, "Steps between looks at the numbers (numerics.jsonl); 0: none.", at_least=0
+    )
+    explain_skips: bool = _field(
+        True, "Look into skipped batches, to tell where the overflow began."
+    )
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field.name, getattr(self, field.name), field.metadata)
@@ -366,6 +374,11 @@ def _refuse_what_keras_lacks(config: Config) -> None:
         )
     if config.keras_arithmetic:
         raise ValueError("--keras_arithmetic (True) is for --loop=custom.")
+    if config.inspect_every:
+        raise ValueError(
+            f"--inspect_every ({config.inspect_every}) is not available with "
+            "--loop=keras."
+        )
     if config.accumulate_steps > 1:
         raise ValueError(
             f"--accumulate_steps ({config.accumulate_steps}) is not available with "

@@ -54,6 +54,7 @@ class Plan:
       log_every: steps between lines of metrics.
       eval_every: steps between evaluations; 0: every epoch.
       checkpoint_every: steps between checkpoints; 0: every epoch.
+      inspect_every: steps between looks at the numbers; 0: none.
       keep_checkpoints: how many are kept.
       diverged_after: skips in a row after which the training is stuck. Each one
         halves a dynamic scale: there must be enough to find the right one.
@@ -71,6 +72,7 @@ class Plan:
     keep_checkpoints: int = 2
     diverged_after: int = 100
     on_stuck: str = "raise"
+    inspect_every: int = 0
 
     def is_due(self, position: int, every: int) -> bool:
         """Tells whether something that happens `every` steps happens now."""
@@ -84,6 +86,7 @@ class Plan:
             self.eval_every or self.steps_per_epoch,
             self.checkpoint_every or self.steps_per_epoch,
             self.steps_per_epoch,
+            self.inspect_every or self.steps_per_epoch,
         )
         left = [every - position % every for every in periods]
         return min(*left, self.steps_per_call, self.total_steps - position)
@@ -151,6 +154,7 @@ def train(
     on_log: Callable[[dict[str, Any]], None] = lambda line: None,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
+    witness: Any = None,
 ) -> Result:
     """Trains from the state's step to the end of the plan.
 
@@ -164,6 +168,7 @@ def train(
       on_log: called with each line of metrics and of evaluation.
       should_stop: asked between calls, when all that was due has been done.
       clock: seconds.
+      witness: a `mp_loop.witness.Witness`, or None: nobody looks.
 
     Raises:
       TrainingDiverged: every step is skipped, and `on_stuck` is "raise".
@@ -179,8 +184,12 @@ def train(
         if iterator is None or batch == 0:
             iterator = iter(batches(epoch, batch))
         count = plan.steps_until_due(position)
+        if witness and plan.inspect_every and position % plan.inspect_every == 0:
+            witness.look(position)
         started = clock()
         metrics = step.run(iterator, count)
+        if witness:
+            witness.remember(position, metrics)
         due = plan.is_due(position + count, plan.log_every)
         if due:
             values = _last_values(metrics)  # waits for the device
@@ -195,6 +204,7 @@ def train(
                 **values,
                 "examples_per_second": plan.batch_size / speeds[-1],
                 "overflowed": _overflowed(step),
+                **(witness.report(position) if witness else {}),
             }
             window_steps, window_seconds = 0, 0.0
             run.log(line)
@@ -290,11 +300,13 @@ class _Watch:
 def _blame(line: dict[str, Any], shown: int = 5) -> str:
     """Names the variables that overflowed most since the line before."""
     overflowed = collections.Counter(line["overflowed"])
+    began = line.get("overflow", {}).get("text")
+    began = f" It began so: {began}." if began else ""
     if not overflowed:
-        return "No gradient was seen to be the cause."
+        return f"No gradient was seen to be the cause.{began}"
     names = ", ".join(path for path, _ in overflowed.most_common(shown))
     more = len(overflowed) - shown
     return (
         f"Not finite were the gradients of {names}"
-        f"{f' and {more} more' if more > 0 else ''}."
+        f"{f' and {more} more' if more > 0 else ''}.{began}"
     )

@@ -78,7 +78,12 @@ class Probe:
         return self._sight(counts)
 
     def origin(
-        self, inputs: Any, labels: Any, sample_weight: Any = None, scale: Any = None
+        self,
+        inputs: Any,
+        labels: Any,
+        sample_weight: Any = None,
+        scale: Any = None,
+        search: bool = True,
     ) -> dict[str, Any]:
         """Tells where a batch overflows; waits for the device.
 
@@ -87,6 +92,7 @@ class Probe:
           labels: as for `look`.
           sample_weight: as for `look`.
           scale: as for `look`.
+          search: whether `largest_scale` is looked for.
 
         Returns:
           What `reading.origin` says, and, where only the backward pass overflowed,
@@ -97,7 +103,7 @@ class Probe:
         scale = float(self._step.loss_scale if scale is None else scale)
         sight = self._sight(self._taken_back(self._brief, batch, scale))
         found = reading.origin(sight)
-        if found.get("pass") in ("backward", "update"):
+        if search and found.get("pass") in ("backward", "update"):
             found["largest_scale"] = self._largest_scale(batch, scale)
         return found | {"text": reading.tell(found)}
 

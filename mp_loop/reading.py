@@ -129,7 +129,7 @@ def origin(sight: Sight) -> dict[str, Any]:
       how many inf and nan its gradient has). If something overflowed, what was
       first: `pass` ("input", "weights", "forward", "loss", "backward" or "update"),
       `layer` and `variable` (names, or None), `values` (what is not finite there),
-      `kind` ("inf", "nan" or "inf and nan"), `count` and `of`.
+      `kind` ("infinite", "NaN" or "infinite and NaN"), `count` and `of`.
     """
     raw = _on_host(sight.counts)
     names = [layer.name for layer in sight.layers]
@@ -152,12 +152,12 @@ def origin(sight: Sight) -> dict[str, Any]:
         counted: Any = None,
         layer: str | None = None,
         variable: str | None = None,
-        kind: str = "inf",
+        kind: str = "infinite",
     ) -> dict[str, Any]:
         count = of = 1
         if counted is not None:
             inf, nan = (int(n) for n in counted["not_finite"])
-            kind = " and ".join(k for k, n in (("inf", inf), ("nan", nan)) if n)
+            kind = " and ".join(k for k, n in (("infinite", inf), ("NaN", nan)) if n)
             count, of = inf + nan, int(counted["size"])
         return found | {
             "pass": where,
@@ -191,7 +191,7 @@ def origin(sight: Sight) -> dict[str, Any]:
         if bad(counted):
             return event("forward", "activations", counted, name)
     if not math.isfinite(raw["loss"]):
-        kind = "nan" if math.isnan(raw["loss"]) else "inf"
+        kind = "NaN" if math.isnan(raw["loss"]) else "infinite"
         return event("loss", "the loss", kind=kind)
     # Backwards: the gradient of a layer's output comes before its weights'.
     owners = sight.owners

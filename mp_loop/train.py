@@ -21,6 +21,8 @@ _MAY_CHANGE = (
     "epochs",
     "eval_every",
     "keep_checkpoints",
+    "explain_skips",
+    "inspect_every",
     "log_every",
     "on_stuck",
     "output_dir",
@@ -45,7 +47,7 @@ def run(settings: config.Config, _flags: Any) -> int:
     # With TensorFlow, which takes seconds: a bad flag is told at once.
     import tqdm
 
-    from mp_loop import loop, machine
+    from mp_loop import heatmap, loop, machine
 
     plan = loop.Plan(
         total_steps=total_steps,
@@ -70,6 +72,18 @@ def run(settings: config.Config, _flags: Any) -> int:
         else:
             done = 0
             out = record.Run.create(settings.output_dir, flagfile)
+    witness = None
+    if settings.loop == "custom":
+        from mp_loop import probe
+        from mp_loop import witness as witnesses
+
+        witness = witnesses.Witness(
+            probe.Probe(step),
+            built.batches,
+            built.steps_per_epoch,
+            out,
+            settings.explain_skips,
+        )
     slower = machine.warning(settings.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
@@ -87,6 +101,10 @@ def run(settings: config.Config, _flags: Any) -> int:
                 file=sys.stdout,
             )
         else:
+            if "overflow" in line:
+                skip = line["overflow"]
+                said = f"step {skip['step']} was skipped: {skip['text']}"
+                bar.write(said, file=sys.stdout)
             bar.set_postfix_str(
                 f"loss {line['loss']:.3f}, scale {line['loss_scale']:g}, "
                 f"skipped {line['skipped_steps']}, "
@@ -104,6 +122,7 @@ def run(settings: config.Config, _flags: Any) -> int:
                 checkpoints,
                 show,
                 should_stop,
+                witness=witness,
             )
     except loop.TrainingDiverged as error:
         bar.close()
@@ -137,6 +156,9 @@ def run(settings: config.Config, _flags: Any) -> int:
     step.export().save(out.model_path)
     out.write_summary(summary)
     picture = out.draw()
+    looks = out.read_numerics()
+    if looks:
+        heatmap.draw_steps(os.path.join(settings.output_dir, "numerics.png"), looks)
     print(_table(summary))
     print(f"Model, metrics and checkpoints: {settings.output_dir}")
     print(f"Picture: {picture}" if picture else _NO_PICTURE)
