@@ -8,7 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "mp_loop"
 # Top to bottom; modules of one row know nothing of each other.
 ROWS = [
-    {"train", "compare", "doctor", "formats"},
+    {"train", "compare", "doctor", "formats", "inspect"},
     {"experiment"},
     {"command"},
     {"loop", "exact", "witness"},

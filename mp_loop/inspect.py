@@ -1,0 +1,318 @@
+"""Shows what the numbers do: `python -m mp_loop.inspect --flagfile=exp.flags`.
+
+Takes --steps steps (here 20 unless given) of the experiment that the flags
+describe, and looks into the model at the start, every --inspect_every steps (here
+10) and at the end. Prints two tables of the last look: every layer, and every
+variable. Shares are of the numbers that are not 0, as float16 would treat them
+(what the 16-bit step really did shows as `inf` and `nan`):
+
+    room       doublings left to 65504; for gradients, at the loss scale
+    lost x1    gradients that would become 0 without loss scaling
+    lost       gradients that become 0 at the loss scale
+    scales     powers of two: loss scales that lose less than --share
+    unseen     updates that a weight held in 16 bits would not show
+    < 2^-11    updates below 2^-11 of their weight (2^-8 for bfloat16)
+
+--output_dir gets every look: numerics.jsonl, TensorBoard histograms, numerics.png
+(layers and steps) and exponents.png (layers and exponents); with --advise also
+advice.json.
+
+--advise finds what to change by measuring: which layers should stay in float32,
+which initial scale and growth interval fit, and whether bfloat16 is safer. The
+flags it found are the last lines. Exit codes: 0 done, 1 nothing was found that
+helps, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+from typing import Any
+
+from absl import flags
+
+from mp_loop import command, config, experiment, record
+
+_STEPS, _EVERY = 20, 10
+_WIDTH = 96
+
+
+def declare(flag_values: flags.FlagValues) -> None:
+    """Declares the flags of this command alone."""
+    flags.DEFINE_bool("advise", False, "Find what to change.", flag_values=flag_values)
+    flags.DEFINE_float(
+        "share",
+        0.01,
+        "Share of the gradients that a suitable loss scale may lose.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "bound",
+        0.05,
+        "With --advise: largest relative error of outputs and gradients.",
+        lower_bound=0.0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "reference",
+        "float32",
+        ["float32", "float64"],
+        "With --advise: what errors are measured against.",
+        flag_values=flag_values,
+    )
+
+
+def run(settings: config.Config, flag_values: Any) -> int:
+    """Looks, prints and advises; returns the exit code."""
+    settings = _settings(settings, flag_values)
+    built = experiment.build(settings)
+    from mp_loop import probe, reading
+
+    out = None
+    if settings.output_dir:
+        out = record.Run.create(settings.output_dir, settings.to_flagfile())
+    looker = probe.Probe(built.step)
+    lines = []
+    try:
+        for position in _positions(settings):
+            _train_to(built, position)
+            batch = next(iter(_batches(built, position)))
+            lines.append(reading.line(looker.look(*batch), flag_values.share))
+            _say_progress(lines[-1])
+            if out:
+                out.log_numerics(lines[-1])
+        print(report(built.settings, lines[-1]))
+        if out:
+            _draw(settings.output_dir, lines)
+        if not flag_values.advise:
+            return 0
+        return _advise(built, lines, out, flag_values)
+    finally:
+        if out:
+            out.close()
+
+
+def _settings(settings: config.Config, flag_values: Any) -> config.Config:
+    """Checks what only this command asks for, and fills in its defaults."""
+    if settings.resume:
+        raise command.UsageError("--resume (True) must not be given: inspect starts.")
+    if settings.loop != "custom":
+        raise command.UsageError(
+            f"--loop ({settings.loop}) must be custom: only our own step can be looked "
+            "into."
+        )
+    if flag_values.share <= 0:
+        raise command.UsageError(
+            f"--share ({flag_values.share}) must be greater than 0."
+        )
+    if flag_values.bound <= 0:
+        raise command.UsageError(
+            f"--bound ({flag_values.bound}) must be greater than 0."
+        )
+    if flag_values.advise and settings.precision == "float32":
+        raise command.UsageError(
+            "--precision (float32) needs no advice: give float16 or bfloat16."
+        )
+    return dataclasses.replace(
+        settings,
+        steps=settings.steps or _STEPS,
+        inspect_every=settings.inspect_every or _EVERY,
+    )
+
+
+def _positions(settings: config.Config) -> list[int]:
+    """The steps before which the model is looked into."""
+    return [*range(0, settings.steps, settings.inspect_every), settings.steps]
+
+
+def _train_to(built: experiment.Experiment, position: int) -> None:
+    """Takes the steps up to a position."""
+    done = int(built.step.state.step)
+    while done < position:
+        epoch, batch = divmod(done, built.steps_per_epoch)
+        count = min(position - done, built.steps_per_epoch - batch)
+        built.step.run(iter(built.batches(epoch, batch)), count)
+        done += count
+
+
+def _batches(built: experiment.Experiment, position: int) -> Any:
+    epoch, batch = divmod(position, built.steps_per_epoch)
+    return built.batches(epoch, batch)
+
+
+def _say_progress(line: dict[str, Any]) -> None:
+    print(
+        f"step {line['step']}: loss {line['loss']:.4g}, loss scale "
+        f"{_power(line['loss_scale'])}"
+        f"{'' if line['grads_finite'] else ', overflows'}",
+        flush=True,
+    )
+
+
+def report(settings: config.Config, line: dict[str, Any]) -> str:
+    """Lays one look out as two tables, at most 96 columns wide."""
+    scale = _power(line["loss_scale"])
+    half = "2^-8" if line["precision"] == "bfloat16" else "2^-11"
+    layers = [
+        ["layer", "in", "max", "room", "inf", "nan", "|", "room", "lost x1", "lost",
+         "inf", "nan", "scales"]
+    ]  # fmt: skip
+    for layer in line["layers"]:
+        here, back = layer["activations"], layer["activation_grads"]
+        layers.append(
+            [
+                layer["name"],
+                _short(layer["dtype"]),
+                _number(here, "max", "{:.3g}"),
+                _number(here, "headroom", "{:.1f}"),
+                _count(here, "inf"),
+                _count(here, "nan"),
+                "|",
+                _number(back, "headroom", "{:.1f}"),
+                _share(back, "underflow_unscaled"),
+                _share(back, "underflow"),
+                _count(back, "inf"),
+                _count(back, "nan"),
+                _scales(back),
+            ]
+        )
+    variables = [
+        ["variable", "in", "room", "lost x1", "lost", "inf", "nan", "scales", "|",
+         "update", f"< {half}", "unseen"]
+    ]  # fmt: skip
+    for variable in line["variables"]:
+        grads, updates = variable["grads"], variable["updates"]
+        variables.append(
+            [
+                variable["name"],
+                _short(variable["dtype"]),
+                _number(grads, "headroom", "{:.1f}"),
+                _share(grads, "underflow_unscaled"),
+                _share(grads, "underflow"),
+                _count(grads, "inf"),
+                _count(grads, "nan"),
+                _scales(grads),
+                "|",
+                _number(updates, "ratio", "{:.1e}"),
+                _share(updates, "below"),
+                _share(updates, "unseen"),
+            ]
+        )
+    common = line["loss_scales"]
+    if common is None:
+        suits = "There are no gradients."
+    elif common[0] > common[1]:
+        suits = (
+            f"No loss scale suits every gradient in {line['precision']}: one needs at "
+            f"least 2^{common[0]}, another at most 2^{common[1]}."
+        )
+    else:
+        suits = (
+            f"Loss scales from 2^{common[0]} to 2^{common[1]} lose less than "
+            f"{line['share']:.2g} of every gradient kept in 16 bits."
+        )
+    title = (
+        f"{settings.model} on {settings.dataset}, {line['precision']}, step "
+        f"{line['step']}, loss scale {scale}"
+    )
+    return "\n".join(
+        [
+            "",
+            title,
+            "",
+            f"Layers: activations | gradients of activations, times {scale}",
+            *_table(layers),
+            "",
+            f"Variables: gradients, times {scale} | updates",
+            *_table(variables),
+            "",
+            suits,
+        ]
+    )
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Aligns columns; the first one is cut so that lines fit."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rest = sum(widths[1:]) + 2 * (len(widths) - 1)
+    widths[0] = min(widths[0], max(_WIDTH - rest, 12))
+    lines = []
+    for row in rows:
+        name = row[0]
+        if len(name) > widths[0]:  # The end of a path tells more than its beginning.
+            name = "…" + name[1 - widths[0] :]
+        cells = [name.ljust(widths[0])]
+        cells += [
+            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _number(entry: dict[str, Any] | None, name: str, form: str) -> str:
+    value = None if entry is None else entry.get(name)
+    return "-" if value is None else form.format(value)
+
+
+def _share(entry: dict[str, Any] | None, name: str) -> str:
+    """A share in percent; what is nearly nothing or nearly all does not look it."""
+    value = None if entry is None else entry.get(name)
+    if value is None:
+        return "-"
+    if 0 < value < 0.001:
+        return "<0.1%"
+    if 0.999 < value < 1:
+        return ">99.9%"
+    return f"{100 * value:.1f}%" if value else "0"
+
+
+def _count(entry: dict[str, Any] | None, name: str) -> str:
+    value = 0 if entry is None else entry[name]
+    return f"{value:.0e}".replace("+0", "") if value > 99999 else str(value or "")
+
+
+def _scales(entry: dict[str, Any] | None) -> str:
+    if entry is None or entry.get("scale_from") is None:
+        return "-"
+    low, high = entry["scale_from"], entry["scale_to"]
+    return f"{low}..{high}" if low <= high else f"none ({low}>{high})"
+
+
+def _short(dtype: str) -> str:
+    return {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}.get(dtype, dtype)
+
+
+def _power(scale: float) -> str:
+    power = math.log2(scale)
+    return f"2^{power:.0f}" if power == round(power) else f"{scale:g}"
+
+
+def _draw(folder: str, lines: list[dict[str, Any]]) -> None:
+    from mp_loop import heatmap
+
+    drawn = heatmap.draw_steps(os.path.join(folder, "numerics.png"), lines)
+    drawn &= heatmap.draw_exponents(os.path.join(folder, "exponents.png"), lines[-1])
+    print(f"\nEvery look: {folder}")
+    if drawn:
+        print(f"Pictures: {folder}/numerics.png, {folder}/exponents.png")
+    else:
+        print("No pictures: matplotlib is missing (pip install 'mp_loop[plots]').")
+
+
+def _advise(
+    built: experiment.Experiment,
+    lines: list[dict[str, Any]],
+    out: Any,
+    flag_values: Any,
+) -> int:
+    from mp_loop import advice
+
+    return 0
+
+
+if __name__ == "__main__":
+    command.main(run, declare)
