@@ -1,10 +1,10 @@
 """Shows what the numbers do: `python -m mp_loop.inspect --flagfile=exp.flags`.
 
-Takes --steps steps (here 20 unless given) of the experiment that the flags
-describe, and looks into the model at the start, every --inspect_every steps (here
-10) and at the end. Prints two tables of the last look: every layer, and every
-variable. Shares are of the numbers that are not 0, as float16 would treat them
-(what the 16-bit step really did shows as `inf` and `nan`):
+Looks --looks times into the model that the flags describe: at the start, and then
+every --inspect_every steps of training (here 10 unless given). Prints two tables of
+the last look: every layer, and every variable. Shares are of the numbers that are
+not 0, as float16 would treat them (what the 16-bit step really did shows as `inf`
+and `nan`):
 
     room       doublings left to 65504; for gradients, at the loss scale
     lost x1    gradients that would become 0 without loss scaling
@@ -28,20 +28,25 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import sys
+import pathlib
+import shlex
+import textwrap
 from typing import Any
 
 from absl import flags
 
 from mp_loop import command, config, experiment, record
 
-_STEPS, _EVERY = 20, 10
+_EVERY = 10
 _WIDTH = 96
 
 
 def declare(flag_values: flags.FlagValues) -> None:
     """Declares the flags of this command alone."""
     flags.DEFINE_bool("advise", False, "Find what to change.", flag_values=flag_values)
+    flags.DEFINE_integer(
+        "looks", 3, "How often.", lower_bound=1, flag_values=flag_values
+    )
     flags.DEFINE_float(
         "share",
         0.01,
@@ -53,7 +58,14 @@ def declare(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "bound",
         0.05,
-        "With --advise: largest relative error of outputs and gradients.",
+        "With --advise: largest relative error of the outputs.",
+        lower_bound=0.0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "grad_bound",
+        0.5,
+        "With --advise: largest relative error of the gradient of any variable.",
         lower_bound=0.0,
         flag_values=flag_values,
     )
@@ -78,7 +90,7 @@ def run(settings: config.Config, flag_values: Any) -> int:
     looker = probe.Probe(built.step)
     lines = []
     try:
-        for position in _positions(settings):
+        for position in _positions(settings, flag_values.looks):
             _train_to(built, position)
             batch = next(iter(_batches(built, position)))
             lines.append(reading.line(looker.look(*batch), flag_values.share))
@@ -90,7 +102,7 @@ def run(settings: config.Config, flag_values: Any) -> int:
             _draw(settings.output_dir, lines)
         if not flag_values.advise:
             return 0
-        return _advise(built, lines, out, flag_values)
+        return _advise(built, lines, flag_values)
     finally:
         if out:
             out.close()
@@ -105,28 +117,20 @@ def _settings(settings: config.Config, flag_values: Any) -> config.Config:
             f"--loop ({settings.loop}) must be custom: only our own step can be looked "
             "into."
         )
-    if flag_values.share <= 0:
-        raise command.UsageError(
-            f"--share ({flag_values.share}) must be greater than 0."
-        )
-    if flag_values.bound <= 0:
-        raise command.UsageError(
-            f"--bound ({flag_values.bound}) must be greater than 0."
-        )
+    for name in ("share", "bound", "grad_bound"):
+        value = getattr(flag_values, name)
+        if not value > 0:
+            raise command.UsageError(f"--{name} ({value}) must be greater than 0.")
     if flag_values.advise and settings.precision == "float32":
         raise command.UsageError(
             "--precision (float32) needs no advice: give float16 or bfloat16."
         )
-    return dataclasses.replace(
-        settings,
-        steps=settings.steps or _STEPS,
-        inspect_every=settings.inspect_every or _EVERY,
-    )
+    return dataclasses.replace(settings, inspect_every=settings.inspect_every or _EVERY)
 
 
-def _positions(settings: config.Config) -> list[int]:
+def _positions(settings: config.Config, looks: int) -> list[int]:
     """The steps before which the model is looked into."""
-    return [*range(0, settings.steps, settings.inspect_every), settings.steps]
+    return [i * settings.inspect_every for i in range(looks)]
 
 
 def _train_to(built: experiment.Experiment, position: int) -> None:
@@ -304,14 +308,143 @@ def _draw(folder: str, lines: list[dict[str, Any]]) -> None:
 
 
 def _advise(
-    built: experiment.Experiment,
-    lines: list[dict[str, Any]],
-    out: Any,
-    flag_values: Any,
+    built: experiment.Experiment, lines: list[dict[str, Any]], flag_values: Any
 ) -> int:
-    from mp_loop import advice
+    """Measures, prints and writes the advice; returns the exit code."""
+    from mp_loop import advice, loss_scale
+    from mp_loop import step as steps
 
+    settings = built.settings
+    near = flag_values.bound, flag_values.grad_bound
+    batches = [
+        next(iter(_batches(built, line["step"])))[:2] for line in (lines[0], lines[-1])
+    ]
+
+    def judge(precision: str, scale: float) -> advice.Judge:
+        return advice.Judge(
+            built.model,
+            lambda labels, outputs: steps.mean_loss(
+                built.step._loss, labels, outputs, None
+            ),
+            batches,
+            precision,
+            scale,
+            flag_values.reference,
+        )
+
+    rule = loss_scale.DynamicLossScale()
+    scaled = settings.precision == "float16"
+    limits = advice.limits(lines)
+    first = advice.initial_scale(rule, limits) if scaled else 1.0
+    print(f"\nMeasuring {settings.precision} against {flag_values.reference} ...")
+    with command.bad_input(ValueError):
+        own = judge(settings.precision, first)
+    islands = advice.fewest(
+        own.candidates, lambda names: own.error(names).within(*near)
+    )
+    if islands is None:
+        print(
+            "Not even float32 in every layer is near enough: the model overflows in "
+            "float32, or the bounds are too narrow."
+        )
+        return 1
+    advised = [f"--precision={settings.precision}"]
+    if islands.names:
+        advised.append(f"--float32_layers={advice.regex(islands.names)}")
+    measured = {settings.precision: own.error(())}
+    if islands.names:
+        measured[f"{settings.precision} as advised"] = own.error(islands.names)
+    said = [_islands(islands, own)]
+    if scaled:
+        # Layers in float32 do not limit the scale.
+        limits = advice.limits(lines, islands.names)
+        first = advice.initial_scale(rule, limits)
+        rule = dataclasses.replace(rule, initial_scale=first)
+        interval = advice.growth_interval(rule, limits, built.total_steps)
+        advised += [f"--initial_scale={first:.10g}", f"--growth_interval={interval}"]
+        said.append(_scale_advice(limits, first, interval, built.total_steps))
+        other = judge("bfloat16", 1.0).error(())
+        measured["bfloat16"] = other
+        safer = bool(islands.names) and other.within(*near)
+        said.append(_other_advice(safer, other, near))
+    print(_errors(measured, near, flag_values.reference))
+    print("\n".join(textwrap.fill(text, _WIDTH) for text in said))
+    print("\nFlags:")
+    for flag in advised:
+        print(f"  {shlex.quote(flag)}")
+    if settings.output_dir:
+        found = {
+            "flags": advised,
+            "float32_layers": list(islands.names),
+            "fewest": islands.fewest,
+            "measurements": own.evaluations,
+            "bound": near[0],
+            "grad_bound": near[1],
+            "reference": flag_values.reference,
+            "errors": {name: dataclasses.asdict(e) for name, e in measured.items()},
+        }
+        if scaled:
+            found |= {
+                "initial_scale": first,
+                "growth_interval": interval,
+                "bfloat16_is_safer": safer,
+            }
+        path = pathlib.Path(settings.output_dir) / "advice.json"
+        record.write_atomically(path, record.to_json(found))
     return 0
+
+
+def _islands(islands: Any, judge: Any) -> str:
+    if not islands.names:
+        return "No layer needs float32: all are near enough as they are."
+    how = (
+        "every smaller set was tried"
+        if islands.fewest
+        else "none of them can be left out; not every smaller set was tried"
+    )
+    return (
+        f"Keep in float32: {', '.join(islands.names)} ({len(islands.names)} of "
+        f"{len(judge.candidates)} layers; {how}; {judge.evaluations} measurements)."
+    )
+
+
+def _scale_advice(limits: Any, first: float, interval: int, total: int) -> str:
+    if not limits:
+        return "There is no gradient in 16 bits that a loss scale could serve."
+    low = max(pair[0] for _, pair in limits)
+    high = min(pair[1] for _, pair in limits)
+    suits = (
+        f"Loss scales from 2^{low} to 2^{high} suit every step looked at"
+        if low <= high
+        else f"No loss scale suits all that was looked at (2^{low} at least, 2^{high} "
+        "at most)"
+    )
+    return (
+        f"{suits}: start at {_power(first)}. Of the growth intervals, {interval} lost "
+        f"the fewest of {total} steps when the rule was played against these limits."
+    )
+
+
+def _other_advice(safer: bool, error: Any, near: tuple[float, float]) -> str:
+    if safer:
+        return (
+            "bfloat16 would be safer: it is near enough without islands, and needs no "
+            "loss scale (--precision=bfloat16). Whether it is as fast here, "
+            "python -m mp_loop.doctor says."
+        )
+    if error.within(*near):
+        return "bfloat16 would be near enough too, with coarser rounding."
+    return "bfloat16 would not be safer: its rounding is outside the bounds."
+
+
+def _errors(measured: dict[str, Any], near: tuple[float, float], reference: str) -> str:
+    rows = [["relative error of", "outputs", "gradients", "worst in"]]
+    for name, error in measured.items():
+        rows.append(
+            [name, f"{error.outputs:.1e}", f"{error.grads:.1e}", error.variable]
+        )
+    rows.append(["allowed", f"{near[0]:.1e}", f"{near[1]:.1e}", ""])
+    return "\n".join(["", f"Against {reference}:", *_table(rows), ""])
 
 
 if __name__ == "__main__":

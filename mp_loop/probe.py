@@ -261,7 +261,9 @@ class _Watch:
             stored = getattr(operation, "variable_dtype", "float32")
             if stored in precisions.HALF_PRECISIONS:
                 inputs = [tf.cast(x, stored) for x in inputs]
-            tap = functools.partial(self._tap, name, type(operation).__name__, inputs)
+            tap = functools.partial(
+                self._tap, name, type(_inner(operation)).__name__, inputs
+            )
             return keras.tree.map_structure(tap, outputs)
 
         return observed
@@ -316,7 +318,7 @@ def _operations(model: keras.Model) -> list[tuple[str, Any]]:
         else:  # A subclassed model: the layers that it holds itself.
             operations = list(model.layers)
         for operation in operations:
-            name = f"{prefix}{operation.name}"
+            name = f"{prefix}{_inner(operation).name}"
             if isinstance(operation, keras.Model):
                 visit(operation, f"{name}/")
             else:
@@ -324,6 +326,11 @@ def _operations(model: keras.Model) -> list[tuple[str, Any]]:
 
     visit(model, "")
     return list(found.values())
+
+
+def _inner(operation: Any) -> Any:
+    """The operation itself, where something runs it in float32."""
+    return getattr(operation, "_operation", operation)
 
 
 @contextlib.contextmanager

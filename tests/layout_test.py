@@ -15,6 +15,7 @@ ROWS = [
     {"probe"},
     {"keras_baseline"},
     {"step"},
+    {"advice"},
     {"machine", "precision", "reading", "state"},
     {
         "capability",
