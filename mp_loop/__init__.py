@@ -12,6 +12,7 @@ _HOME = {
     "TrainStep": "step",
     "TrainingDiverged": "loop",
     "best_precision": "machine",
+    "for_fit": "fit",
     "half_precision_twin": "precision",
 }
 __all__ = list(_HOME)

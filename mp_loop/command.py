@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -154,6 +155,35 @@ def main(
     sys.exit(status or 0)
 
 
+def new_folder(output_dir: str, what: str) -> pathlib.Path:
+    """Makes the folder of a command's results.
+
+    Args:
+      output_dir: its path.
+      what: what is not continued in a folder that holds something, "a comparison".
+
+    Raises:
+      UsageError: it is not named, in use, or cannot be made.
+    """
+    if not output_dir:
+        raise UsageError(f"--output_dir must name a folder for {what}.")
+    folder = pathlib.Path(output_dir)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--output_dir ({output_dir}) must be a folder.")
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(
+                f"--output_dir ({output_dir}) must be new or empty: {what} is not "
+                "continued."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--output_dir ({output_dir}) must be writable: {error.strerror}."
+        ) from error
+    return folder
+
+
 @contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
     """Inside, what TensorFlow's C++ code says to stderr while it starts is dropped.
@@ -174,11 +204,11 @@ def quiet_start() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
+def stop_requested() -> Iterator[Callable[[], int]]:
     """Inside, the first SIGINT or SIGTERM is only noted; a second SIGINT stops.
 
     Yields:
-      A function that tells whether a signal has come.
+      A function that returns the number of the first signal that came, or 0.
     """
     came: list[int] = []
 
@@ -189,7 +219,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield lambda: bool(came)
+        yield lambda: came[0] if came else 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -235,3 +265,5 @@ def _log_to_stderr() -> None:
     logging.set_verbosity(logging.ERROR)
     handler = logging.get_absl_handler()
     handler.setFormatter(logging.logging.Formatter("%(message)s"))
+    # Our own warnings are the exception.
+    logging.logging.getLogger("mp_loop").setLevel(logging.logging.WARNING)

@@ -100,7 +100,8 @@ def run(settings: config.Config, flag_values: Any) -> int:
         return _prove(settings)
     arms = parse_arms(flag_values.arms, settings.precision)
     turns = plan(settings, arms, flag_values.repeats)
-    folder = _new_folder(settings.output_dir)
+    folder = command.new_folder(settings.output_dir, "a comparison")
+    (folder / "arms").mkdir()
     for number, turn in enumerate(turns, start=1):
         said = f"[{number}/{len(turns)}] {turn.arm.name}, seed {turn.settings.seed}"
         print(f"{said}: training", flush=True)
@@ -352,25 +353,6 @@ def _ratio(value: float, by: float) -> float:
 def _cell(spread: Mapping[str, float], show: Callable[[float], str]) -> str:
     median, low, high = (show(spread[name]) for name in ("median", "min", "max"))
     return median if low == high else f"{median} ({low} to {high})"
-
-
-def _new_folder(output_dir: str) -> pathlib.Path:
-    """Makes the folder; raises UsageError where it is in use or cannot be made."""
-    folder = pathlib.Path(output_dir)
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise command.UsageError(f"--output_dir ({output_dir}) must be a folder.")
-        if folder.exists() and any(folder.iterdir()):
-            raise command.UsageError(
-                f"--output_dir ({output_dir}) must be new or empty: a comparison is "
-                "not continued."
-            )
-        (folder / "arms").mkdir(parents=True)
-    except OSError as error:
-        raise command.UsageError(
-            f"--output_dir ({output_dir}) must be writable: {error.strerror}."
-        ) from error
-    return folder
 
 
 def _train(folder: pathlib.Path, turn: Turn) -> int:

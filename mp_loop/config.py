@@ -24,6 +24,7 @@ SCHEDULES = ("constant", "cosine", "piecewise")
 AUGMENTATIONS = ("none", "flip_shift")
 JIT_CHOICES = ("auto", "on", "off")
 ON_STUCK = ("raise", "warn", "stay")
+BEST_BY = ("eval_accuracy", "eval_loss", "none")
 PRESETS = (
     "",
     "keras",
@@ -136,6 +137,11 @@ class Config:
     hysteresis: int | None = _field(
         None, "Overflows before the scale backs off. Default: 1.", at_least=1
     )
+    recompute: bool = _field(
+        False,
+        "Compute activations again in the backward pass instead of keeping them: less "
+        "memory, some more time.",
+    )
     # Optimization.
     optimizer: str = _field("adam", "Update rule.", choices=OPTIMIZERS)
     learning_rate: float = _field(1e-3, "Peak learning rate.", above=0)
@@ -182,7 +188,20 @@ class Config:
     checkpoint_every: int = _field(
         0, "Steps between checkpoints; 0: every epoch.", at_least=0
     )
-    keep_checkpoints: int = _field(2, "Newest checkpoints kept.", at_least=1)
+    keep_checkpoints: int = _field(
+        2, "Newest checkpoints kept, besides the best.", at_least=1
+    )
+    best_by: str = _field(
+        "eval_accuracy",
+        "What the best checkpoint is best by: the highest accuracy (--metric), or the "
+        "lowest loss.",
+        choices=BEST_BY,
+    )
+    change_precision: bool = _field(
+        False,
+        "With --resume: --precision and the flags of the loss scale may be others "
+        "than before. The scale starts anew.",
+    )
     diverged_after: int = _field(
         100, "Skips in a row after which the training is stuck.", at_least=1
     )
@@ -190,6 +209,15 @@ class Config:
         "raise",
         "A stuck training: raise (exit code 1), warn once and go on, or stay: go on.",
         choices=ON_STUCK,
+    )
+    rollback: int = _field(
+        0,
+        "How often a stuck training goes back to the last good checkpoint, with a "
+        "lower scale and learning rate, before --on_stuck=raise ends it.",
+        at_least=0,
+    )
+    rollback_factor: float = _field(
+        0.5, "Each rollback multiplies the learning rate by this.", above=0, at_most=1
     )
 
     # Numerics.
@@ -314,6 +342,13 @@ def _refuse_contradictions(config: Config) -> None:
             )
     if kind == "static" and "initial_scale" not in constants:
         raise ValueError("--loss_scale (static) needs --initial_scale.")
+    if config.rollback and config.on_stuck != "raise":
+        raise ValueError(
+            f"--rollback ({config.rollback}) needs --on_stuck=raise, not "
+            f"{config.on_stuck}."
+        )
+    if config.change_precision and not config.resume:
+        raise ValueError("--change_precision (True) needs --resume.")
     if config.loop == "keras":
         _refuse_what_keras_lacks(config)
     if config.keras_arithmetic and config.float32_layers:
@@ -372,13 +407,15 @@ def _refuse_what_keras_lacks(config: Config) -> None:
             f"--float32_layers ({config.float32_layers}) is not available with "
             "--loop=keras."
         )
-    if config.keras_arithmetic:
-        raise ValueError("--keras_arithmetic (True) is for --loop=custom.")
-    if config.inspect_every:
-        raise ValueError(
-            f"--inspect_every ({config.inspect_every}) is not available with "
-            "--loop=keras."
-        )
+    names = (
+        "keras_arithmetic", "recompute", "change_precision", "rollback",
+        "inspect_every",
+    )  # fmt: skip
+    for name in names:
+        if getattr(config, name):
+            raise ValueError(
+                f"--{name} ({getattr(config, name)}) is for --loop=custom."
+            )
     if config.accumulate_steps > 1:
         raise ValueError(
             f"--accumulate_steps ({config.accumulate_steps}) is not available with "

@@ -111,7 +111,11 @@ def build(settings: config.Config) -> Experiment:
             settings.decay_fractions,
             settings.decay_factor,
         )
+        if settings.rollback:
+            rate = updates.Lowered(rate, settings.rollback_factor)
         step = _step(settings, model, loss, rate)
+        if settings.rollback:
+            rate.rollbacks = step.state.rollbacks
     with command.bad_input(ValueError, flag="metric", value=settings.metric):
         evaluation = steps.EvalStep(model, loss, settings.metric)
     return Experiment(
@@ -168,6 +172,7 @@ def _step(settings: config.Config, model: Any, loss: Any, rate: Any) -> Any:
         accumulate_steps=settings.accumulate_steps,
         jit_compile=jit_compile,
         keras_arithmetic=settings.keras_arithmetic,
+        recompute=settings.recompute,
     )
 
 

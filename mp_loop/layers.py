@@ -8,6 +8,8 @@ is.
     with_float32_bias(dense, policy)    16-bit kernel, float32 bias gradient
     attention(mha, policy)              16-bit products, float32 softmax
     batch_norm(bn, policy)              16-bit in and out, float32 statistics
+    layer_norm(ln, policy)              16-bit in and out, float32 between
+    fused(activation)                   16-bit in and out, float32 between
     InFloat32(operation)                any Keras operation, in float32
 
 The policy says in which dtype tensors are stored and in which they are
@@ -17,6 +19,7 @@ multiplied: `keras.DTypePolicy("float16")`, or `Float32Products("float16")`.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +43,9 @@ BIASED = (
 )
 # Activations that exponentiate and sum: never below float32.
 FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
+# A 16-bit output whose sums have no more terms takes processors with matrix units
+# (hundreds of operations for each byte they move) no longer to compute than to store.
+CHEAP_TERMS = 150
 
 
 def needs_float32(activation: Any) -> bool:
@@ -70,6 +76,57 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor) -> Any:
         return dy, tf.reshape(summed, bias_shape)
 
     return y, gradient
+
+
+@functools.cache
+def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Computes a smooth activation of a 16-bit tensor in one pass, in float32.
+
+    Keras computes GELU in 16 bits as a dozen operations, each of which rounds, takes
+    a pass over memory, and is kept for the backward pass. Here XLA makes one loop of
+    them, forward and backward, between which the 16-bit input alone is kept.
+
+    Args:
+      activation: elementwise function of Keras.
+
+    Returns:
+      A function of a tensor of any dtype, to the same dtype; `activation` itself
+      where it is not known to be smooth and elementwise.
+    """
+    if activation not in _SMOOTH:
+        return activation
+
+    def in_float32(x: tf.Tensor) -> tf.Tensor:
+        return tf.cast(activation(tf.cast(x, tf.float32)), x.dtype)
+
+    @tf.function(jit_compile=True)
+    def backward(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = in_float32(x)
+        return tape.gradient(y, x, dy)
+
+    forward = tf.function(in_float32, jit_compile=True)
+
+    @tf.custom_gradient
+    def activate(x: tf.Tensor) -> Any:
+        return forward(x), functools.partial(backward, x)
+
+    return lambda x: activation(x) if x.dtype == tf.float32 else activate(x)
+
+
+_SMOOTH = (
+    keras.activations.celu,
+    keras.activations.elu,
+    keras.activations.gelu,
+    keras.activations.log_sigmoid,
+    keras.activations.mish,
+    keras.activations.selu,
+    keras.activations.sigmoid,
+    keras.activations.silu,
+    keras.activations.softplus,
+    keras.activations.tanh,
+)
 
 
 class Float32Products(keras.DTypePolicy):
@@ -111,7 +168,8 @@ def _float32_product(
         wide = product(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32))
         return tf.cast(wide, dtype), gradient
 
-    return multiply(x, tf.convert_to_tensor(kernel))
+    # Keras hands a 16-bit kernel over in float32.
+    return multiply(x, tf.cast(kernel, dtype))
 
 
 class _Float32Bias:
@@ -156,8 +214,18 @@ class _Float32Bias:
             )
         return None
 
+    def _is_cheap(self) -> bool:
+        """Tells whether to compute the output again beats to keep it in memory."""
+        return (
+            isinstance(self, keras.layers.Conv2D)
+            and self.compute_dtype == self.variable_dtype
+            and math.prod(self.kernel.shape[:-1]) <= CHEAP_TERMS
+        )
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         outputs = tf.cast(self._multiply(inputs), self.variable_dtype)
+        if self._is_cheap():
+            outputs._repeat = (self._product(), inputs, self.kernel)
         if self.float32_bias is not None:
             bias = self.float32_bias.value
             ones = (1,) * self._channels_first_rank
@@ -167,7 +235,7 @@ class _Float32Bias:
             return outputs
         if needs_float32(activation):
             outputs = tf.cast(outputs, tf.float32)  # 16 bits -> float32
-        return activation(outputs)
+        return fused(activation)(outputs)
 
 
 _TWINS = {base: type(base.__name__, (_Float32Bias, base), {}) for base in BIASED}
@@ -399,12 +467,17 @@ class _BatchNorm(keras.layers.Layer):
             x = tf.reshape(x, (1, 1, -1, x.shape[-1]))
         if training and master.trainable:
             wide = self.compute_dtype != dtype
+            # Where the convolution before is cheap, what it was made of is kept
+            # instead of what it made: its own gradient keeps that anyway.
+            repeat = getattr(inputs, "_repeat", (tf.identity, x))
             y, batch_mean, batch_variance = _normalize(
-                x, gamma, beta, master.epsilon, wide
+                repeat, gamma, beta, master.epsilon, wide
             )
             rate = 1.0 - master.momentum
-            mean.assign(mean * master.momentum + batch_mean * rate)
-            variance.assign(variance * master.momentum + batch_variance * rate)
+            self.moving_mean.assign(mean * master.momentum + batch_mean * rate)
+            self.moving_variance.assign(
+                variance * master.momentum + batch_variance * rate
+            )
         else:
             # Per channel, in float32, then once per element.
             y = tf.cast(
@@ -417,22 +490,29 @@ class _BatchNorm(keras.layers.Layer):
 
 
 def _normalize(
-    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, wide: bool
+    made: tuple[Callable[..., tf.Tensor], Any],
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    epsilon: float,
+    wide: bool,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the normalized tensor, and the batch's mean and variance in float32.
 
     Args:
-      x: [n, h, w, channels], 16 bits.
+      made: a function, and its arguments, that gives [n, h, w, channels], 16 bits.
+        The arguments alone are kept for the backward pass.
       gamma: float32 [channels].
       beta: float32 [channels].
       epsilon: added to the variance.
       wide: whether to cast around a float32 kernel, for a processor without a
-        16-bit one; `x` alone is kept for the backward pass.
+        16-bit one.
     """
-    dtype, kernel_dtype = x.dtype, tf.float32 if wide else x.dtype
+    make, *arguments = made
 
     @tf.custom_gradient
-    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+    def normalize(gamma: tf.Tensor, beta: tf.Tensor, *arguments: tf.Tensor) -> Any:
+        x = make(*arguments)
+        dtype, kernel_dtype = x.dtype, tf.float32 if wide else x.dtype
         y, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
             x=tf.cast(x, kernel_dtype),
             scale=gamma,
@@ -444,23 +524,27 @@ def _normalize(
         )
 
         def gradient(dy: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor]:
-            with tf.control_dependencies([dy]):  # cast anew, late
-                again = tf.cast(tf.identity(x), kernel_dtype)
+            with tf.control_dependencies([dy]):  # made, and cast, anew: late
+                again = [tf.identity(argument) for argument in arguments]
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                x = make(*again)
             spaces = {f"reserve_space_{i + 1}": t for i, t in enumerate(reserved)}
             dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=tf.cast(dy, kernel_dtype),
-                x=again,
+                x=tf.cast(x, kernel_dtype),
                 scale=gamma,
                 epsilon=epsilon,
                 is_training=True,
                 **spaces,
             )
-            return [tf.cast(dx, dtype), dgamma, dbeta]
+            return [dgamma, dbeta, *tape.gradient(x, again, tf.cast(dx, dtype))]
 
         return (tf.cast(y, dtype), mean, variance), gradient
 
-    y, mean, variance = normalize(x, gamma, beta)
-    rows = tf.cast(tf.size(x) // tf.shape(x)[-1], tf.float32)
+    arguments = map(tf.convert_to_tensor, arguments)
+    y, mean, variance = normalize(gamma, beta, *arguments)
+    rows = tf.cast(tf.size(y) // tf.shape(y)[-1], tf.float32)
     # The kernel's variance is the unbiased one, Keras' is not.
     return y, mean, variance * ((rows - 1.0) / rows)
 
@@ -488,6 +572,94 @@ def batch_norm(
       A layer that reads and moves the variables of `layer`.
     """
     twin = _BatchNorm(name=layer.name, dtype=policy)
+    twin.share(layer)
+    return twin
+
+
+class _LayerNorm(keras.layers.Layer):
+    """The master's layer normalization, 16-bit in and out, float32 between."""
+
+    def share(self, master: keras.layers.LayerNormalization) -> None:
+        self._master = lambda: master  # a closure hides it from Keras' tracking
+        self.trainable = master.trainable
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        master = self._master()
+        self.gamma, self.beta = master.gamma, master.beta  # tracked, in this order
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        x = tf.cast(inputs, self.variable_dtype)
+        gamma = tf.ones(x.shape[-1]) if self.gamma is None else self.gamma.value
+        beta = tf.zeros(x.shape[-1]) if self.beta is None else self.beta.value
+        return _layer_norm(self._master().epsilon)(x, gamma, beta)
+
+
+@functools.cache
+def _layer_norm(epsilon: float) -> Callable[..., tf.Tensor]:
+    """Makes layer normalization over the last axis, one XLA loop each way.
+
+    The 16-bit input and two float32 numbers a row are kept for the backward pass.
+    Its sums, over a row and over the batch, are of float32.
+    """
+
+    @tf.function(jit_compile=True)
+    def forward(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        wide = tf.cast(x, tf.float32)
+        mean = tf.reduce_mean(wide, -1, keepdims=True)
+        variance = tf.reduce_mean(
+            tf.math.squared_difference(wide, mean), -1, keepdims=True
+        )
+        inverse = tf.math.rsqrt(variance + epsilon)
+        y = (wide - mean) * inverse * gamma + beta
+        return tf.cast(y, x.dtype), mean, inverse
+
+    @tf.function(jit_compile=True)
+    def backward(
+        x: tf.Tensor,
+        gamma: tf.Tensor,
+        mean: tf.Tensor,
+        inverse: tf.Tensor,
+        dy: tf.Tensor,
+    ) -> Any:
+        dy = tf.cast(dy, tf.float32)
+        normal = (tf.cast(x, tf.float32) - mean) * inverse
+        batch = list(range(x.shape.rank - 1))
+        dnormal = dy * gamma
+        dx = inverse * (
+            dnormal
+            - tf.reduce_mean(dnormal, -1, keepdims=True)
+            - normal * tf.reduce_mean(dnormal * normal, -1, keepdims=True)
+        )
+        dgamma = tf.reduce_sum(dy * normal, batch)
+        return tf.cast(dx, x.dtype), dgamma, tf.reduce_sum(dy, batch)
+
+    @tf.custom_gradient
+    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        y, mean, inverse = forward(x, gamma, beta)
+        return y, functools.partial(backward, x, gamma, mean, inverse)
+
+    return normalize
+
+
+def can_fuse_layer_norm(layer: keras.layers.Layer) -> bool:
+    """Tells whether the layer normalizes over its last axis, and only that."""
+    if type(layer) is not keras.layers.LayerNormalization or layer.rms_scaling:
+        return False
+    rank = len(layer._build_shapes_dict["input_shape"])
+    return layer.axis in ([-1], [rank - 1])
+
+
+def layer_norm(
+    layer: keras.layers.LayerNormalization, policy: keras.DTypePolicy
+) -> keras.layers.Layer:
+    """Makes a built float32 `LayerNormalization` read and write 16 bits.
+
+    Args:
+      layer: one that `can_fuse_layer_norm`. Its variables are shared.
+      policy: dtype of inputs and outputs.
+    """
+    twin = _LayerNorm(name=layer.name, dtype=policy)
     twin.share(layer)
     return twin
 

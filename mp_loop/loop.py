@@ -12,15 +12,17 @@ repeats none and misses none.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from mp_loop import checkpoints as checkpointing
 from mp_loop import record
 
 logger = logging.getLogger(__name__)
@@ -30,16 +32,13 @@ class TrainingDiverged(RuntimeError):
     """Every one of the last steps was skipped; the message names what overflows."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint does not exist, cannot be read, or holds another training."""
-
-
 class Interrupted(Exception):
-    """The run was asked to stop; a checkpoint of `step` was saved."""
+    """Signal `number` asked the run to stop; a checkpoint of `step` was saved."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, number: int):
         super().__init__(f"interrupted at step {step}")
         self.step = step
+        self.number = number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +54,12 @@ class Plan:
       eval_every: steps between evaluations; 0: every epoch.
       checkpoint_every: steps between checkpoints; 0: every epoch.
       inspect_every: steps between looks at the numbers; 0: none.
-      keep_checkpoints: how many are kept.
       diverged_after: skips in a row after which the training is stuck. Each one
         halves a dynamic scale: there must be enough to find the right one.
       on_stuck: what happens then. "raise" ends the run (`TrainingDiverged`),
         "warn" logs a warning and goes on, "stay" just goes on.
+      rollback: how often a training that is stuck goes back to the last checkpoint
+        from before, instead of ending.
     """
 
     total_steps: int
@@ -69,9 +69,9 @@ class Plan:
     log_every: int = 20
     eval_every: int = 0
     checkpoint_every: int = 0
-    keep_checkpoints: int = 2
     diverged_after: int = 100
     on_stuck: str = "raise"
+    rollback: int = 0
     inspect_every: int = 0
 
     def is_due(self, position: int, every: int) -> bool:
@@ -106,53 +106,15 @@ class Result:
     milliseconds_per_step: float
 
 
-class Checkpoints:
-    """The checkpoints of one training, in one folder."""
-
-    def __init__(self, folder: str, state: tf.Module, keep: int):
-        """Looks at the folder; nothing is read or written yet."""
-        self._state = state
-        self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(state=state), folder, max_to_keep=keep
-        )
-
-    def save(self) -> None:
-        """Writes the state under its own step number."""
-        self._manager.save(checkpoint_number=int(self._state.step))
-
-    def restore(self) -> int:
-        """Restores the newest checkpoint, bit for bit; returns its step.
-
-        Raises:
-          CheckpointError: there is none, or it is not of this training.
-        """
-        newest = self._manager.latest_checkpoint
-        if newest is None:
-            raise CheckpointError(
-                f"--output_dir ({self._manager.directory}) holds no checkpoint to "
-                "resume from."
-            )
-        try:
-            status = self._manager.checkpoint.restore(newest)
-            status.assert_consumed()
-        except (AssertionError, LookupError, ValueError, tf.errors.OpError) as error:
-            reason = (str(error).strip().splitlines() or ["unreadable"])[0]
-            raise CheckpointError(
-                f"--resume: the checkpoint {newest} does not fit this training or "
-                f"is damaged: {reason}"
-            ) from None
-        return int(self._state.step)
-
-
 def train(
     step: Any,
     batches: Callable[[int, int], tf.data.Dataset],
     evaluate: Callable[[], dict[str, float]],
     run: record.Run,
     plan: Plan,
-    checkpoints: Checkpoints,
+    checkpoints: checkpointing.Checkpoints,
     on_log: Callable[[dict[str, Any]], None] = lambda line: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], int] = lambda: 0,
     clock: Callable[[], float] = time.perf_counter,
     witness: Any = None,
 ) -> Result:
@@ -166,19 +128,23 @@ def train(
       plan: when to do what.
       checkpoints: where the state is saved.
       on_log: called with each line of metrics and of evaluation.
-      should_stop: asked between calls, when all that was due has been done.
+      should_stop: asked between calls, when all that was due has been done; the
+        number of the signal that asks to stop, or 0.
       clock: seconds.
       witness: a `mp_loop.witness.Witness`, or None: nobody looks.
 
     Raises:
-      TrainingDiverged: every step is skipped, and `on_stuck` is "raise".
+      TrainingDiverged: every step is skipped, `on_stuck` is "raise", and no
+        rollback is left.
       Interrupted: `should_stop` said so; a checkpoint was saved.
+      SaveError: the run folder cannot be written.
     """
     position = int(step.state.step)
     iterator, evaluation = None, {}
-    speeds: list[float] = []  # seconds a step, one for each logged window
-    window_steps, window_seconds, train_seconds = 0, 0.0, 0.0
-    watch = _Watch(step, plan)
+    watch, began = _Watch(step, plan), ""
+    timer = _Timer(plan.batch_size, clock)
+    if plan.rollback and position == 0:
+        checkpoints.save()  # what the first rollback may need
     while position < plan.total_steps:
         epoch, batch = divmod(position, plan.steps_per_epoch)
         if iterator is None or batch == 0:
@@ -186,53 +152,147 @@ def train(
         count = plan.steps_until_due(position)
         if witness and plan.inspect_every and position % plan.inspect_every == 0:
             witness.look(position)
-        started = clock()
-        metrics = step.run(iterator, count)
+        log_due = plan.is_due(position + count, plan.log_every)
+        eval_due = plan.is_due(position + count, plan.eval_every)
+        save_due = plan.is_due(position + count, plan.checkpoint_every)
+        with timer.window(count):
+            metrics = step.run(iterator, count)
+            if log_due or eval_due or save_due:
+                values = _last_values(metrics)  # waits for the device
         if witness:
             witness.remember(position, metrics)
-        due = plan.is_due(position + count, plan.log_every)
-        if due:
-            values = _last_values(metrics)  # waits for the device
-        window_seconds += clock() - started
-        window_steps += count
         position += count
-        if due:
-            train_seconds += window_seconds
-            speeds.append(window_seconds / window_steps)
+        if log_due:
             line = {
                 **_counters(step.state),
                 **values,
-                "examples_per_second": plan.batch_size / speeds[-1],
+                "examples_per_second": timer.close_window(),
                 "overflowed": _overflowed(step),
                 **(witness.report(position) if witness else {}),
             }
-            window_steps, window_seconds = 0, 0.0
+            began = line.get("overflow", {}).get("text", began)
             run.log(line)
             on_log(line)
-            watch(line)
-        if plan.is_due(position, plan.eval_every):
+        if log_due or eval_due or save_due:
+            try:
+                watch(values, began)
+            except TrainingDiverged as error:
+                position = _roll_back(step, checkpoints, run, plan, error)
+                iterator, began = None, ""
+                if witness:
+                    witness.forget()
+                continue
+        if eval_due:
             evaluation = evaluate()
             run.log_evaluation(position, evaluation)
             on_log({"step": position, **evaluation})
-        if plan.is_due(position, plan.checkpoint_every):
-            checkpoints.save()
-        if position < plan.total_steps and should_stop():
-            checkpoints.save()
-            raise Interrupted(position)
+        if save_due or (eval_due and checkpoints.is_best(evaluation)):
+            checkpoints.save(evaluation if eval_due else {})
+        if run.failure:
+            _save_elsewhere(position, checkpoints, run)
+        checkpoints.check()
+        if position < plan.total_steps and (number := should_stop()):
+            checkpoints.save(evaluation if eval_due else {})
+            checkpoints.wait()
+            raise Interrupted(position, number)
+    checkpoints.wait()
     if not evaluation:
         evaluation = evaluate()
     counters = _counters(step.state)
-    # The first window holds tracing and compilation.
-    steady = statistics.median(speeds[1:] or speeds or [float("nan")])
     return Result(
         evaluation=evaluation,
         final_loss_scale=float(step.loss_scale),
-        train_seconds=train_seconds,
-        examples_per_second=plan.batch_size / steady,
-        milliseconds_per_step=steady * 1e3,
+        train_seconds=timer.seconds,
+        examples_per_second=plan.batch_size / timer.steady,
+        milliseconds_per_step=timer.steady * 1e3,
         steps=counters["step"],
         applied_steps=counters["applied_steps"],
         skipped_steps=counters["skipped_steps"],
+    )
+
+
+class _Timer:
+    """Seconds of training; a window is what lies between two lines of metrics."""
+
+    def __init__(self, batch_size: int, clock: Callable[[], float]):
+        self.seconds = 0.0
+        self._batch_size, self._clock = batch_size, clock
+        self._speeds: list[float] = []  # seconds a step, one for each window
+        self._window = [0.0, 0]
+
+    @contextlib.contextmanager
+    def window(self, steps: int) -> Iterator[None]:
+        """Times a call of so many steps."""
+        started = self._clock()
+        yield
+        self._window[0] += self._clock() - started
+        self._window[1] += steps
+
+    def close_window(self) -> float:
+        """Returns the examples a second since the last line."""
+        seconds, steps = self._window
+        self._window = [0.0, 0]
+        self.seconds += seconds
+        self._speeds.append(seconds / steps)
+        return self._batch_size / self._speeds[-1]
+
+    @property
+    def steady(self) -> float:
+        """Seconds a step; the first window holds tracing and compilation."""
+        return statistics.median(self._speeds[1:] or self._speeds or [float("nan")])
+
+
+def _roll_back(
+    step: Any,
+    checkpoints: checkpointing.Checkpoints,
+    run: record.Run,
+    plan: Plan,
+    error: TrainingDiverged,
+) -> int:
+    """Goes back to the last good checkpoint; returns its step.
+
+    The loss scale backs off, and the learning rate, which reads `rollbacks`, drops.
+    A process that dies in here leaves a run that diverges again and comes here
+    again: the checkpoint is replaced last.
+    """
+    state = step.state
+    done = int(state.rollbacks)
+    if done >= plan.rollback:
+        raise error
+    entry = checkpoints.restore_healthy()
+    if entry is None:
+        raise error
+    state.rollbacks.assign(done + 1)
+    backed_off = step.rule.next_state(state.read_loss_scale(), tf.constant(False))
+    state.write_loss_scale(backed_off)
+    checkpoints.forget_after(entry.step)
+    run.rewind(entry.step)
+    checkpoints.save(entry.metrics, retried=True)
+    checkpoints.wait()
+    logger.warning(
+        "Rollback %d of %d to step %d, with a loss scale of %g: %s",
+        done + 1,
+        plan.rollback,
+        entry.step,
+        float(step.loss_scale),
+        error,
+    )
+    return entry.step
+
+
+def _save_elsewhere(
+    position: int, checkpoints: checkpointing.Checkpoints, run: record.Run
+) -> None:
+    """Saves the state beside the lines that the run folder could not take."""
+    if run.rescued:
+        with contextlib.suppress(checkpointing.SaveError):  # it would say the same
+            checkpoints.wait()
+        checkpoints.move(run.checkpoints)
+        checkpoints.save()
+        checkpoints.wait()
+    raise checkpointing.SaveError(
+        f"the lines of step {position} cannot be written: {run.failure}",
+        str(run.folder) if run.rescued else None,
     )
 
 
@@ -245,50 +305,65 @@ def _last_values(metrics: dict[str, tf.Tensor]) -> dict[str, float | None]:
 
 
 def _counters(state: Any) -> dict[str, int]:
-    names = ("step", "applied_steps", "skipped_steps", "forward_overflows")
+    names = (
+        "step", "applied_steps", "skipped_steps", "forward_overflows", "rollbacks",
+    )  # fmt: skip
     return {name: int(getattr(state, name)) for name in names}
 
 
 def _overflowed(step: Any) -> dict[str, int]:
-    """Returns, by path, in how many steps since the last call a gradient overflowed.
+    """Returns, by path, in how many steps since the last line a gradient overflowed.
 
-    Variables that did not are left out.
+    Variables whose gradients did not are left out.
     """
     state = step.state
     total = state.overflows.numpy()
     new = total - state.logged_overflows.numpy()
     state.logged_overflows.assign(total)
-    counts: collections.Counter[str] = collections.Counter()
-    for variable, count in zip(step.model.trainable_variables, new, strict=True):
-        counts[variable.path] += int(count)  # two variables may share a path
-    return dict(+counts)
+    return dict(_by_path(step, new))
+
+
+def _by_path(step: Any, counts: Sequence[int]) -> collections.Counter[str]:
+    """Adds up counts by the paths of the masters, which two may share."""
+    total: collections.Counter[str] = collections.Counter()
+    for variable, count in zip(step.model.trainable_variables, counts, strict=True):
+        total[variable.path] += int(count)
+    return +total
 
 
 class _Watch:
     """Tells when a training is stuck, and does what the plan says then."""
 
     def __init__(self, step: Any, plan: Plan):
-        self._state, self._plan = step.state, plan
+        self._step, self._plan = step, plan
         self._floor = getattr(getattr(step, "rule", None), "min_scale", 0.0)
+        self._start = step.state.overflows.numpy()
         self._warned = False
 
-    def __call__(self, line: dict[str, Any]) -> None:
-        """Looks at a line of metrics.
+    def __call__(self, values: dict[str, Any], began: str = "") -> None:
+        """Looks at the state, and at the metrics of its last step.
+
+        Args:
+          values: the metrics.
+          began: where the overflow began, if someone looked into it.
 
         Raises:
           TrainingDiverged: the training is stuck, and the plan says "raise".
         """
-        skips = int(self._state.stuck_steps)
+        state = self._step.state
+        skips = int(state.stuck_steps)
         if skips < self._plan.diverged_after:
             self._warned = False
+            if not skips:
+                self._start = state.overflows.numpy()
             return
+        scale = values["loss_scale"]
         said = (
-            f"every one of the last {skips} steps (now step {line['step']}) was "
-            f"skipped; the loss is {line['loss']:g}, the loss scale "
-            f"{line['loss_scale']:g}"
-            f"{' (its floor)' if line['loss_scale'] <= self._floor else ''}. "
-            f"{_blame(line)} Look for inf or nan in the data, lower "
-            "--learning_rate, or try --precision=bfloat16."
+            f"every one of the last {skips} steps (now step {int(state.step)}) was "
+            f"skipped; the loss is {values['loss']:g}, the loss scale {scale:g}"
+            f"{' (its floor)' if scale <= self._floor else ''}. "
+            f"{_blame(self._step, self._start, began)} Look for inf or nan in the "
+            "data, lower --learning_rate, or try --precision=bfloat16."
         )
         if self._plan.on_stuck == "raise":
             raise TrainingDiverged(said)
@@ -297,11 +372,10 @@ class _Watch:
             self._warned = True
 
 
-def _blame(line: dict[str, Any], shown: int = 5) -> str:
-    """Names the variables that overflowed most since the line before."""
-    overflowed = collections.Counter(line["overflowed"])
-    began = line.get("overflow", {}).get("text")
-    began = f" It began so: {began}." if began else ""
+def _blame(step: Any, start: Any, began: str, shown: int = 5) -> str:
+    """Names the variables that overflowed most since the counts were `start`."""
+    overflowed = _by_path(step, step.state.overflows.numpy() - start)
+    began = f" The last one began so: {began}." if began else ""
     if not overflowed:
         return f"No gradient was seen to be the cause.{began}"
     names = ", ".join(path for path, _ in overflowed.most_common(shown))

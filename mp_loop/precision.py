@@ -20,7 +20,7 @@ from typing import Any
 
 import keras
 
-from mp_loop import layers
+from mp_loop import devices, layers
 
 HALF_PRECISIONS = ("float16", "bfloat16")
 
@@ -84,7 +84,7 @@ def half_precision_twin(
     model: keras.Model,
     dtype: str,
     float32_layers: str = "",
-    float32_products: bool = False,
+    float32_products: bool | None = None,
 ) -> keras.Model:
     """Makes the model that computes the forward and backward pass.
 
@@ -95,7 +95,8 @@ def half_precision_twin(
       float32_layers: regular expression; layers whose name it finds stay in
         float32.
       float32_products: multiply in float32 what is stored in 16 bits; see
-        `layers.Float32Products`.
+        `layers.Float32Products`. Default: where this machine has no fast products
+        of `dtype`.
 
     Returns:
       A Keras model of the same structure, with equal weights in the same order:
@@ -113,6 +114,8 @@ def half_precision_twin(
     _refuse_unlawful(model, dtype)
     outputs = output_operations(model)
     policy = keras.DTypePolicy(dtype)
+    if float32_products is None:
+        float32_products = devices.multiplies_slowly(dtype)
     product_policy = layers.Float32Products(dtype) if float32_products else policy
     stays = re.compile(float32_layers) if float32_layers else None
     calls = _calls(model)
@@ -228,6 +231,8 @@ def _convert_layer(
         return layers.with_float32_bias(layer, product_policy)
     if layers.can_fuse(layer):
         return layers.batch_norm(layer, product_policy)
+    if layers.can_fuse_layer_norm(layer):
+        return layers.layer_norm(layer, product_policy)
     if type(layer) is keras.layers.MultiHeadAttention:
         gated = getattr(layer, "_gate_dense", None) is not None
         return layer if gated else layers.attention(layer, product_policy)
@@ -235,7 +240,10 @@ def _convert_layer(
     elementwise = type(layer) in _ELEMENTWISE and not exponential
     merge = type(layer) in _MERGES and _inputs_agree(layer)
     if type(layer) in _GATHERS or elementwise or merge:
-        return type(layer).from_config(layers.twin_config(layer, policy))
+        twin = type(layer).from_config(layers.twin_config(layer, policy))
+        if type(layer) is keras.layers.Activation:
+            twin.activation = layers.fused(layer.activation)
+        return twin
     return layer
 
 

@@ -343,11 +343,14 @@ def _recorded(step: steps.TrainStep) -> Iterator[dict[str, Any]]:
         loss, recorded["grads"] = accumulate(*args, **kwargs)
         return loss, recorded["grads"]
 
+    # Observers would see a recomputed layer twice.
+    recomputed, step._recomputed = step._recomputed, None
     step._accumulate = record
     try:
         yield recorded
     finally:
         del step._accumulate
+        step._recomputed = recomputed
 
 
 def _variables(step: steps.TrainStep) -> list[tf.Variable]:

@@ -8,8 +8,11 @@
     run.close()
 
 A file is either appended to, a whole line at a time, or replaced whole, so that
-a reader never sees half of one. JSON has no NaN or infinity: such numbers are
-the strings "nan", "inf" and "-inf" in the files and floats again when read.
+a reader never sees half of one. A run holds a lock on its folder while it lives.
+When the folder can no longer be written (a full disk, say), the run goes on in a
+rescue folder, which holds all that was logged: `run.rescued`. JSON has no NaN or
+infinity: such numbers are the strings "nan", "inf" and "-inf" in the files and
+floats again when read.
 """
 
 from __future__ import annotations
@@ -19,13 +22,16 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 FLAGS_FILE = "flags.txt"
@@ -36,24 +42,78 @@ SUMMARY_FILE = "summary.json"
 
 _NOT_FINITE = ("nan", "inf", "-inf")
 
+logger = logging.getLogger(__name__)
+
 
 class RecordError(ValueError):
     """A run folder cannot be used as asked; the message is one line."""
 
 
+class Lock:
+    """Held by the one process that writes a folder; gone when that process is.
+
+    The system keeps it, on the folder itself: no file is left that could be stale.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str]) -> None:
+        """Takes the lock.
+
+        Raises:
+          RecordError: a living process has it.
+        """
+        import fcntl  # Unix only.
+
+        self._descriptor = os.open(output_dir, os.O_RDONLY)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise RecordError(
+                f"--output_dir ({output_dir}) is being written by another process; "
+                "wait for its end, or choose another folder."
+            ) from None
+        except OSError as error:  # Some network file systems have no locks.
+            logger.warning(
+                "%s cannot be locked (%s): see that no other process writes there.",
+                output_dir,
+                error.strerror,
+            )
+
+    def release(self) -> None:
+        """Gives the lock back; more than once does no harm."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 class Run:
-    """The open folder of one run."""
+    """The open folder of one run.
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    Attributes:
+      folder: where files go.
+      rescued: whether `folder` is a rescue folder, since the run's own cannot be
+        written.
+      failure: why not, on one line.
+    """
+
+    def __init__(self, folder: pathlib.Path, lock: Lock) -> None:
         """Opens the logs of an existing folder; use `create` or `reopen`."""
-        import tensorflow as tf  # Here, so that commands refuse bad flags at once.
+        self.folder = folder
+        self.rescued = False
+        self.failure = ""
+        self._lock = lock
+        self._guard = threading.RLock()  # a thread that writes checkpoints may rescue
+        self._open()
 
-        self._folder = folder
-        self.checkpoints = str(folder / "checkpoints")
-        self.model_path = str(folder / "model.keras")
-        self._metrics = _open_log(folder / METRICS_FILE)
-        self._evaluations = _open_log(folder / EVALUATIONS_FILE)
-        self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
+    @property
+    def checkpoints(self) -> str:
+        """The folder of the checkpoints."""
+        return str(self.folder / "checkpoints")
+
+    @property
+    def model_path(self) -> str:
+        """Where the trained model goes."""
+        return str(self.folder / "model.keras")
 
     @classmethod
     def create(cls, output_dir: str, flagfile_text: str) -> Run:
@@ -80,27 +140,33 @@ class Run:
                 )
         with _refuse_unwritable(output_dir):
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / FLAGS_FILE, flagfile_text)
-            _write_json(folder / "environment.json", environment())
-            return cls(folder)
+            with _released_on_error(Lock(folder)) as lock:
+                if (folder / FLAGS_FILE).exists():  # Another process was faster.
+                    raise RecordError(
+                        f"--output_dir ({output_dir}) already holds a run."
+                    )
+                write_atomically(folder / FLAGS_FILE, flagfile_text)
+                _write_json(folder / "environment.json", environment())
+                return cls(folder, lock)
 
     @classmethod
-    def reopen(cls, output_dir: str, flagfile_text: str, step: int) -> Run:
+    def reopen(
+        cls, output_dir: str, flagfile_text: str, step: int, lock: Lock | None = None
+    ) -> Run:
         """Continues a run from the checkpoint of `step`.
 
-        Lines of later steps, which the run will write again, are dropped.
-        TensorBoard gets a further event file beside the earlier ones, which are
-        left as they are: dropped steps may stand there twice (which of them is
-        shown is up to its reader); metrics.jsonl is the exact record.
+        Lines of later steps, and TensorBoard's, which the run will write again, are
+        dropped.
 
         Args:
           output_dir: the folder of the run.
           flagfile_text: flags that replay the run; becomes flags.txt.
           step: the last step whose records are kept.
+          lock: of the folder, where it was taken before.
 
         Raises:
-          RecordError: the folder holds no run, a damaged one, or cannot be
-            written.
+          RecordError: the folder holds no run, a damaged one, is being written by
+            another process, or cannot be written.
         """
         folder = _named(output_dir)
         if not (folder / FLAGS_FILE).exists():
@@ -108,28 +174,63 @@ class Run:
                 f"--output_dir ({output_dir}) holds no run to resume; leave "
                 "--resume out to start one."
             )
-        kept = {
-            name: [line for line in _read_lines(folder / name) if line["step"] <= step]
-            for name in (METRICS_FILE, EVALUATIONS_FILE, NUMERICS_FILE)
-            if name != NUMERICS_FILE or (folder / name).exists()
-        }
-        with _refuse_unwritable(output_dir):
-            for name, lines in kept.items():
-                write_atomically(folder / name, "".join(map(_to_line, lines)))
+        with (
+            _refuse_unwritable(output_dir),
+            _released_on_error(lock or Lock(folder)) as lock,
+        ):
+            _drop_after(folder, step)
             write_atomically(folder / FLAGS_FILE, flagfile_text)
             _write_json(folder / "environment.json", environment())
-            return cls(folder)
+            return cls(folder, lock)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Records one line of training metrics; `line["step"]` is its step."""
-        self._metrics.write(_to_line(line))
-        self._to_tensorboard("train", line)
+        with self._guard:
+            self._append(METRICS_FILE, "train", line)
 
     def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Records one evaluation, made after `step` steps."""
-        line = {"step": step, **values}
-        self._evaluations.write(_to_line(line))
-        self._to_tensorboard("eval", line)
+        with self._guard:
+            self._append(EVALUATIONS_FILE, "eval", {"step": step, **values})
+
+    def sync(self) -> None:
+        """Waits until every line is on the disk."""
+        for log in self._logs.values():
+            log.sync()
+
+    def rewind(self, step: int) -> None:
+        """Drops what was recorded after `step`: the run will write it again."""
+        self._close_logs()
+        _drop_after(self.folder, step)
+        self._open()
+
+    def rescue(self, why: BaseException | str) -> str | None:
+        """Goes on in a new folder, with all that was logged so far.
+
+        Returns:
+          The folder; None if nowhere could be written.
+        """
+        with self._guard:
+            return str(self.folder) if self.rescued else self._rescue(why)
+
+    def _rescue(self, why: BaseException | str) -> str | None:
+        self.failure = self.failure or " ".join(str(why).split())
+        kept = {name: log.read() for name, log in self._logs.items()}
+        for root in dict.fromkeys([tempfile.gettempdir(), "/dev/shm"]):
+            try:
+                folder = pathlib.Path(tempfile.mkdtemp(prefix="mp_loop_", dir=root))
+                for name, text in kept.items():
+                    (folder / name).write_bytes(text)
+                flagfile = f"{self._flagfile}--output_dir={folder}\n"
+                (folder / FLAGS_FILE).write_text(flagfile, encoding="utf-8")
+                (folder / "checkpoints").mkdir()
+            except OSError:
+                continue
+            self._close_logs()
+            self.folder, self.rescued = folder, True
+            self._open()
+            return str(folder)
+        return None
 
     def log_numerics(self, line: Mapping[str, Any]) -> None:
         """Records what a probe saw (`mp_loop.reading.line`), and its histograms.
@@ -137,37 +238,88 @@ class Run:
         numerics.jsonl gets a line; TensorBoard the histograms of all exponents, over
         the logarithm to base 2 of the magnitude, zeros left out.
         """
-        with _open_log(self._folder / NUMERICS_FILE) as file:
-            file.write(_to_line(line))
-        self._histograms_to_tensorboard(line)
+        with self._guard:
+            if NUMERICS_FILE not in self._logs:  # Most runs have none.
+                self._logs[NUMERICS_FILE] = _Log(self.folder / NUMERICS_FILE)
+            self._append(NUMERICS_FILE, "numerics", line)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Everything logged so far, in order, before a resume included."""
-        return read_metrics(self._folder)
+        return read_metrics(self.folder)
 
     def read_evaluations(self) -> list[dict[str, Any]]:
         """Every evaluation so far, in order; each has its `step`."""
-        return read_evaluations(self._folder)
+        return read_evaluations(self.folder)
+
+    def write_model(self, model: Any) -> None:
+        """Writes model.keras, whole or not at all."""
+        path = pathlib.Path(self.model_path)
+        # Keras wants its ending.
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
+        try:
+            model.save(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def read_numerics(self) -> list[dict[str, Any]]:
         """What the probes saw so far, in order."""
-        return read_numerics(self._folder)
+        return read_numerics(self.folder)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json."""
-        _write_json(self._folder / SUMMARY_FILE, summary)
+        _write_json(self.folder / SUMMARY_FILE, summary)
 
     def draw(self) -> str | None:
         """Draws training.png; returns its path, None where matplotlib is missing."""
-        path = self._folder / "training.png"
+        path = self.folder / "training.png"
         curve = Curve("", self.read_metrics(), self.read_evaluations())
         return str(path) if draw(path, [curve]) else None
 
     def close(self) -> None:
-        """Closes the files; the run logs no more."""
-        self._metrics.close()
-        self._evaluations.close()
-        self._writer.close()
+        """Closes the files and gives the lock back; the run logs no more."""
+        self._close_logs()
+        self._lock.release()
+
+    def _open(self) -> None:
+        import tensorflow as tf  # Here, so that commands refuse bad flags at once.
+
+        self._flagfile = (self.folder / FLAGS_FILE).read_text(encoding="utf-8")
+        names = [METRICS_FILE, EVALUATIONS_FILE]
+        if (self.folder / NUMERICS_FILE).exists():
+            names.append(NUMERICS_FILE)
+        self._logs = {name: _Log(self.folder / name) for name in names}
+        self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+
+    def _close_logs(self) -> None:
+        import tensorflow as tf
+
+        for log in self._logs.values():
+            log.close()
+        # Nothing is left to be written; a disk that is full may say so once more.
+        with contextlib.suppress(tf.errors.OpError):
+            self._writer.close()
+
+    def _append(self, name: str, prefix: str, line: Mapping[str, Any]) -> None:
+        """Writes a line; where the folder cannot take it, in a rescue folder."""
+        import tensorflow as tf
+
+        text = _to_line(line).encode()
+        try:
+            self._logs[name].write(text)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            if self.rescued or self.rescue(reason) is None:
+                return  # Nowhere: `failure` tells.
+            self._logs[name].write(text)
+        try:
+            if name == NUMERICS_FILE:
+                self._histograms_to_tensorboard(line)
+            else:
+                self._to_tensorboard(prefix, line)
+        except (OSError, tf.errors.OpError) as error:
+            if not self.rescued:
+                self.rescue(error)
 
     def _to_tensorboard(self, prefix: str, line: Mapping[str, Any]) -> None:
         import tensorflow as tf
@@ -204,6 +356,81 @@ class Run:
                 tf.summary.write(
                     tag, tf.constant(buckets, tf.float64), metadata=described
                 )
+
+
+@contextlib.contextmanager
+def _released_on_error(lock: Lock) -> Iterator[Lock]:
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
+
+
+class _Log:
+    """A file that whole lines are appended to; each is there when `write` returns."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        self._size = os.fstat(self._descriptor).st_size
+
+    def write(self, text: bytes) -> None:
+        """Appends a line; raises OSError."""
+        left = text
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+        self._size += len(text)
+
+    def read(self) -> bytes:
+        """The whole lines, also of a file that has lost its name."""
+        return os.pread(self._descriptor, self._size, 0)
+
+    def sync(self) -> None:
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _drop_after(folder: pathlib.Path, step: int) -> None:
+    """Drops from all records of a run what came after `step`.
+
+    Raises:
+      RecordError: a record is damaged; then nothing has been changed.
+    """
+    kept = {
+        name: [line for line in _read_lines(folder / name) if line["step"] <= step]
+        for name in (METRICS_FILE, EVALUATIONS_FILE)
+    }
+    if (folder / NUMERICS_FILE).exists():
+        # A look is taken before the step that follows: it will be taken again.
+        looks = _read_lines(folder / NUMERICS_FILE)
+        kept[NUMERICS_FILE] = [line for line in looks if line["step"] < step]
+    for name, lines in kept.items():
+        write_atomically(folder / name, "".join(map(_to_line, lines)))
+    for path in sorted((folder / "tensorboard").glob("events.out.tfevents.*")):
+        _drop_events_after(path, step)
+
+
+def _drop_events_after(path: pathlib.Path, step: int) -> None:
+    """Rewrites an event file without later steps; half of a last event goes too."""
+    import tensorflow as tf
+
+    records, kept = [], 0
+    with contextlib.suppress(tf.errors.DataLossError):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            if event.step <= step:
+                records.append(record)
+                kept += event.HasField("summary")
+    if not kept:
+        path.unlink()
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with tf.io.TFRecordWriter(str(temporary)) as file:
+        for record in records:
+            file.write(record)
+    os.replace(temporary, path)
 
 
 def read_metrics(output_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -412,11 +639,6 @@ def _refuse_unwritable(output_dir: str) -> Any:
             f"--output_dir ({output_dir}) must be writable: "
             f"{error.strerror or type(error).__name__}."
         ) from error
-
-
-def _open_log(path: pathlib.Path) -> Any:
-    """Opens a file to append lines; each reaches the file as it is written."""
-    return open(path, "a", encoding="utf-8", buffering=1, newline="\n")
 
 
 def _to_line(line: Mapping[str, Any]) -> str:

@@ -11,6 +11,17 @@ from typing import Any
 
 import tensorflow as tf
 
+COUNTERS = (
+    "step",
+    "applied_steps",
+    "skipped_steps",
+    "forward_overflows",
+    "stuck_steps",
+    "overflows",
+    "logged_overflows",
+    "rollbacks",
+)
+
 
 class TrainState(tf.Module):
     """Every variable of a training, in order of the step that changes them.
@@ -34,6 +45,7 @@ class TrainState(tf.Module):
         own gradient was not finite: who overflowed. A skip that is counted for no
         master had a loss or a gradient norm that was not finite.
       logged_overflows: likewise, `overflows` as it was when last logged.
+      rollbacks: int64 [], how often the training went back to a checkpoint.
     """
 
     def __init__(
@@ -69,7 +81,27 @@ class TrainState(tf.Module):
         self.forward_overflows = _counter("forward_overflows")
         self.stuck_steps = _counter("stuck_steps")
         self.overflows = _counter("overflows", [len(self.master_weights)])
+        self.rollbacks = _counter("rollbacks")
         self.logged_overflows = _counter("logged_overflows", [len(self.master_weights)])
+
+    def named(self) -> dict[str, tf.Variable]:
+        """Returns every variable once, under the first of its names.
+
+        Names are `master_weights/0`, ..., `loss_scale/scale`, ..., `step`: what a
+        checkpoint calls them.
+        """
+        lists = ("master_weights", "working_weights", "other_weights", "seeds", "slots")
+        named = {
+            f"{name}/{i}": variable
+            for name in lists
+            for i, variable in enumerate(getattr(self, name))
+        }
+        fields = getattr(self._make_loss_scale, "_fields", ())
+        for field, variable in zip(fields, self.loss_scale, strict=True):
+            named[f"loss_scale/{field}"] = variable
+        named |= {name: getattr(self, name) for name in COUNTERS}
+        first = {id(variable): name for name, variable in reversed(named.items())}
+        return {name: v for name, v in named.items() if first[id(v)] == name}
 
     def read_loss_scale(self) -> Any:
         """Returns the loss-scale state as the rule's NamedTuple of tensors."""

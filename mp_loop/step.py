@@ -33,6 +33,7 @@ import tensorflow as tf
 from mp_loop import devices, updates
 from mp_loop import loss_scale as scaling
 from mp_loop import precision as precisions
+from mp_loop import recompute as recomputation
 from mp_loop import state as states
 
 PRECISIONS = (*precisions.HALF_PRECISIONS, "float32")
@@ -62,6 +63,7 @@ class TrainStep:
         accumulate_steps: int = 1,
         jit_compile: bool = False,
         keras_arithmetic: bool = False,
+        recompute: bool = False,
     ):
         """Makes the twin, the slots and the state.
 
@@ -85,6 +87,8 @@ class TrainStep:
           keras_arithmetic: computes every bit as Keras' mixed policy and
             LossScaleOptimizer do, for comparison: 16-bit softmax and bias sums,
             Keras' own update, and batch-norm statistics that a skip moves.
+          recompute: computes activations again in the backward pass instead of
+            keeping them; see `mp_loop.recompute`.
 
         Raises:
           ValueError: unlawful argument, by name; or a model that cannot be
@@ -165,6 +169,9 @@ class TrainStep:
             loss_scale=self.rule.init(),
         )
         self.reload()
+        self._recomputed = None
+        if recompute:
+            self._recomputed = recomputation.Recomputed(twin, jit_compile)
         self._step = tf.function(self._one_step, jit_compile=jit_compile)
         self._run = tf.function(self._many_steps)
 
@@ -244,6 +251,13 @@ class TrainStep:
         written = [] if self._keras_arithmetic else _written(weights)
         moved = itertools.compress(zip(weights, before, strict=True), written)
         return {"loss": loss, **self.apply(scaled_grads, forward_finite, list(moved))}
+
+    def forward(self, inputs: Any) -> tuple[Any, list[tf.Tensor]]:
+        """Returns the twin's outputs in training, and the losses its layers added."""
+        if self._recomputed is None:
+            return self.twin(inputs, training=True), self.twin.losses
+        outputs, losses = self._recomputed(inputs)
+        return outputs, [*losses, *self.twin.losses]  # here those of variables alone
 
     def apply(
         self,
@@ -343,11 +357,11 @@ class TrainStep:
         """Returns the loss and its gradients, times `scale`, in float32."""
         workings = self.state.working_weights
         with tf.GradientTape() as tape:
-            outputs = self.twin(inputs, training=True)
+            outputs, extras = self.forward(inputs)
             loss = mean_loss(self._loss, labels, outputs, sample_weight)
             for master in self._regularized:
                 loss += tf.cast(master.regularizer(master.value), tf.float32)
-            for extra in self.twin.losses:
+            for extra in extras:
                 loss += tf.cast(extra, tf.float32)  # add_loss of a 16-bit layer
             scaled_loss = loss * scale
         regularized = [master.value for master in self._regularized]
@@ -365,41 +379,42 @@ class TrainStep:
         return loss, grads
 
     def _which_finite(
-        self,
-        scaled_grads: updates.Grads,
-        halves: Sequence[tf.Tensor | None],
-        scale: tf.Tensor,
+        self, scaled_grads: updates.Grads, halves: tf.Tensor, scale: tf.Tensor
     ) -> tf.Tensor:
         """Returns bool [number of masters]: whether each unscaled gradient is finite.
 
         And its square, where an infinite norm would do harm: no other look at the
         gradients is needed then. One that is missing is finite.
         """
-        summed = self._clip_norm or self._update.needs_norm
+        finite = tf.math.is_finite(halves)
         # The squares of float16 gradients cannot overflow a float32 sum, nor can
         # dividing them by a scale that is not tiny: one pass over them tells all.
         summable = float(tf.float16.max) / self.rule.min_scale < scaling.LARGEST
-        checks = []
-        kinds = zip(scaled_grads, halves, self._from_float16, strict=True)
-        for grad, half, is_float16 in kinds:
-            if grad is None:
-                checks.append(tf.constant(True))
-            elif summed or (is_float16 and summable):
-                checks.append(tf.math.is_finite(half))
-            else:
-                checks.append(tf.reduce_all(tf.math.is_finite(_values(grad) / scale)))
-        return tf.stack(checks) if checks else tf.ones([0], tf.bool)
+        told = [
+            grad is None or (is_float16 and summable)
+            for grad, is_float16 in zip(scaled_grads, self._from_float16, strict=True)
+        ]
+        if self._clip_norm or self._update.needs_norm or all(told):
+            return finite
+        return tf.stack(
+            [
+                finite[i]
+                if told[i]
+                else tf.reduce_all(tf.math.is_finite(_values(grad) / scale))
+                for i, grad in enumerate(scaled_grads)
+            ]
+        )
 
 
-def half_squares(grads: updates.Grads) -> list[tf.Tensor | None]:
-    """Returns half the sum of squares of each gradient, float32 []; None for None."""
-    return [None if g is None else tf.nn.l2_loss(_values(g)) for g in grads]
+def half_squares(grads: updates.Grads) -> tf.Tensor:
+    """Returns half the sum of squares of each gradient, 0 for None, float32 [n]."""
+    halves = [0.0 if g is None else tf.nn.l2_loss(_values(g)) for g in grads]
+    return tf.stack(halves) if halves else tf.zeros([0])
 
 
-def global_norm(halves: Sequence[tf.Tensor | None]) -> tf.Tensor:
+def global_norm(halves: tf.Tensor) -> tf.Tensor:
     """Returns the square root of the sum of all squares, float32 []."""
-    halves = [half for half in halves if half is not None]
-    return tf.sqrt(2.0 * tf.add_n(halves)) if halves else tf.constant(0.0)
+    return tf.sqrt(2.0 * tf.reduce_sum(halves))
 
 
 METRICS = {
@@ -470,20 +485,25 @@ def stack_steps(
     dtypes: dict[str, tf.DType],
     steps: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
-    """Calls a step `steps` times (int32 [], traced); stacks its scalar metrics."""
+    """Calls a step `steps` times (int32 [], traced); stacks its scalar metrics.
 
-    def body(i: tf.Tensor, arrays: dict[str, tf.TensorArray]) -> tuple:
+    They travel as one float32 row: a loop pays for every tensor it carries.
+    """
+
+    def body(i: tf.Tensor, rows: tf.TensorArray) -> tuple:
         metrics = one_step()
-        return i + 1, {k: a.write(i, metrics[k]) for k, a in arrays.items()}
+        row = tf.stack([tf.cast(metrics[name], tf.float32) for name in dtypes])
+        return i + 1, rows.write(i, row)
 
-    arrays = {
-        name: tf.TensorArray(dtype, size=steps, element_shape=())
-        for name, dtype in dtypes.items()
-    }
-    _, arrays = tf.while_loop(
-        lambda i, _: i < steps, body, (tf.constant(0), arrays), parallel_iterations=1
+    rows = tf.TensorArray(tf.float32, size=steps, element_shape=[len(dtypes)])
+    _, rows = tf.while_loop(
+        lambda i, _: i < steps, body, (tf.constant(0), rows), parallel_iterations=1
     )
-    return {name: array.stack() for name, array in arrays.items()}
+    columns = tf.unstack(rows.stack(), len(dtypes), axis=1)
+    return {
+        name: tf.cast(column, dtype)
+        for (name, dtype), column in zip(dtypes.items(), columns, strict=True)
+    }
 
 
 def _written(variables: Sequence[tf.Variable]) -> list[bool]:

@@ -1,8 +1,16 @@
 """Trains a model: `python -m mp_loop.train --flagfile=exp.flags`.
 
 Flags are the fields of `mp_loop.config.Config`; a later flag overrides an
-earlier one. Exit codes: 0 done, 1 the training diverged, 2 bad input (one line
-on stderr, nothing written), 130 interrupted (a checkpoint was saved).
+earlier one; with --resume the flags of the run are the defaults. Exit codes:
+
+    0    done
+    1    the training diverged
+    2    bad input: one line on stderr, nothing written
+    3    the run folder could not be written; the line says where the state is
+    130  SIGINT, a checkpoint was saved
+    143  SIGTERM, a checkpoint was saved
+
+After 3, 130 and 143 the last line is the command that continues the run.
 """
 
 from __future__ import annotations
@@ -16,6 +24,8 @@ from mp_loop import command, config, experiment, record
 
 # What a resumed run may change; all else decides what is computed.
 _MAY_CHANGE = (
+    "best_by",
+    "change_precision",
     "checkpoint_every",
     "diverged_after",
     "epochs",
@@ -31,22 +41,48 @@ _MAY_CHANGE = (
     "steps",
     "steps_per_call",
 )
+# And with --change_precision.
+_OF_THE_PRECISION = (
+    "backoff_factor",
+    "float32_layers",
+    "growth_factor",
+    "growth_interval",
+    "hysteresis",
+    "initial_scale",
+    "loss_scale",
+    "max_scale",
+    "min_scale",
+    "precision",
+    "scale_preset",
+)
 
 
-def run(settings: config.Config, _flags: Any) -> int:
+def run(settings: config.Config, flag_values: Any) -> int:
     """Runs one experiment; returns the exit code."""
     if not settings.output_dir:
         raise command.UsageError("--output_dir must name a folder for the run.")
+    lock = None
     if settings.resume:
-        settings = _settings_to_resume(settings)
+        settings = _settings_to_resume(settings, flag_values)
+        lock = record.Lock(settings.output_dir)
     else:
         _refuse_used_folder(settings.output_dir)
+    try:
+        return _run(settings, lock)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _run(settings: config.Config, lock: record.Lock | None) -> int:
+    """Builds, trains and writes down; `lock` is of the run to be resumed."""
     built = experiment.build(settings)
     settings = built.settings  # --precision=auto resolved
     step, total_steps = built.step, built.total_steps
     # With TensorFlow, which takes seconds: a bad flag is told at once.
     import tqdm
 
+    from mp_loop import checkpoints as checkpointing
     from mp_loop import heatmap, loop, machine
 
     plan = loop.Plan(
@@ -58,19 +94,29 @@ def run(settings: config.Config, _flags: Any) -> int:
             if field.name not in ("total_steps", "steps_per_epoch")
         },
     )
-    checkpoints = loop.Checkpoints(
+    out: record.Run | None = None
+    checkpoints = checkpointing.Checkpoints(
         os.path.join(settings.output_dir, "checkpoints"),
         step.state,
         settings.keep_checkpoints,
+        settings.best_by,
+        before_publishing=lambda: out.sync(),
+        rescue_folder=lambda: out.rescue("a checkpoint cannot be written"),
     )
-    flagfile = dataclasses.replace(settings, resume=False).to_flagfile()
-    with command.bad_input(loop.CheckpointError, record.RecordError):
+    flagfile = dataclasses.replace(
+        settings, resume=False, change_precision=False
+    ).to_flagfile()
+    done = 0
+    with command.bad_input(checkpointing.CheckpointError, record.RecordError):
         if settings.resume:
-            done = checkpoints.restore()
+            done = checkpoints.restore(convert=settings.change_precision)
+            _refuse_the_past(settings, done, total_steps)
+            if checkpoints.converted:
+                step.reload()
             step.export()
-            out = record.Run.reopen(settings.output_dir, flagfile, done)
+            out = record.Run.reopen(settings.output_dir, flagfile, done, lock)
+            checkpoints.forget_after(done)
         else:
-            done = 0
             out = record.Run.create(settings.output_dir, flagfile)
     witness = None
     if settings.loop == "custom":
@@ -111,6 +157,7 @@ def run(settings: config.Config, _flags: Any) -> int:
                 f"{line['examples_per_second']:.0f} examples/s"
             )
 
+    continue_with = "python -m mp_loop.train --flagfile={}/flags.txt --resume"
     try:
         with command.stop_requested() as should_stop:
             result = loop.train(
@@ -132,11 +179,22 @@ def run(settings: config.Config, _flags: Any) -> int:
         bar.close()
         print(
             f"Interrupted at step {stop.step}; a checkpoint was saved. Continue with: "
-            f"python -m mp_loop.train --flagfile="
-            f"{os.path.join(settings.output_dir, 'flags.txt')} --resume",
+            f"{continue_with.format(settings.output_dir)}",
             file=sys.stderr,
         )
-        return 130
+        return 128 + stop.number
+    except checkpointing.SaveError as error:
+        bar.close()
+        saved = "The last checkpoint there was left as it is."
+        if error.rescued:
+            saved = f"The state was saved in {error.rescued}."
+        print(
+            f"--output_dir ({settings.output_dir}) cannot be written any more: "
+            f"{error}. {saved} Continue with: "
+            f"{continue_with.format(error.rescued or settings.output_dir)}",
+            file=sys.stderr,
+        )
+        return 3
     finally:
         out.close()
     bar.close()
@@ -153,12 +211,22 @@ def run(settings: config.Config, _flags: Any) -> int:
         "seed": settings.seed,
     }
     del summary["evaluation"]
-    step.export().save(out.model_path)
-    out.write_summary(summary)
-    picture = out.draw()
-    looks = out.read_numerics()
-    if looks:
-        heatmap.draw_steps(os.path.join(settings.output_dir, "numerics.png"), looks)
+    try:
+        out.write_model(step.export())
+        out.write_summary(summary)
+        picture = out.draw()
+        looks = out.read_numerics()
+        if looks:
+            heatmap.draw_steps(out.folder / "numerics.png", looks)
+    except OSError as error:
+        print(
+            f"--output_dir ({settings.output_dir}) cannot be written: "
+            f"{error.strerror or command.one_line(error)}. The training is done and in "
+            "its last checkpoint. Write the rest with: "
+            f"{continue_with.format(settings.output_dir)}",
+            file=sys.stderr,
+        )
+        return 3
     print(_table(summary))
     print(f"Model, metrics and checkpoints: {settings.output_dir}")
     print(f"Picture: {picture}" if picture else _NO_PICTURE)
@@ -176,24 +244,57 @@ def _refuse_used_folder(folder: str) -> None:
         )
 
 
-def _settings_to_resume(settings: config.Config) -> config.Config:
-    """Refuses what contradicts the run to be resumed; --precision=auto is its own."""
+def _settings_to_resume(settings: config.Config, flag_values: Any) -> config.Config:
+    """Returns the settings of a resumed run: its own, and what may change.
+
+    Args:
+      settings: what the command line says.
+      flag_values: parsed flags, which tell what was said at all; None: everything.
+
+    Raises:
+      UsageError: there is no run, or a flag contradicts it.
+    """
     path = os.path.join(settings.output_dir, "flags.txt")
     if not os.path.exists(path):
         raise command.UsageError(
             f"--output_dir ({settings.output_dir}) holds no run to resume."
         )
     before, _ = command.parse(["train", f"--flagfile={path}"])
-    if settings.precision == "auto":
-        settings = settings.at_precision(before.precision)
-    for field in dataclasses.fields(config.Config):
-        old, new = getattr(before, field.name), getattr(settings, field.name)
-        if old != new and field.name not in _MAY_CHANGE:
-            raise command.UsageError(
-                f"--{field.name} ({new}) contradicts the run to be resumed, which has "
-                f"{old}."
-            )
-    return settings
+    names = [field.name for field in dataclasses.fields(config.Config)]
+    said = {
+        name: getattr(settings, name)
+        for name in names
+        if flag_values is None or flag_values[name].present
+    }
+    if said.get("precision") == "auto":
+        del said["precision"]
+    may_change = _MAY_CHANGE
+    if settings.change_precision:
+        may_change += _OF_THE_PRECISION
+        before = before.at_precision(said.get("precision", before.precision))
+    differing = [
+        f"--{name} ({value}, was {getattr(before, name)})"
+        for name, value in said.items()
+        if value != getattr(before, name) and name not in may_change
+    ]
+    if differing:
+        advice = ""
+        if any(word.startswith("--precision ") for word in differing):
+            advice = " To go on in another precision, add --change_precision."
+        raise command.UsageError(
+            f"{', '.join(differing)} must be as in the run to be resumed.{advice}"
+        )
+    with command.bad_input(ValueError):
+        return dataclasses.replace(before, **said)
+
+
+def _refuse_the_past(settings: config.Config, done: int, total_steps: int) -> None:
+    if done > total_steps:
+        flag = "steps" if settings.steps else "epochs"
+        raise command.UsageError(
+            f"--{flag} ({getattr(settings, flag)}) ends at step {total_steps}, before "
+            f"the checkpoint, which is of step {done}."
+        )
 
 
 def _table(summary: dict[str, Any]) -> str:

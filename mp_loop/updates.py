@@ -303,6 +303,33 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         return cls(**{**config, "schedule": inner})
 
 
+@keras.saving.register_keras_serializable(package="mp_loop")
+class Lowered(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate or schedule times `factor` for each rollback there was.
+
+    Attributes:
+      rollbacks: variable, integer []; set it before the first step is traced.
+    """
+
+    def __init__(
+        self,
+        schedule: float | keras.optimizers.schedules.LearningRateSchedule,
+        factor: float,
+    ):
+        self.schedule, self.factor = schedule, factor
+        self.rollbacks: tf.Variable | int = 0
+
+    def __call__(self, applied_steps: tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate, float32 [], of update `applied_steps`."""
+        rate = self.schedule
+        rate = tf.cast(rate(applied_steps) if callable(rate) else rate, tf.float32)
+        return rate * tf.pow(self.factor, tf.cast(self.rollbacks, tf.float32))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {"schedule": self.schedule, "factor": self.factor}
+
+
 def learning_rate(
     schedule: str,
     peak: float,

@@ -100,6 +100,11 @@ class Witness:
                 }
         return {}
 
+    def forget(self) -> None:
+        """Drops what has not been reported: the run goes back to an earlier step."""
+        self._sights.clear()
+        self._calls.clear()
+
     def _explain(
         self, skipped: int, scale: float, forward_finite: bool, position: int
     ) -> dict[str, Any]:

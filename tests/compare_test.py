@@ -223,7 +223,7 @@ def test_a_used_folder_is_refused_and_left_alone(tmp_path, make, said):
     make(path)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(command.UsageError, match=said):
-        compare._new_folder(str(path))
+        command.new_folder(str(path), "a comparison")
     assert sorted(tmp_path.rglob("*")) == before
 
 

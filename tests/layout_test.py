@@ -8,15 +8,15 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "mp_loop"
 # Top to bottom; modules of one row know nothing of each other.
 ROWS = [
-    {"train", "compare", "doctor", "formats", "inspect"},
+    {"train", "compare", "benchmark", "doctor", "formats", "inspect"},
     {"experiment"},
     {"command"},
-    {"loop", "exact", "witness"},
+    {"arms", "loop", "exact", "witness"},
     {"probe"},
-    {"keras_baseline"},
+    {"fit", "keras_baseline"},
     {"step"},
     {"advice"},
-    {"machine", "precision", "reading", "state"},
+    {"checkpoints", "machine", "peer", "precision", "reading", "recompute", "state"},
     {
         "capability",
         "loss_scale",
@@ -29,6 +29,7 @@ ROWS = [
         "record",
         "devices",
         "heatmap",
+        "workloads",
     },
 ]
 COMMANDS = ROWS[0] | ROWS[2]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
 import mp_loop
-from mp_loop import heatmap, loop, probe, record, witness
+from mp_loop import checkpoints, heatmap, loop, probe, record, witness
 from tests import loop_test
 from tests import step_test as helpers
 
@@ -30,12 +30,12 @@ def session(folder, batches, *, watched=True, total=8, every=0, after=100, **rul
         diverged_after=after,
     )
     run = record.Run.create(str(folder), "")
-    checkpoints = loop.Checkpoints(str(folder / "checkpoints"), step.state, 1)
+    saved = checkpoints.Checkpoints(folder / "checkpoints", step.state, 1)
     seen = None
     if watched:
         seen = witness.Witness(probe.Probe(step), batches, STEPS_PER_EPOCH, run)
     try:
-        loop.train(step, batches, lambda: {}, run, plan, checkpoints, witness=seen)
+        loop.train(step, batches, lambda: {}, run, plan, saved, witness=seen)
     finally:
         run.close()
     return step
@@ -184,5 +184,5 @@ def test_a_resumed_run_drops_later_looks(tmp_path):
         run.log_numerics({"step": step, **line})
     run.close()
     run = record.Run.reopen(str(tmp_path), "", 4)
-    assert [line["step"] for line in run.read_numerics()] == [0, 4]
+    assert [line["step"] for line in run.read_numerics()] == [0]
     run.close()

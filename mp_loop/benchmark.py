@@ -1,0 +1,524 @@
+"""Measures time and memory of a training step, arm beside arm.
+
+    python -m mp_loop.benchmark --workloads=resnet20 \
+        --arms=keras:float32,keras:bfloat16,custom:bfloat16 --output_dir=runs/speed
+
+Every arm lives in a process of its own. After warm-up the arms take turns: in each
+of --repeats rounds every arm runs one block of steps of about --block_seconds, and
+waits for the device once, at its end. A ratio is the median over rounds of an
+arm's time divided by that of the first arm in the same round, so that a machine
+whose speed drifts does not distort it. Use an otherwise idle machine.
+
+An arm is loop:precision, with options after plus signs (custom:bfloat16+recompute):
+
+    keras    Keras' mixed policy, in float16 with LossScaleOptimizer
+    fit      the same through model.fit
+    custom   mp_loop
+    unscaled custom without scale, check and skip
+    floor    forward and backward of custom alone
+    torch    PyTorch: autocast, GradScaler, channels last (needs the extra `peers`)
+    stream   workloads update20 and update400: reads and writes what an update must
+    +xla, +recompute, +tf32 (float32 is strict without it)
+
+Memory is what one call of steps adds at its peak: "of a step" to the process after
+a step on a single example, "in all" to the process with the framework just
+imported; on a GPU, to what is held there. With --memory_budget_mib every arm runs
+with the largest batch whose step fits.
+
+`--output_dir` gets benchmark.md, benchmark.json and benchmark.png. Exit codes: 0
+done, 1 an arm failed, 2 bad input (one line on stderr, nothing written).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from mp_loop import command, config, record, workloads
+
+LOOPS = ("custom", "keras", "fit", "unscaled", "floor", "torch", "stream")
+OPTIONS = ("xla", "recompute", "tf32")
+DEFAULT_ARMS = "keras:float32,keras:bfloat16,custom:bfloat16,floor:bfloat16"
+
+MIB = 2.0**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One thing that is measured."""
+
+    loop: str
+    precision: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As in `--arms`."""
+        return "+".join((f"{self.loop}:{self.precision}", *self.options))
+
+
+def parse_arms(text: str) -> list[Arm]:
+    """Reads `--arms`.
+
+    Raises:
+      UsageError: an arm is malformed, named twice, or asks for what it lacks.
+    """
+    arms = []
+    for word in text.split(","):
+        head, *options = word.strip().split("+")
+        loop, _, precision = head.partition(":")
+        arm = Arm(loop, precision, tuple(options))
+        if (
+            loop not in LOOPS
+            or precision not in config.PRECISIONS
+            or not set(options) <= set(OPTIONS)
+        ):
+            raise command.UsageError(
+                f"--arms ({text}) must be loop:precision with options after plus "
+                f"signs, parted by commas, not '{word}'; loops: {', '.join(LOOPS)}; "
+                f"precisions: {', '.join(config.PRECISIONS)}; options: "
+                f"{', '.join(OPTIONS)}."
+            )
+        if "recompute" in options and loop not in ("custom", "unscaled", "floor"):
+            raise command.UsageError(f"--arms ({text}): {loop} cannot recompute.")
+        if loop == "torch" and options:
+            raise command.UsageError(f"--arms ({text}): torch takes no options.")
+        if arm in arms:
+            raise command.UsageError(f"--arms ({text}) names {arm.name} twice.")
+        arms.append(arm)
+    return arms
+
+
+def parse_workloads(text: str, arms: Sequence[Arm]) -> list[str]:
+    """Reads `--workloads`.
+
+    Raises:
+      UsageError: a workload is unknown, or an arm cannot run it.
+    """
+    names = [word.strip() for word in text.split(",")]
+    for name in names:
+        if name not in workloads.WORKLOADS:
+            known = ", ".join(workloads.WORKLOADS)
+            raise command.UsageError(
+                f"--workloads ({text}) must be among: {known}; not '{name}'."
+            )
+        updates = workloads.WORKLOADS[name].is_update
+        can = ("custom", "keras", "stream") if updates else set(LOOPS) - {"stream"}
+        for arm in arms:
+            if arm.loop not in can or (updates and arm.options):
+                raise command.UsageError(
+                    f"--workloads ({text}): {name} does not run on {arm.name}."
+                )
+    return names
+
+
+def declare(flag_values: flags.FlagValues) -> None:
+    """Declares the flags of this command; it has none of an experiment."""
+    text = ", ".join(workloads.WORKLOADS)
+    flags.DEFINE_string(
+        "workloads", "resnet20", f"Among: {text}.", flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "arms",
+        DEFAULT_ARMS,
+        "Arms; ratios are to the first.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "repeats", 7, "Rounds.", lower_bound=1, flag_values=flag_values
+    )
+    flags.DEFINE_float(
+        "block_seconds",
+        1.0,
+        "Length of a block; at least three steps.",
+        lower_bound=0.0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "memory_budget_mib",
+        0.0,
+        "Give every arm the largest batch whose step fits; 0: equal batches.",
+        lower_bound=0.0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string("output_dir", "", "Folder (required).", flag_values=flag_values)
+    flags.DEFINE_string(
+        "worker", "", "For the command itself.", flag_values=flag_values
+    )
+
+
+# The worker: one arm in a process of its own. It reads a number of steps a line,
+# and answers each with a line of JSON.
+
+
+def work(task: Mapping[str, Any]) -> None:
+    """Builds the arm, then runs the blocks that stdin asks for."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+
+    def answer(**values: Any) -> None:
+        answers.write(json.dumps(values) + "\n")
+        answers.flush()
+
+    if task["loop"] in ("keras", "fit") and task["precision"] == "float16":
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its faster way
+    memory = _HostMemory()
+    facts: dict[str, Any] = {"graph_nodes": None, "trace_seconds": None}
+    if task["loop"] == "torch":
+        from mp_loop import peer
+
+        memory.start()
+        run = peer.make(task["precision"], task["workload"], task["batch_size"])
+    else:
+        from mp_loop import arms
+
+        if arms.DeviceMemory.exists():
+            memory = arms.DeviceMemory()
+        else:
+            memory.start()
+        program = arms.make(
+            task["loop"],
+            task["precision"],
+            task["options"],
+            task["workload"],
+            task["batch_size"],
+        )
+        run = program.run
+        facts["graph_nodes"] = program.graph_nodes
+        facts["trace_seconds"] = program.trace_seconds
+    started = time.perf_counter()
+    run(1)
+    facts["first_step_seconds"] = time.perf_counter() - started
+    at_rest = memory.held()
+    memory.reset_peak()
+    for _ in range(2):
+        run(3)
+    peak = memory.peak()
+    answer(step_bytes=peak - at_rest, process_bytes=peak - memory.base, **facts)
+    for line in sys.stdin:
+        count = int(line)
+        started = time.perf_counter()
+        run(count)
+        answer(seconds=time.perf_counter() - started)
+
+
+class _HostMemory:
+    """The resident memory of this process, in bytes."""
+
+    base = 0
+
+    def start(self) -> None:
+        """Counts from here: the framework is imported, nothing is built."""
+        self.base = self.held()
+
+    def held(self) -> int:
+        pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def reset_peak(self) -> None:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        return record.peak_memory_bytes()
+
+
+class Worker:
+    """The parent's end of a worker."""
+
+    def __init__(self, arm: Arm, workload: str, batch_size: int):
+        """Starts the process, and waits until it is warm.
+
+        Raises:
+          WorkerFailed: the arm cannot be built.
+        """
+        self.arm, self.batch_size = arm, batch_size
+        task = dataclasses.asdict(arm) | {
+            "workload": workload,
+            "batch_size": batch_size,
+        }
+        words = [sys.executable, "-m", "mp_loop.benchmark", "--worker"]
+        self._process = subprocess.Popen(
+            [*words, json.dumps(task)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.facts = self._read()
+
+    def time(self, steps: int) -> float:
+        """Returns the seconds that a block of steps takes."""
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._read()["seconds"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        _, said = self._process.communicate()
+        last = (said.strip().splitlines() or ["nothing"])[-1]
+        code = self._process.returncode
+        raise WorkerFailed(f"{self.arm.name} ended with {code}: {last}")
+
+
+class WorkerFailed(RuntimeError):
+    """An arm's process ended; the message is what it said last."""
+
+
+def measure(
+    workload: str,
+    arms: Sequence[Arm],
+    repeats: int,
+    block_seconds: float,
+    memory_budget_mib: float = 0.0,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, dict[str, Any]]:
+    """Measures the arms of one workload.
+
+    Args:
+      workload: a key of `workloads.WORKLOADS`.
+      arms: what to measure; ratios are to the first.
+      repeats: rounds.
+      block_seconds: about what a block of an arm takes.
+      memory_budget_mib: MiB that a step may take; 0: no matter.
+      say: told what is going on.
+
+    Returns:
+      For each arm by name its figures, or `{"failed": why}`.
+    """
+    size = workloads.WORKLOADS[workload].batch_size
+    results: dict[str, dict[str, Any]] = {}
+    with contextlib.ExitStack() as stack:
+        running: list[tuple[Worker, int]] = []
+        for arm in arms:
+            say(f"{workload}, {arm.name}: starting")
+            try:
+                batch_size = size
+                if memory_budget_mib:
+                    batch_size = largest_batch(
+                        lambda n, arm=arm: _step_mib(arm, workload, n),
+                        memory_budget_mib,
+                        size,
+                    )
+                worker = Worker(arm, workload, batch_size)
+            except WorkerFailed as error:
+                say(str(error))
+                results[arm.name] = {"failed": str(error)}
+                continue
+            stack.callback(worker.close)
+            results[arm.name] = {"batch_size": batch_size, **worker.facts, "blocks": []}
+            trial = worker.time(3) / 3
+            running.append((worker, max(3, round(block_seconds / trial))))
+        for number in range(repeats):
+            say(f"{workload}: round {number + 1} of {repeats}")
+            for worker, steps in running:
+                seconds = worker.time(steps) / steps
+                results[worker.arm.name]["blocks"].append(seconds)
+    summarize(results)
+    return results
+
+
+def _step_mib(arm: Arm, workload: str, batch_size: int) -> float:
+    worker = Worker(arm, workload, batch_size)
+    worker.close()
+    return worker.facts["step_bytes"] / MIB
+
+
+def largest_batch(
+    step_mib: Callable[[int], float], budget_mib: float, start: int
+) -> int:
+    """Finds about the largest batch whose step fits into a budget.
+
+    Args:
+      step_mib: measures the memory of a step of so many examples, in MiB; grows
+        about linearly.
+      budget_mib: what it may be.
+      start: a batch to begin with.
+
+    Returns:
+      A batch that was measured to fit, such that one 1/16 larger does not, or is
+      not expected to; 1 where none fits.
+    """
+    fits, too_large = 0, 0
+    fits_mib = 0.0
+    size = start
+    while size > fits and (not too_large or size < too_large):
+        mib = step_mib(size)
+        if mib <= budget_mib:
+            fits, fits_mib = size, mib
+            # Where the line through what is known meets the budget.
+            size = int(fits * min(budget_mib / max(fits_mib, 1e-9), 4.0))
+        else:
+            too_large = size
+            size = int(size * budget_mib / mib)
+            size = max(size, (fits + too_large) // 2) if fits else max(size, 1)
+            if too_large == 1:
+                return 1
+        if too_large and size >= too_large:
+            size = (fits + too_large) // 2
+        if fits and size - fits < max(1, fits // 16):
+            break
+    return max(fits, 1)
+
+
+def summarize(results: Mapping[str, dict[str, Any]]) -> None:
+    """Adds medians, and ratios to the first arm that did not fail."""
+    done = [result for result in results.values() if "failed" not in result]
+    for result in done:
+        first = done[0]
+        seconds = statistics.median(result["blocks"])
+        per_example = [s / result["batch_size"] for s in result["blocks"]]
+        first_per_example = [s / first["batch_size"] for s in first["blocks"]]
+        result["milliseconds_per_step"] = seconds * 1e3
+        result["examples_per_second"] = result["batch_size"] / seconds
+        result["time_ratio"] = _spread(
+            [a / b for a, b in zip(per_example, first_per_example, strict=True)]
+        )
+        for name in ("step_bytes", "process_bytes"):
+            result[f"{name}_ratio"] = result[name] / first[name]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+HEADER = (
+    "arm",
+    "batch",
+    "ms a step",
+    "examples a second",
+    "time ratio (range)",
+    "MiB of a step",
+    "ratio",
+    "MiB in all",
+    "ratio",
+    "trace s",
+    "first step s",
+    "graph nodes",
+)
+
+
+def table(workload: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lays the figures of one workload out in Markdown."""
+
+    def cells(name: str, result: Mapping[str, Any]) -> list[str]:
+        if "failed" in result:
+            return [name, "failed", *[""] * (len(HEADER) - 2)]
+        ratio, trace = result["time_ratio"], result["trace_seconds"]
+        return [
+            name,
+            str(result["batch_size"]),
+            f"{result['milliseconds_per_step']:.4g}",
+            f"{result['examples_per_second']:.4g}",
+            f"{ratio['median']:.3f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
+            f"{result['step_bytes'] / MIB:.0f}",
+            f"{result['step_bytes_ratio']:.2f}",
+            f"{result['process_bytes'] / MIB:.0f}",
+            f"{result['process_bytes_ratio']:.2f}",
+            "" if trace is None else f"{trace:.1f}",
+            f"{result['first_step_seconds']:.1f}",
+            str(result["graph_nodes"] or ""),
+        ]
+
+    rows = [list(HEADER), *(cells(*item) for item in results.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])])
+    lines = []
+    for head, *others in rows:
+        padded = [c.rjust(w) for c, w in zip(others, widths[1:], strict=True)]
+        lines.append(f"| {' | '.join([head.ljust(widths[0]), *padded])} |")
+    why = [result["failed"] for result in results.values() if "failed" in result]
+    return "\n".join([f"### {workload}", "", *lines, *(["", *why] if why else []), ""])
+
+
+def draw(path: pathlib.Path, results: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Draws bars of time and memory ratios; False where matplotlib is missing."""
+    try:
+        from matplotlib import figure
+    except ImportError:
+        return False
+    height = 1 + sum(0.5 + 0.35 * len(arms) for arms in results.values())
+    picture = figure.Figure(figsize=(9, height), layout="constrained")
+    axes = picture.subplots(
+        len(results), 2, squeeze=False, sharex="col", sharey="row",
+        height_ratios=[len(arms) + 1 for arms in results.values()],
+    )  # fmt: skip
+    for row, (workload, arms) in zip(axes, results.items(), strict=True):
+        done = {name: arm for name, arm in arms.items() if "failed" not in arm}
+        times = [arm["time_ratio"]["median"] for arm in done.values()]
+        memories = [arm["step_bytes_ratio"] for arm in done.values()]
+        for axis, values, title in zip(
+            row, (times, memories), ("time", "memory of a step"), strict=True
+        ):
+            colors = ["C0" if n.startswith("custom") else "0.7" for n in done]
+            bars = axis.barh(list(done), values, color=colors)
+            axis.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+            axis.axvline(1, color="0.3", linewidth=0.8)
+            axis.set_title(f"{workload}: {title}", loc="left", fontsize=9)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.margins(x=0.12)
+        row[0].invert_yaxis()
+    for axis in axes[-1]:
+        axis.set_xlabel("ratio to the first arm")
+    picture.savefig(path, dpi=150)
+    return True
+
+
+def run(_settings: config.Config, flag_values: Any) -> int:
+    """Runs the benchmark; returns the exit code."""
+    if flag_values.worker:
+        work(json.loads(flag_values.worker))
+        return 0
+    arms = parse_arms(flag_values.arms)
+    names = parse_workloads(flag_values.workloads, arms)
+    folder = command.new_folder(flag_values.output_dir, "a benchmark")
+    results = {
+        name: measure(
+            name,
+            arms,
+            flag_values.repeats,
+            flag_values.block_seconds,
+            flag_values.memory_budget_mib,
+            say=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+        for name in names
+    }
+    text = "\n".join(table(name, result) for name, result in results.items())
+    record.write_atomically(folder / "benchmark.md", text)
+    words = ["python", "-m", "mp_loop.benchmark", *sys.argv[1:]]
+    whole = {
+        "command": " ".join(words),
+        "environment": record.environment(),
+        "workloads": results,
+    }
+    record.write_atomically(folder / "benchmark.json", record.to_json(whole))
+    drawn = draw(folder / "benchmark.png", results)
+    print(text)
+    print(f"Table{' and picture' if drawn else ''}: {folder}")
+    failed = [arm for result in results.values() for arm in result.values()]
+    return int(any("failed" in arm for arm in failed))
+
+
+if __name__ == "__main__":
+    command.main(run, declare, of_experiment=False)

@@ -1,0 +1,250 @@
+"""Recomputes activations in the backward pass instead of keeping them.
+
+    forward = Recomputed(twin)
+    outputs, losses = forward(inputs)        # inside a tape; as twin(inputs) else
+
+The model is cut where a single tensor passes. Between cuts nothing is kept: the
+backward pass runs a segment forward again, from the tensor that entered it. That
+costs about one more forward pass, and leaves the tensors at the cuts and one
+segment's worth of activations in memory:
+
+    cuts    = tensors that alone connect what comes before and after
+    groups  = neighbours joined such that (cut tensors) + (largest group) is least
+    backward of a group, from the last to the first:
+        wait for the gradient of its output
+        run it again on its input, with the weights and random seeds of the first
+        run; what it would write (statistics, seeds) is dropped: written once
+        back-propagate
+
+Source: Chen et al. 2016, *Training Deep Nets with Sublinear Memory Cost* (arXiv
+1604.06174), section 4. `tf.recompute_grad` and `keras.remat` draw new dropout
+masks in the second run and move batch-norm statistics twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What lies between two neighbouring cuts.
+
+    Attributes:
+      start: symbolic tensor that enters.
+      end: symbolic tensor that leaves.
+      size: bytes an example of all tensors that are made, `end` included.
+    """
+
+    start: keras.KerasTensor
+    end: keras.KerasTensor
+    size: int
+
+
+class Recomputed:
+    """The training-mode forward pass of a model, activations recomputed."""
+
+    def __init__(self, model: keras.Model, jit_compile: bool = False):
+        """Cuts the model.
+
+        Args:
+          model: a functional or Sequential model with one input and one output;
+            nested ones are cut as well.
+          jit_compile: whether the caller is compiled by XLA, which would otherwise
+            find the two runs equal and keep the activations after all.
+
+        Raises:
+          ValueError: several inputs or outputs.
+        """
+        if len(model.inputs) != 1 or len(model.outputs) != 1:
+            raise ValueError(
+                f"`recompute` (True) needs a model with one input and one output: "
+                f"{model.name} has {len(model.inputs)} and {len(model.outputs)}."
+            )
+        groups = join(parts(model))
+        self.segments = [keras.Model(g[0].start, g[-1].end) for g in groups]
+        self._model, self._jit_compile = model, jit_compile
+
+    def __call__(self, inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Returns the outputs, and the losses that layers added (float32 [])."""
+        self._model._clear_losses()
+        losses = []
+        x = inputs
+        for segment in self.segments:
+            # The backward pass of the last comes at once.
+            last = segment is self.segments[-1]
+            x, loss = (_plain if last or _reads_masters(segment) else self._run)(
+                segment, x
+            )
+            losses.append(loss)
+        return x, losses
+
+    def _run(self, segment: keras.Model, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        trained = segment.trainable_variables
+        known = {id(variable) for variable in trained}
+        others = [v for v in segment.variables if id(v) not in known]
+        before = [tf.identity(variable.value) for variable in others]
+        mask = getattr(x, "_keras_mask", None)
+        mask_after = None
+
+        def compute(x: tf.Tensor, weights: Sequence[tf.Tensor]) -> tuple:
+            if mask is not None:
+                x._keras_mask = mask
+            variables, values = [*trained, *others], [*weights, *before]
+            return _pure(segment, x, list(zip(variables, values, strict=True)), others)
+
+        @tf.custom_gradient
+        def run(x: tf.Tensor, *weights: tf.Tensor) -> Any:
+            nonlocal mask_after
+            y, loss, after = compute(x, weights)
+            mask_after = getattr(y, "_keras_mask", None)
+
+            def gradient(dy: tf.Tensor, dloss: tf.Tensor, *_: tf.Tensor) -> Any:
+                again = self._later(dy, [x, *weights])
+                with tf.GradientTape() as tape:
+                    tape.watch([t for t in again if t.dtype.is_floating])
+                    y, loss, _ = compute(again[0], again[1:])
+                grads = tape.gradient([y, loss], again, [dy, dloss])
+                # A custom gradient must be a tensor, also where it was sparse.
+                return [
+                    g if g is None else _first_order(tf.convert_to_tensor(g))
+                    for g in grads
+                ]
+
+            return (y, loss, *after), gradient
+
+        y, loss, *after = run(x, *(tf.identity(v.value) for v in trained))
+        for variable, value in zip(others, after, strict=True):
+            variable.assign(value)
+        if mask_after is not None:
+            y._keras_mask = mask_after
+        return y, loss
+
+    def _later(self, dy: tf.Tensor, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the tensors, but not before `dy` is there."""
+        if self._jit_compile:  # which ignores control dependencies
+            return xla.optimization_barrier([*tensors, dy])[:-1]
+        with tf.control_dependencies([dy]):
+            return [tf.identity(tensor) for tensor in tensors]
+
+
+def _plain(segment: keras.Model, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Calls a segment as it is."""
+    variables = segment.variables
+    y, loss, after = _pure(segment, x, (), variables)
+    for variable, value in zip(variables, after, strict=True):
+        if value is not None:
+            variable.assign(value)
+    return y, loss
+
+
+def _pure(
+    segment: keras.Model,
+    x: tf.Tensor,
+    values: Sequence[tuple[keras.Variable, tf.Tensor]],
+    variables: Sequence[keras.Variable],
+) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
+    """Calls a segment without writing to any variable.
+
+    Returns:
+      Its output; the sum of the losses that its layers added, float32 []; and what
+      `variables` hold after the call, None for one without given or new value.
+    """
+    with keras.StatelessScope(values, collect_losses=True) as scope:
+        y = segment(x, training=True)
+    losses = [tf.cast(loss, tf.float32) for loss in scope.losses]
+    after = [scope.get_current_value(variable) for variable in variables]
+    return y, tf.add_n([tf.zeros([]), *losses]), after
+
+
+@tf.custom_gradient
+def _first_order(grad: tf.Tensor) -> Any:
+    def refuse(*_: tf.Tensor) -> Any:
+        raise NotImplementedError(
+            "`recompute` (True) must not be used where gradients are differentiated "
+            "again, as in a gradient penalty."
+        )
+
+    return tf.identity(grad), refuse
+
+
+def _reads_masters(segment: keras.Model) -> bool:
+    """Tells whether a layer reads float32 masters that are not its own variables."""
+    return any(hasattr(layer, "_master_weights") for layer in segment._flatten_layers())
+
+
+def parts(model: keras.Model) -> list[Part]:
+    """Splits a model wherever a single tensor connects what comes before and after.
+
+    Args:
+      model: a functional or Sequential model with one input and one output. A model
+        nested in it at such a place is split as well.
+    """
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    by_depth = graph._nodes_by_depth
+    nodes = [
+        node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]
+    ]
+    nodes = [node for node in nodes if not node.is_input]
+    last_use = {
+        id(tensor): i for i, node in enumerate(nodes) for tensor in node.input_tensors
+    }
+    last_use[id(graph.outputs[0])] = len(nodes)
+    found: list[Part] = []
+    start, inside, live = graph.inputs[0], [], {id(graph.inputs[0])}
+    for i, node in enumerate(nodes):
+        inside.append(node)
+        live |= {id(tensor) for tensor in node.outputs}
+        live = {tensor for tensor in live if last_use.get(tensor, -1) > i}
+        if len(live) > 1 or id(node.outputs[0]) not in live:
+            continue
+        end = node.outputs[0]
+        inner = node.operation
+        if len(inside) == 1 and hasattr(inner, "_nodes_by_depth"):
+            found += parts(inner)
+        else:
+            found.append(
+                Part(start, end, sum(_size(t) for n in inside for t in n.outputs))
+            )
+        start, inside = end, []
+    return found
+
+
+def _size(tensor: keras.KerasTensor) -> int:
+    """Bytes of one example; an unknown length counts as 1."""
+    numbers = math.prod(length or 1 for length in tensor.shape[1:])
+    return numbers * tf.as_dtype(tensor.dtype).size
+
+
+def join(split: Sequence[Part]) -> list[list[Part]]:
+    """Joins neighbours so that cut tensors and the largest group take least memory."""
+
+    def cost(groups: list[list[Part]]) -> int:
+        kept = sum(_size(group[0].start) for group in groups)
+        return kept + max(sum(part.size for part in group) for group in groups)
+
+    limits = {
+        sum(part.size for part in split[i:j])
+        for i in range(len(split))
+        for j in range(i + 1, len(split) + 1)
+    }
+    return min((_joined(split, limit) for limit in sorted(limits)), key=cost)
+
+
+def _joined(split: Sequence[Part], limit: int) -> list[list[Part]]:
+    """Joins from the left as long as a group stays within the limit."""
+    groups: list[list[Part]] = []
+    for part in split:
+        connected = groups and groups[-1][-1].end is part.start
+        if connected and sum(p.size for p in [*groups[-1], part]) <= limit:
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups
