@@ -347,6 +347,12 @@ def _refuse_contradictions(config: Config) -> None:
             f"--rollback ({config.rollback}) needs --on_stuck=raise, not "
             f"{config.on_stuck}."
         )
+    many = getattr(config, "strategy", "none") != "none"
+    if config.inspect_every and many:
+        raise ValueError(
+            f"--inspect_every ({config.inspect_every}) is not available with "
+            f"--strategy={config.strategy}."
+        )
     if config.change_precision and not config.resume:
         raise ValueError("--change_precision (True) needs --resume.")
     if config.loop == "keras":

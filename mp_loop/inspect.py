@@ -2,7 +2,9 @@
 
 Looks --looks times into the model that the flags describe: at the start, and then
 every --inspect_every steps of training (here 10 unless given). Prints two tables of
-the last look: every layer, and every variable. Shares are of the numbers that are
+the last look: every layer, and every variable. --checkpoints=runs/a/checkpoints
+starts from the newest checkpoint of a run, whose flags are given with
+--flagfile=runs/a/flags.txt and another --output_dir. Shares are of the numbers that are
 not 0, as float16 would treat them (what the 16-bit step really did shows as `inf`
 and `nan`):
 
@@ -47,6 +49,12 @@ def declare(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "looks", 3, "How often.", lower_bound=1, flag_values=flag_values
     )
+    flags.DEFINE_string(
+        "checkpoints",
+        "",
+        "Folder of checkpoints: start from the newest.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_float(
         "share",
         0.01,
@@ -84,13 +92,17 @@ def run(settings: config.Config, flag_values: Any) -> int:
     built = experiment.build(settings)
     from mp_loop import probe, reading
 
+    if flag_values.checkpoints:
+        _restore(built, flag_values.checkpoints)
+    start = int(built.step.state.step)
     out = None
     if settings.output_dir:
         out = record.Run.create(settings.output_dir, settings.to_flagfile())
     looker = probe.Probe(built.step)
     lines = []
     try:
-        for position in _positions(settings, flag_values.looks):
+        for look in range(flag_values.looks):
+            position = start + look * settings.inspect_every
             _train_to(built, position)
             batch = next(iter(_batches(built, position)))
             lines.append(reading.line(looker.look(*batch), flag_values.share))
@@ -117,6 +129,10 @@ def _settings(settings: config.Config, flag_values: Any) -> config.Config:
             f"--loop ({settings.loop}) must be custom: only our own step can be looked "
             "into."
         )
+    if getattr(settings, "strategy", "none") != "none":
+        raise command.UsageError(
+            f"--strategy ({settings.strategy}) must be none: one device is looked into."
+        )
     for name in ("share", "bound", "grad_bound"):
         value = getattr(flag_values, name)
         if not value > 0:
@@ -128,9 +144,14 @@ def _settings(settings: config.Config, flag_values: Any) -> config.Config:
     return dataclasses.replace(settings, inspect_every=settings.inspect_every or _EVERY)
 
 
-def _positions(settings: config.Config, looks: int) -> list[int]:
-    """The steps before which the model is looked into."""
-    return [i * settings.inspect_every for i in range(looks)]
+def _restore(built: experiment.Experiment, folder: str) -> None:
+    """Puts the newest checkpoint of a folder into the step; nothing is written."""
+    from mp_loop import checkpoints
+
+    if not os.path.isdir(folder) or not os.listdir(folder):
+        raise command.UsageError(f"--checkpoints ({folder}) holds no checkpoint.")
+    with command.bad_input(checkpoints.CheckpointError):
+        checkpoints.Checkpoints(folder, built.step.state, keep=1).restore()
 
 
 def _train_to(built: experiment.Experiment, position: int) -> None:

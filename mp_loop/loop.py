@@ -363,7 +363,8 @@ class _Watch:
             f"skipped; the loss is {values['loss']:g}, the loss scale {scale:g}"
             f"{' (its floor)' if scale <= self._floor else ''}. "
             f"{_blame(self._step, self._start, began)} Look for inf or nan in the "
-            "data, lower --learning_rate, or try --precision=bfloat16."
+            "data, lower --learning_rate, or try --precision=bfloat16; "
+            "python -m mp_loop.inspect --advise measures what helps."
         )
         if self._plan.on_stuck == "raise":
             raise TrainingDiverged(said)

@@ -119,7 +119,8 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         else:
             out = record.Run.create(settings.output_dir, flagfile)
     witness = None
-    if settings.loop == "custom":
+    # One device, of which a probe can take everything back.
+    if settings.loop == "custom" and getattr(settings, "strategy", "none") == "none":
         from mp_loop import probe
         from mp_loop import witness as witnesses
 

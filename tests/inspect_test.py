@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from mp_loop import command, experiment, inspect, record
+from mp_loop import command, experiment, inspect, record, train
 
 BROKEN = "--model=experiments.advice.model:energies"
 
@@ -47,6 +47,24 @@ def test_tables_and_files_of_a_healthy_model(tmp_path, capsys):
     assert list((folder / "tensorboard").iterdir())
 
 
+def test_a_run_is_looked_into_where_it_is(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = ["--model=mlp", "--steps=6", "--inspect_every=3", "--log_every=6"]
+    settings, flag_values = command.parse(["x", *words, f"--output_dir={folder}"])
+    assert train.run(settings, flag_values) == 0
+    looks = record.read_numerics(folder)
+    assert [line["step"] for line in looks] == [0, 3]
+    assert (folder / "numerics.png").exists()
+    found = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    capsys.readouterr()
+
+    words = [f"--flagfile={folder}/flags.txt", "--output_dir=", "--batch_size=128"]
+    assert run(*words, f"--checkpoints={folder}/checkpoints", "--looks=1") == 0
+    said = capsys.readouterr().out
+    assert "mlp on fashion_mnist_mini, float16, step 6, loss scale 2^15" in said
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == found
+
+
 def steps(built, count):
     metrics = built.step.run(iter(built.batches(0, 0)), count)
     return metrics["grads_finite"].numpy().tolist(), metrics["loss"].numpy()
@@ -84,6 +102,7 @@ def test_a_broken_model_is_repaired_by_the_printed_flags(tmp_path, capsys):
         (["--grad_bound=nan", "--advise"], r"--grad_bound \(nan\) must be greater"),
         (["--advise", "--precision=float32"], r"--precision \(float32\) needs no"),
         (["--reference=float16"], "reference"),
+        (["--model=mlp", "--checkpoints=/nowhere"], r"\(/nowhere\) holds no check"),
         (["--inspect_every=-1"], r"--inspect_every \(-1\) must be at least 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
