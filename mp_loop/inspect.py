@@ -232,13 +232,13 @@ def report(settings: config.Config, line: dict[str, Any]) -> str:
         suits = "There are no gradients."
     elif common[0] > common[1]:
         suits = (
-            f"No loss scale suits every gradient in {line['precision']}: one needs at "
-            f"least 2^{common[0]}, another at most 2^{common[1]}."
+            f"In float16, no loss scale suits every gradient: one needs at least "
+            f"2^{common[0]}, another at most 2^{common[1]}."
         )
     else:
         suits = (
-            f"Loss scales from 2^{common[0]} to 2^{common[1]} lose less than "
-            f"{line['share']:.2g} of every gradient kept in 16 bits."
+            f"In float16, loss scales from 2^{common[0]} to 2^{common[1]} lose less "
+            f"than {line['share']:.2g} of every gradient."
         )
     title = (
         f"{settings.model} on {settings.dataset}, {line['precision']}, step "
