@@ -222,6 +222,14 @@ class Config:
         0.5, "Each rollback multiplies the learning rate by this.", above=0, at_most=1
     )
 
+    # Numerics.
+    inspect_every: int = _field(
+        0, "Steps between looks at the numbers (numerics.jsonl); 0: none.", at_least=0
+    )
+    explain_skips: bool = _field(
+        True, "Look into skipped batches, to tell where the overflow began."
+    )
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field.name, getattr(self, field.name), field.metadata)
@@ -343,6 +351,12 @@ def _refuse_contradictions(config: Config) -> None:
             f"--rollback ({config.rollback}) needs --on_stuck=raise, not "
             f"{config.on_stuck}."
         )
+    many = getattr(config, "strategy", "none") != "none"
+    if config.inspect_every and many:
+        raise ValueError(
+            f"--inspect_every ({config.inspect_every}) is not available with "
+            f"--strategy={config.strategy}."
+        )
     if config.change_precision and not config.resume:
         raise ValueError("--change_precision (True) needs --resume.")
     if config.loop == "keras":
@@ -403,7 +417,11 @@ def _refuse_what_keras_lacks(config: Config) -> None:
             f"--float32_layers ({config.float32_layers}) is not available with "
             "--loop=keras."
         )
-    for name in ("keras_arithmetic", "recompute", "change_precision", "rollback"):
+    names = (
+        "keras_arithmetic", "recompute", "change_precision", "rollback",
+        "inspect_every",
+    )  # fmt: skip
+    for name in names:
         if getattr(config, name):
             raise ValueError(
                 f"--{name} ({getattr(config, name)}) is for --loop=custom."

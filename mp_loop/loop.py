@@ -53,6 +53,7 @@ class Plan:
       log_every: steps between lines of metrics.
       eval_every: steps between evaluations; 0: every epoch.
       checkpoint_every: steps between checkpoints; 0: every epoch.
+      inspect_every: steps between looks at the numbers; 0: none.
       diverged_after: skips in a row after which the training is stuck. Each one
         halves a dynamic scale: there must be enough to find the right one.
       on_stuck: what happens then. "raise" ends the run (`TrainingDiverged`),
@@ -71,6 +72,7 @@ class Plan:
     diverged_after: int = 100
     on_stuck: str = "raise"
     rollback: int = 0
+    inspect_every: int = 0
 
     def is_due(self, position: int, every: int) -> bool:
         """Tells whether something that happens `every` steps happens now."""
@@ -84,6 +86,7 @@ class Plan:
             self.eval_every or self.steps_per_epoch,
             self.checkpoint_every or self.steps_per_epoch,
             self.steps_per_epoch,
+            self.inspect_every or self.steps_per_epoch,
         )
         left = [every - position % every for every in periods]
         return min(*left, self.steps_per_call, self.total_steps - position)
@@ -113,6 +116,7 @@ def train(
     on_log: Callable[[dict[str, Any]], None] = lambda line: None,
     should_stop: Callable[[], int] = lambda: 0,
     clock: Callable[[], float] = time.perf_counter,
+    witness: Any = None,
 ) -> Result:
     """Trains from the state's step to the end of the plan.
 
@@ -127,6 +131,7 @@ def train(
       should_stop: asked between calls, when all that was due has been done; the
         number of the signal that asks to stop, or 0.
       clock: seconds.
+      witness: a `mp_loop.witness.Witness`, or None: nobody looks.
 
     Raises:
       TrainingDiverged: every step is skipped, `on_stuck` is "raise", and no
@@ -136,7 +141,7 @@ def train(
     """
     position = int(step.state.step)
     iterator, evaluation = None, {}
-    watch = _Watch(step, plan)
+    watch, began = _Watch(step, plan), ""
     timer = _Timer(plan.batch_size, clock)
     if plan.rollback and position == 0:
         checkpoints.save()  # what the first rollback may need
@@ -145,6 +150,8 @@ def train(
         if iterator is None or batch == 0:
             iterator = iter(batches(epoch, batch))
         count = plan.steps_until_due(position)
+        if witness and plan.inspect_every and position % plan.inspect_every == 0:
+            witness.look(position)
         log_due = plan.is_due(position + count, plan.log_every)
         eval_due = plan.is_due(position + count, plan.eval_every)
         save_due = plan.is_due(position + count, plan.checkpoint_every)
@@ -152,6 +159,8 @@ def train(
             metrics = step.run(iterator, count)
             if log_due or eval_due or save_due:
                 values = _last_values(metrics)  # waits for the device
+        if witness:
+            witness.remember(position, metrics)
         position += count
         if log_due:
             line = {
@@ -159,15 +168,19 @@ def train(
                 **values,
                 "examples_per_second": timer.close_window(),
                 "overflowed": _overflowed(step),
+                **(witness.report(position) if witness else {}),
             }
+            began = line.get("overflow", {}).get("text", began)
             run.log(line)
             on_log(line)
         if log_due or eval_due or save_due:
             try:
-                watch(values)
+                watch(values, began)
             except TrainingDiverged as error:
                 position = _roll_back(step, checkpoints, run, plan, error)
-                iterator = None
+                iterator, began = None, ""
+                if witness:
+                    witness.forget()
                 continue
         if eval_due:
             evaluation = evaluate()
@@ -327,8 +340,12 @@ class _Watch:
         self._start = step.state.overflows.numpy()
         self._warned = False
 
-    def __call__(self, values: dict[str, Any]) -> None:
+    def __call__(self, values: dict[str, Any], began: str = "") -> None:
         """Looks at the state, and at the metrics of its last step.
+
+        Args:
+          values: the metrics.
+          began: where the overflow began, if someone looked into it.
 
         Raises:
           TrainingDiverged: the training is stuck, and the plan says "raise".
@@ -345,8 +362,9 @@ class _Watch:
             f"every one of the last {skips} steps (now step {int(state.step)}) was "
             f"skipped; the loss is {values['loss']:g}, the loss scale {scale:g}"
             f"{' (its floor)' if scale <= self._floor else ''}. "
-            f"{_blame(self._step, self._start)} Look for inf or nan in the data, lower "
-            "--learning_rate, or try --precision=bfloat16."
+            f"{_blame(self._step, self._start, began)} Look for inf or nan in the "
+            "data, lower --learning_rate, or try --precision=bfloat16; "
+            "python -m mp_loop.inspect --advise measures what helps."
         )
         if self._plan.on_stuck == "raise":
             raise TrainingDiverged(said)
@@ -355,14 +373,15 @@ class _Watch:
             self._warned = True
 
 
-def _blame(step: Any, start: Any, shown: int = 5) -> str:
+def _blame(step: Any, start: Any, began: str, shown: int = 5) -> str:
     """Names the variables that overflowed most since the counts were `start`."""
     overflowed = _by_path(step, step.state.overflows.numpy() - start)
+    began = f" The last one began so: {began}." if began else ""
     if not overflowed:
-        return "No gradient was seen to be the cause."
+        return f"No gradient was seen to be the cause.{began}"
     names = ", ".join(path for path, _ in overflowed.most_common(shown))
     more = len(overflowed) - shown
     return (
         f"Not finite were the gradients of {names}"
-        f"{f' and {more} more' if more > 0 else ''}."
+        f"{f' and {more} more' if more > 0 else ''}.{began}"
     )

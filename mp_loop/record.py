@@ -38,6 +38,7 @@ from typing import Any
 FLAGS_FILE = "flags.txt"
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
+NUMERICS_FILE = "numerics.jsonl"
 SUMMARY_FILE = "summary.json"
 
 _NOT_FINITE = ("nan", "inf", "-inf")
@@ -132,7 +133,7 @@ class Run:
                 f"--output_dir ({output_dir}) already holds a run; add --resume to "
                 "continue it, or choose another folder."
             )
-        for name in (METRICS_FILE, EVALUATIONS_FILE):
+        for name in (METRICS_FILE, EVALUATIONS_FILE, NUMERICS_FILE):
             if (folder / name).exists():
                 raise RecordError(
                     f"--output_dir ({output_dir}) holds {name} of something else; "
@@ -242,6 +243,17 @@ class Run:
             raise
         self.rescued = True
 
+    def log_numerics(self, line: Mapping[str, Any]) -> None:
+        """Records what a probe saw (`mp_loop.reading.line`), and its histograms.
+
+        numerics.jsonl gets a line; TensorBoard the histograms of all exponents, over
+        the logarithm to base 2 of the magnitude, zeros left out.
+        """
+        with self._guard:
+            if NUMERICS_FILE not in self._logs:  # Most runs have none.
+                self._logs[NUMERICS_FILE] = _Log(self.folder / NUMERICS_FILE)
+            self._append(NUMERICS_FILE, "numerics", line)
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """Everything logged so far, in order, before a resume included."""
         return read_metrics(self.folder)
@@ -260,6 +272,10 @@ class Run:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def read_numerics(self) -> list[dict[str, Any]]:
+        """What the probes saw so far, in order."""
+        return read_numerics(self.folder)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json."""
@@ -281,9 +297,10 @@ class Run:
         import tensorflow as tf  # Here, so that commands refuse bad flags at once.
 
         self._flagfile = (self.folder / FLAGS_FILE).read_text(encoding="utf-8")
-        self._logs = {
-            name: _Log(self.folder / name) for name in (METRICS_FILE, EVALUATIONS_FILE)
-        }
+        names = [METRICS_FILE, EVALUATIONS_FILE]
+        if (self.folder / NUMERICS_FILE).exists():
+            names.append(NUMERICS_FILE)
+        self._logs = {name: _Log(self.folder / name) for name in names}
         try:
             folder = str(self.folder / "tensorboard")
             self._writer = tf.summary.create_file_writer(folder)
@@ -312,7 +329,10 @@ class Run:
                 return  # Nowhere: `failure` tells.
             self._logs[name].write(text)
         try:
-            self._to_tensorboard(prefix, line)
+            if name == NUMERICS_FILE:
+                self._histograms_to_tensorboard(line)
+            else:
+                self._to_tensorboard(prefix, line)
         except (OSError, tf.errors.OpError) as error:
             if not self.rescued:
                 self.rescue(error)
@@ -327,6 +347,31 @@ class Run:
                     tag = f"{prefix}/{name.removeprefix('eval_')}"
                     tf.summary.scalar(tag, value)
         # Leaving the context has flushed the writer.
+
+    def _histograms_to_tensorboard(self, line: Mapping[str, Any]) -> None:
+        import tensorflow as tf
+        from tensorboard.plugins.histogram import metadata
+
+        entries = [
+            (f"{values}/{layer['name']}", layer[values])
+            for values in ("activations", "activation_grads")
+            for layer in line["layers"]
+        ]
+        entries += [(f"grads/{v['name']}", v["grads"]) for v in line["variables"]]
+        described = metadata.create_summary_metadata(
+            display_name=None, description="exponents: log2 of the magnitude"
+        )
+        with self._writer.as_default(step=int(line["step"])):
+            for tag, entry in entries:
+                if not entry or not entry.get("histogram"):
+                    continue
+                buckets = [
+                    (float(e), float(e + 1), float(count))
+                    for e, count in enumerate(entry["histogram"], entry["first"])
+                ]
+                tf.summary.write(
+                    tag, tf.constant(buckets, tf.float64), metadata=described
+                )
 
 
 @contextlib.contextmanager
@@ -376,6 +421,10 @@ def _drop_after(folder: pathlib.Path, step: int) -> None:
         name: [line for line in _read_lines(folder / name) if line["step"] <= step]
         for name in (METRICS_FILE, EVALUATIONS_FILE)
     }
+    if (folder / NUMERICS_FILE).exists():
+        # A look is taken before the step that follows: it will be taken again.
+        looks = _read_lines(folder / NUMERICS_FILE)
+        kept[NUMERICS_FILE] = [line for line in looks if line["step"] < step]
     for name, lines in kept.items():
         write_atomically(folder / name, "".join(map(_to_line, lines)))
     for path in sorted((folder / "tensorboard").glob("events.out.tfevents.*")):
@@ -412,6 +461,11 @@ def read_metrics(output_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def read_evaluations(output_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Reads the evaluations of a run; a half-written last line is left out."""
     return _read_lines(pathlib.Path(output_dir) / EVALUATIONS_FILE)
+
+
+def read_numerics(output_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads what the probes of a run saw; a half-written last line is left out."""
+    return _read_lines(pathlib.Path(output_dir) / NUMERICS_FILE)
 
 
 def read_summary(output_dir: str | os.PathLike[str]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ _MAY_CHANGE = (
     "epochs",
     "eval_every",
     "keep_checkpoints",
+    "explain_skips",
+    "inspect_every",
     "log_every",
     "on_stuck",
     "output_dir",
@@ -82,7 +84,7 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
     import tqdm
 
     from mp_loop import checkpoints as checkpointing
-    from mp_loop import loop, machine
+    from mp_loop import heatmap, loop, machine
 
     plan = loop.Plan(
         total_steps=total_steps,
@@ -123,6 +125,19 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
             checkpoints.forget_after(done)
         else:
             out = record.Run.create(settings.output_dir, flagfile)
+    witness = None
+    # One device, of which a probe can take everything back.
+    if settings.loop == "custom" and getattr(settings, "strategy", "none") == "none":
+        from mp_loop import probe
+        from mp_loop import witness as witnesses
+
+        witness = witnesses.Witness(
+            probe.Probe(step),
+            built.batches,
+            built.steps_per_epoch,
+            out,
+            settings.explain_skips,
+        )
     slower = machine.warning(settings.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
@@ -140,6 +155,10 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
                 file=sys.stdout,
             )
         else:
+            if "overflow" in line:
+                skip = line["overflow"]
+                said = f"step {skip['step']} was skipped: {skip['text']}"
+                bar.write(said, file=sys.stdout)
             bar.set_postfix_str(
                 f"loss {line['loss']:.3f}, scale {line['loss_scale']:g}, "
                 f"skipped {line['skipped_steps']}, "
@@ -158,6 +177,7 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
                 checkpoints,
                 show,
                 should_stop,
+                witness=witness,
             )
     except loop.TrainingDiverged as error:
         bar.close()
@@ -205,6 +225,9 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         out.write_model(step.export())
         out.write_summary(summary)
         picture = out.draw()
+        looks = out.read_numerics()
+        if looks:
+            heatmap.draw_steps(out.folder / "numerics.png", looks)
     except OSError as error:
         print(
             f"--output_dir ({settings.output_dir}) cannot be written: "

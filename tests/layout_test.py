@@ -8,13 +8,15 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "mp_loop"
 # Top to bottom; modules of one row know nothing of each other.
 ROWS = [
-    {"train", "compare", "benchmark", "doctor", "formats"},
+    {"train", "compare", "benchmark", "doctor", "formats", "inspect"},
     {"experiment"},
     {"command"},
-    {"arms", "loop", "exact"},
+    {"arms", "loop", "exact", "witness"},
+    {"probe"},
     {"fit", "keras_baseline"},
     {"step"},
-    {"checkpoints", "machine", "peer", "precision", "recompute", "state"},
+    {"advice"},
+    {"checkpoints", "machine", "peer", "precision", "reading", "recompute", "state"},
     {
         "capability",
         "loss_scale",
@@ -23,8 +25,10 @@ ROWS = [
         "config",
         "data",
         "models",
+        "numerics",
         "record",
         "devices",
+        "heatmap",
         "workloads",
     },
 ]

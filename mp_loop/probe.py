@@ -1,0 +1,417 @@
+"""Looks into one step, layer by layer, and leaves no trace.
+
+    probe = Probe(step)                                # a TrainStep
+    sight = probe.look(inputs, labels)                 # counted on the device
+    line = reading.line(sight)                         # later: plain numbers, for JSON
+    origin = probe.origin(inputs, labels, scale=2.0**15)   # where it overflows
+
+A probe runs the very step (`TrainStep`), with observers on the output of every
+layer and on the gradient of that output, and then puts back every variable of the
+training: weights, statistics, slots, seeds, loss scale and counters keep their
+bits. What 16 bits do to the numbers is predicted from a float32 pass of the master
+model over the same batch, where nothing has been lost yet; what really became inf,
+NaN or 0 is counted in the 16-bit pass.
+
+With micro-batches the layers are seen in the first one. Inside loops of TensorFlow
+(recurrent layers) nothing is seen. A probe needs, while it runs, the memory of a
+float32 step and a copy of what a step changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mp_loop import numerics, reading
+from mp_loop import precision as precisions
+from mp_loop import step as steps
+
+# How many powers of two below a scale that overflows another one is looked for.
+_SEARCHED = 24
+
+
+class Probe:
+    """Looks at what a `TrainStep` computes on a batch, without training on it."""
+
+    def __init__(self, step: steps.TrainStep):
+        """Traces nothing yet.
+
+        Args:
+          step: the step to look into; one device.
+        """
+        self._step = step
+        self._half = _half_dtype(step)
+        self._full = tf.function(functools.partial(self._observe, full=True))
+        self._brief = tf.function(functools.partial(self._observe, full=False))
+        self._reference = tf.function(self._float32_pass)
+        self._layers: list[reading.Layer] = []  # as last traced
+
+    def look(
+        self, inputs: Any, labels: Any, sample_weight: Any = None, scale: Any = None
+    ) -> reading.Sight:
+        """Counts on the device; nothing is waited for.
+
+        Args:
+          inputs: as for `TrainStep`.
+          labels: as for `TrainStep`.
+          sample_weight: as for `TrainStep`.
+          scale: the loss scale, float32 []; None: the one the next step will use.
+
+        Returns:
+          What was seen, for `reading.line`.
+        """
+        batch = (inputs, labels, sample_weight)
+        counts = self._taken_back(self._full, batch, scale)
+        reference = self._taken_back(self._reference, batch, scale)
+        for name, histograms in reference.items():
+            counts[name] = [
+                None if here is None else {**here, **there}
+                for here, there in zip(counts[name], histograms, strict=True)
+            ]
+        return self._sight(counts)
+
+    def origin(
+        self,
+        inputs: Any,
+        labels: Any,
+        sample_weight: Any = None,
+        scale: Any = None,
+        search: bool = True,
+    ) -> dict[str, Any]:
+        """Tells where a batch overflows; waits for the device.
+
+        Args:
+          inputs: as for `look`.
+          labels: as for `look`.
+          sample_weight: as for `look`.
+          scale: as for `look`.
+          search: whether `largest_scale` is looked for.
+
+        Returns:
+          What `reading.origin` says, and, where only the backward pass overflowed,
+          `largest_scale`: the largest power of two at which this batch does not;
+          None if there is none down to 2^-24 of the scale.
+        """
+        batch = (inputs, labels, sample_weight)
+        scale = float(self._step.loss_scale if scale is None else scale)
+        sight = self._sight(self._taken_back(self._brief, batch, scale))
+        found = reading.origin(sight)
+        if search and found.get("pass") in ("backward", "update"):
+            found["largest_scale"] = self._largest_scale(batch, scale)
+        return found | {"text": reading.tell(found)}
+
+    def _largest_scale(self, batch: tuple[Any, Any, Any], scale: float) -> float | None:
+        """Bisects for the largest power of two below a scale that overflows."""
+        bad = math.ceil(math.log2(scale))
+        good = bad - _SEARCHED
+
+        def finite(power: int) -> bool:
+            counts = self._taken_back(self._brief, batch, 2.0**power)
+            return bool(counts["grads_finite"])
+
+        if not finite(good):
+            return None
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if finite(middle) else (good, middle)
+        return 2.0**good
+
+    def _taken_back(
+        self, look: Callable[..., Any], batch: tuple[Any, Any, Any], scale: Any
+    ) -> dict[str, Any]:
+        """Calls what may change the training, and puts everything back."""
+        state = self._step.state
+        variables = _variables(self._step)
+        # No copies yet: a variable that is written to leaves what was read alone.
+        before = [variable.read_value() for variable in variables]
+        try:
+            if scale is not None and state.loss_scale:
+                state.loss_scale[0].assign(scale)
+            return look(*batch)
+        finally:  # Also when the device's memory was not enough.
+            for variable, old in zip(variables, before, strict=True):
+                variable.assign(old)
+
+    def _sight(self, counts: dict[str, Any]) -> reading.Sight:
+        state, trained = self._step.state, self._step.model.trainable_variables
+        variables = [
+            reading.Variable(master.path, tuple(master.shape), working.dtype.name)
+            for master, working in zip(trained, state.working_weights, strict=True)
+        ]
+        places = {layer.name: i for i, layer in enumerate(self._layers)}
+        owners = {
+            variable.path: places[name]
+            for name, operation in _operations(self._step.model)
+            for variable in getattr(operation, "trainable_variables", ())
+            if name in places
+        }
+        return reading.Sight(self._layers, variables, owners, self._half, counts)
+
+    def _observe(
+        self, inputs: Any, labels: Any, sample_weight: Any, full: bool
+    ) -> dict[str, Any]:
+        """Takes the step under observation; traced."""
+        step, state = self._step, self._step.state
+        counts = {"step": state.step.read_value()}
+        masters = [tf.identity(variable) for variable in state.master_weights]
+        if not full:
+            counts["masters"] = [_measured(x) for x in masters]
+            counts["weights"] = [_measured(v) for v in state.working_weights]
+            counts["batch"] = [_measured(x) for x in tf.nest.flatten((inputs, labels))]
+        watch = _Watch()
+        with watch.on(step.twin), _recorded(step) as recorded:
+            metrics = step._one_step(inputs, labels, sample_weight)
+        for name in ("loss", "loss_scale", "grads_finite", "grad_norm"):
+            counts[name] = metrics[name]
+        self._layers = watch.layers
+        counts["activations"] = [_measured(x) for x in watch.outputs]
+        counts["activation_grads"] = [_measured(x) for x in watch.grads]
+        counts["grads"] = [_measured(x) for x in recorded["grads"]]
+        if full:
+            dtype = tf.as_dtype(self._half or "float16")
+            after = [tf.identity(variable) for variable in state.master_weights]
+            counts["updates"] = [
+                _moved(old, new, dtype) for old, new in zip(masters, after, strict=True)
+            ]
+        else:
+            counts["inputs"] = [[_measured(x) for x in each] for each in watch.inputs]
+        return counts
+
+    def _float32_pass(
+        self, inputs: Any, labels: Any, sample_weight: Any
+    ) -> dict[str, list[dict[str, tf.Tensor]]]:
+        """Histograms of the master model on the first micro-batch; traced."""
+        step, model = self._step, self._step.model
+        count = step._accumulate_steps
+
+        def first(x: Any) -> Any:
+            return x[: tf.shape(x)[0] // count] if count > 1 else x
+
+        inputs, labels = tf.nest.map_structure(first, (inputs, labels))
+        if sample_weight is not None:
+            sample_weight = first(sample_weight)
+        # The same dropout, as far as 16 bits draw what float32 draws.
+        for own, twins in zip(
+            precisions.seeds(model), precisions.seeds(step.twin), strict=False
+        ):
+            own.assign(twins)
+        watch = _Watch()
+        with watch.on(model), tf.GradientTape() as tape:
+            outputs = model(inputs, training=True)
+            loss = steps.mean_loss(step._loss, labels, outputs, sample_weight)
+            for extra in model.losses:
+                loss += tf.cast(extra, tf.float32)
+        grads = tape.gradient(loss, step.state.master_weights)
+        places = _places(self._layers, watch.layers)
+        return {
+            "activations": _histograms(watch.outputs, places),
+            "activation_grads": _histograms(watch.grads, places),
+            "grads": _histograms(grads, range(len(grads))),
+        }
+
+
+class _Watch:
+    """Observes the outputs of layers, and their gradients, while a graph is traced.
+
+    Attributes:
+      layers: whose outputs were observed, in order of execution.
+      outputs: the tensors.
+      inputs: the tensors that each output was made from, as the layer casts them.
+      grads: the gradients that arrived there, None where none did.
+    """
+
+    def __init__(self):
+        self.layers: list[reading.Layer] = []
+        self.outputs: list[tf.Tensor] = []
+        self.inputs: list[list[tf.Tensor]] = []
+        self.grads: list[tf.Tensor | None] = []
+        self._graph = None
+
+    @contextlib.contextmanager
+    def on(self, model: keras.Model) -> Iterator[None]:
+        """Inside, calls of the model are observed."""
+        self._graph = None if tf.executing_eagerly() else _graph()
+        hooked = []
+        for name, operation in _operations(model):
+            hooked.append(operation)
+            # Not setattr: Keras tracks what is set.
+            operation.__dict__["call"] = self._observed(name, operation)
+        try:
+            yield
+        finally:
+            for operation in hooked:
+                del operation.__dict__["call"]
+
+    def _observed(self, name: str, operation: Any) -> Callable[..., Any]:
+        call = operation.call
+
+        @functools.wraps(call)
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            outputs = call(*args, **kwargs)
+            inputs = [x for x in tf.nest.flatten((args, kwargs)) if self._counts(x)]
+            # Where a layer stores in 16 bits and multiplies in float32, the inputs
+            # are cast inside.
+            stored = getattr(operation, "variable_dtype", "float32")
+            if stored in precisions.HALF_PRECISIONS:
+                inputs = [tf.cast(x, stored) for x in inputs]
+            tap = functools.partial(
+                self._tap, name, type(_inner(operation)).__name__, inputs
+            )
+            return keras.tree.map_structure(tap, outputs)
+
+        return observed
+
+    def _tap(self, name: str, kind: str, inputs: list[tf.Tensor], output: Any) -> Any:
+        if not self._counts(output):
+            return output
+        again = sum(layer.name.split("#")[0] == name for layer in self.layers)
+        place = len(self.layers)
+        name = f"{name}#{again + 1}" if again else name
+        self.layers.append(reading.Layer(name, kind.lstrip("_"), output.dtype.name))
+        self.outputs.append(output)
+        self.inputs.append(inputs)
+        self.grads.append(None)
+
+        @tf.custom_gradient
+        def watched(x: tf.Tensor) -> Any:
+            def gradient(dy: tf.Tensor) -> tf.Tensor:
+                if self._is_here(dy):
+                    self.grads[place] = dy
+                return dy
+
+            return tf.identity(x), gradient
+
+        return watched(output)
+
+    def _counts(self, tensor: Any) -> bool:
+        countable = (tf.float32, tf.float16, tf.bfloat16)
+        return (
+            tf.is_tensor(tensor) and tensor.dtype in countable and self._is_here(tensor)
+        )
+
+    def _is_here(self, tensor: tf.Tensor) -> bool:
+        """Tells whether a tensor is not one of a loop's inside."""
+        return self._graph is None or getattr(tensor, "graph", None) is self._graph
+
+
+def _graph() -> Any:
+    return tf.compat.v1.get_default_graph()
+
+
+def _operations(model: keras.Model) -> list[tuple[str, Any]]:
+    """Every layer and operation of a model once, with its name; nested ones too."""
+    found: dict[int, tuple[str, Any]] = {}
+
+    def visit(model: keras.Model, prefix: str) -> None:
+        graph = model._functional if isinstance(model, keras.Sequential) else model
+        if hasattr(graph, "_nodes_by_depth"):
+            depths = sorted(graph._nodes_by_depth, reverse=True)
+            nodes = itertools.chain(*(graph._nodes_by_depth[d] for d in depths))
+            operations = [node.operation for node in nodes if not node.is_input]
+        else:  # A subclassed model: the layers that it holds itself.
+            operations = list(model.layers)
+        for operation in operations:
+            name = f"{prefix}{_inner(operation).name}"
+            if isinstance(operation, keras.Model):
+                visit(operation, f"{name}/")
+            else:
+                found.setdefault(id(operation), (name, operation))
+
+    visit(model, "")
+    return list(found.values())
+
+
+def _inner(operation: Any) -> Any:
+    """The operation itself, where something runs it in float32."""
+    return getattr(operation, "_operation", operation)
+
+
+@contextlib.contextmanager
+def _recorded(step: steps.TrainStep) -> Iterator[dict[str, Any]]:
+    """Inside, the step's scaled float32 gradients are noted as it finds them."""
+    recorded: dict[str, Any] = {}
+    accumulate = step._accumulate
+
+    def record(*args: Any, **kwargs: Any) -> Any:
+        loss, recorded["grads"] = accumulate(*args, **kwargs)
+        return loss, recorded["grads"]
+
+    # Observers would see a recomputed layer twice.
+    recomputed, step._recomputed = step._recomputed, None
+    step._accumulate = record
+    try:
+        yield recorded
+    finally:
+        del step._accumulate
+        step._recomputed = recomputed
+
+
+def _variables(step: steps.TrainStep) -> list[tf.Variable]:
+    """Every variable that a step, or a call of the model, may change."""
+    of_models = [v.value for v in (*step.model.variables, *step.twin.variables)]
+    unique = {id(v): v for v in (*step.state.variables, *of_models)}
+    return list(unique.values())
+
+
+def _measured(tensor: Any) -> dict[str, tf.Tensor] | None:
+    """Counts what became of a tensor's elements; None where it has no fractions."""
+    if tensor is None:
+        return None
+    tensor = tf.convert_to_tensor(tensor)  # a sparse gradient, too
+    if not tensor.dtype.is_floating:
+        return None
+    return {
+        "size": tf.size(tensor),
+        "not_finite": numerics.not_finite(tensor),
+        "zeros": tf.math.count_nonzero(tensor == 0, dtype=tf.int32),
+    }
+
+
+def _histograms(tensors: list[Any], places: Any) -> list[dict[str, tf.Tensor]]:
+    """Counts float32 tensors by magnitude; nothing where there is none."""
+    counts = []
+    for place in places:
+        tensor = None if place is None else tensors[place]
+        if tensor is None:
+            counts.append({})
+            continue
+        tensor = tf.convert_to_tensor(tensor)
+        counts.append(
+            {
+                "histogram": numerics.histogram(tensor),
+                "largest": numerics.largest(tensor),
+            }
+        )
+    return counts
+
+
+def _places(here: list[reading.Layer], there: list[reading.Layer]) -> list[int | None]:
+    """Where, in another model of the same structure, each observed output is."""
+    if len(here) == len(there):
+        return list(range(len(here)))
+    places = {layer.name: i for i, layer in enumerate(there)}
+    return [places.get(layer.name) for layer in here]
+
+
+def _moved(old: tf.Tensor, new: tf.Tensor, dtype: tf.DType) -> dict[str, tf.Tensor]:
+    return {
+        "size": tf.size(old),
+        "lost": numerics.lost_updates(old, new, dtype),
+        "update_norm": tf.norm(new - old),
+        "weight_norm": tf.norm(old),
+    }
+
+
+def _half_dtype(step: steps.TrainStep) -> str | None:
+    """The 16-bit dtype of the step's twin, None where it has none."""
+    dtypes = {variable.dtype for variable in step.twin.variables}
+    for _, operation in _operations(step.twin):
+        dtypes.add(getattr(operation, "compute_dtype", "float32"))
+    return next((d for d in precisions.HALF_PRECISIONS if d in dtypes), None)
