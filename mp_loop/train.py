@@ -20,7 +20,7 @@ import os
 import sys
 from typing import Any
 
-from mp_loop import command, config, experiment, record
+from mp_loop import command, config, experiment, record, report
 
 # What a resumed run may change; all else decides what is computed.
 _MAY_CHANGE = (
@@ -155,9 +155,11 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
     except loop.TrainingDiverged as error:
         bar.close()
         print(f"Training diverged: {error}", file=sys.stderr)
+        report.write(settings.output_dir, f"Training diverged: {error}")
         return 1
     except loop.Interrupted as stop:
         bar.close()
+        report.write(settings.output_dir, f"Interrupted at step {stop.step}.")
         print(
             f"Interrupted at step {stop.step}; a checkpoint was saved. Continue with: "
             f"{continue_with.format(settings.output_dir)}",
@@ -208,6 +210,7 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
     print(_table(summary))
     print(f"Model, metrics and checkpoints: {settings.output_dir}")
     print(f"Picture: {picture}" if picture else _NO_PICTURE)
+    print(f"Report: {report.write(settings.output_dir)}")
     return 0
 
 

@@ -14,9 +14,10 @@ ROWS = [
     {"arms", "loop", "exact"},
     {"fit", "keras_baseline"},
     {"step"},
-    {"checkpoints", "machine", "peer", "precision", "recompute", "state"},
+    {"checkpoints", "machine", "peer", "precision", "recompute", "report", "state"},
     {
         "capability",
+        "chart",
         "loss_scale",
         "layers",
         "updates",

@@ -71,7 +71,8 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "checkpoints", "environment.json", "evaluations.jsonl", "flags.txt",
-        "metrics.jsonl", "model.keras", "summary.json", "tensorboard", "training.png",
+        "metrics.jsonl", "model.keras", "report.html", "summary.json", "tensorboard",
+        "training.png",
     }  # fmt: skip
     logged = record.read_metrics(folder)
     assert [line["step"] for line in logged] == [4, 8, 12]
@@ -193,6 +194,7 @@ def test_a_run_that_diverges_says_so_once(tmp_path, capsys):
     assert re.match(r"Training diverged: every one of the last \d+ steps", said)
     assert not (folder / "model.keras").exists()
     assert not (folder / "summary.json").exists()
+    assert "Training diverged: every one" in (folder / "report.html").read_text()
 
 
 def test_without_matplotlib_one_line_says_so(tmp_path, capsys, monkeypatch):
