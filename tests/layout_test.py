@@ -18,6 +18,8 @@ ROWS = [
     {
         "capability",
         "chart",
+        "profiling",
+        "progress",
         "loss_scale",
         "layers",
         "updates",
