@@ -194,6 +194,25 @@ class Run:
         with self._guard:
             self._append(EVALUATIONS_FILE, "eval", {"step": step, **values})
 
+    def log_setup(self, settings: Mapping[str, Any], graph: Any = None) -> None:
+        """Shows TensorBoard what the run is: its settings, and the graph of a step.
+
+        Args:
+          settings: numbers, words and truth values; what is None is left out.
+          graph: `tf.Graph`, or None.
+        """
+        import tensorflow as tf
+        from tensorboard.plugins.hparams import api as hparams
+
+        given = {name: value for name, value in settings.items() if value is not None}
+        try:
+            with self._writer.as_default(step=0):
+                hparams.hparams(given)
+                if graph is not None:
+                    tf.summary.graph(graph)
+        except (OSError, tf.errors.OpError) as error:
+            self.rescue(error)
+
     def sync(self) -> None:
         """Waits until every line is on the disk."""
         for log in self._logs.values():

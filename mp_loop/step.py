@@ -234,6 +234,10 @@ class TrainStep:
         """Returns the trained float32 model."""
         return self.model
 
+    def graph(self, inputs: Any, labels: Any) -> tf.Graph:
+        """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""
+        return self._step.get_concrete_function(inputs, labels).graph
+
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
         return stack_steps(lambda: self._step(*next(iterator)), METRICS, steps)
 

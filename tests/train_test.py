@@ -15,7 +15,9 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mp_loop import command, config, experiment, record, train
 
@@ -75,7 +77,8 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "checkpoints", "environment.json", "evaluations.jsonl", "flags.txt",
-        "metrics.jsonl", "model.keras", "summary.json", "tensorboard", "training.png",
+        "metrics.jsonl", "model.keras", "report.html", "summary.json", "tensorboard",
+        "training.png",
     }  # fmt: skip
     logged = record.read_metrics(folder)
     assert [line["step"] for line in logged] == [4, 8, 12]
@@ -93,6 +96,42 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
     model = keras.saving.load_model(folder / "model.keras")
     assert {weight.dtype for weight in model.weights} == {"float32"}
+
+
+def test_tensorboard_holds_scalars_settings_graph_and_profile(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = [*QUICK, "--profile_steps=5:7", "--quiet", f"--output_dir={folder}"]
+    assert train.run(settings(*words), None) == 0
+    assert capsys.readouterr().out == ""
+    events = [
+        event
+        for path in (folder / "tensorboard").glob("events.out.tfevents.*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+    ]
+    values = {value.tag: value for event in events for value in event.summary.value}
+    assert {"train/loss", "train/loss_scale", "eval/accuracy"} <= set(values)
+    (name,) = [tag for tag in values if tag.endswith("session_start_info")]
+    content = values[name].metadata.plugin_data.content
+    assert values[name].metadata.plugin_data.plugin_name == "hparams"
+    told = plugin_data_pb2.HParamsPluginData.FromString(content)
+    hparams = told.session_start_info.hparams
+    assert hparams["precision"].string_value == "float16"
+    assert hparams["batch_size"].number_value == 128
+    assert "growth_interval" not in hparams  # not given
+    (graph,) = [event.graph_def for event in events if event.graph_def]
+    nodes = tf.compat.v1.GraphDef.FromString(graph).node
+    assert any("MatMul" in node.op for node in nodes)
+    (profile,) = folder.glob("tensorboard/plugins/profile/*/*.xplane.pb")
+    assert b"MatMul" in profile.read_bytes()
+    # The calls end where the stretch begins and ends, and the lines stay.
+    assert [line["step"] for line in record.read_metrics(folder)] == [4, 8, 12]
+
+
+def test_a_profile_that_outlives_the_run_is_written(tmp_path):
+    folder = tmp_path / "run"
+    words = [*QUICK, "--profile_steps=11:99", f"--output_dir={folder}"]
+    assert train.run(settings(*words), None) == 0
+    assert len(list(folder.glob("tensorboard/plugins/profile/*/*.xplane.pb"))) == 1
 
 
 def test_flags_txt_replays_the_run(tmp_path):
@@ -197,6 +236,7 @@ def test_a_run_that_diverges_says_so_once(tmp_path, capsys):
     assert re.match(r"Training diverged: every one of the last \d+ steps", said)
     assert not (folder / "model.keras").exists()
     assert not (folder / "summary.json").exists()
+    assert "Training diverged: every one" in (folder / "report.html").read_text()
 
 
 def test_without_matplotlib_one_line_says_so(tmp_path, capsys, monkeypatch):
@@ -221,6 +261,10 @@ BAD = {
     "broken file": (["--model={tmp}/broken.keras"], r"--model \(.*broken\.keras\)"),
     "no such function": (["--model=os:no_such"], r"--model \(os:no_such\)"),
     "large batch": (["--batch_size=7000"], r"--batch_size \(7000\)"),
+    "late profile": (
+        ["--steps=5", "--profile_steps=5:6"],
+        r"--profile_steps \(5:6\) must begin within the 5 steps",
+    ),
     "long warm-up": (
         ["--steps=5", "--warmup_steps=5"],
         r"--warmup_steps \(5\) must be fewer than the 5 steps",
