@@ -33,19 +33,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
-from mp_loop import command, config, record, workloads
+from mp_loop import command, config, record, worker, workloads
 
 LOOPS = ("custom", "keras", "fit", "unscaled", "floor", "torch", "stream")
 OPTIONS = ("xla", "recompute", "tf32")
@@ -153,133 +149,6 @@ def declare(flag_values: flags.FlagValues) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_string("output_dir", "", "Folder (required).", flag_values=flag_values)
-    flags.DEFINE_string(
-        "worker", "", "For the command itself.", flag_values=flag_values
-    )
-
-
-# The worker: one arm in a process of its own. It reads a number of steps a line,
-# and answers each with a line of JSON.
-
-
-def work(task: Mapping[str, Any]) -> None:
-    """Builds the arm, then runs the blocks that stdin asks for."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not be taken for an answer
-
-    def answer(**values: Any) -> None:
-        answers.write(json.dumps(values) + "\n")
-        answers.flush()
-
-    if task["loop"] in ("keras", "fit") and task["precision"] == "float16":
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its faster way
-    memory = _HostMemory()
-    facts: dict[str, Any] = {"graph_nodes": None, "trace_seconds": None}
-    if task["loop"] == "torch":
-        from mp_loop import peer
-
-        memory.start()
-        run = peer.make(task["precision"], task["workload"], task["batch_size"])
-    else:
-        from mp_loop import arms
-
-        if arms.DeviceMemory.exists():
-            memory = arms.DeviceMemory()
-        else:
-            memory.start()
-        program = arms.make(
-            task["loop"],
-            task["precision"],
-            task["options"],
-            task["workload"],
-            task["batch_size"],
-        )
-        run = program.run
-        facts["graph_nodes"] = program.graph_nodes
-        facts["trace_seconds"] = program.trace_seconds
-    started = time.perf_counter()
-    run(1)
-    facts["first_step_seconds"] = time.perf_counter() - started
-    at_rest = memory.held()
-    memory.reset_peak()
-    for _ in range(2):
-        run(3)
-    peak = memory.peak()
-    answer(step_bytes=peak - at_rest, process_bytes=peak - memory.base, **facts)
-    for line in sys.stdin:
-        count = int(line)
-        started = time.perf_counter()
-        run(count)
-        answer(seconds=time.perf_counter() - started)
-
-
-class _HostMemory:
-    """The resident memory of this process, in bytes."""
-
-    base = 0
-
-    def start(self) -> None:
-        """Counts from here: the framework is imported, nothing is built."""
-        self.base = self.held()
-
-    def held(self) -> int:
-        pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-    def reset_peak(self) -> None:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-    def peak(self) -> int:
-        return record.peak_memory_bytes()
-
-
-class Worker:
-    """The parent's end of a worker."""
-
-    def __init__(self, arm: Arm, workload: str, batch_size: int):
-        """Starts the process, and waits until it is warm.
-
-        Raises:
-          WorkerFailed: the arm cannot be built.
-        """
-        self.arm, self.batch_size = arm, batch_size
-        task = dataclasses.asdict(arm) | {
-            "workload": workload,
-            "batch_size": batch_size,
-        }
-        words = [sys.executable, "-m", "mp_loop.benchmark", "--worker"]
-        self._process = subprocess.Popen(
-            [*words, json.dumps(task)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.facts = self._read()
-
-    def time(self, steps: int) -> float:
-        """Returns the seconds that a block of steps takes."""
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        return self._read()["seconds"]
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if line:
-            return json.loads(line)
-        _, said = self._process.communicate()
-        last = (said.strip().splitlines() or ["nothing"])[-1]
-        code = self._process.returncode
-        raise WorkerFailed(f"{self.arm.name} ended with {code}: {last}")
-
-
-class WorkerFailed(RuntimeError):
-    """An arm's process ended; the message is what it said last."""
 
 
 def measure(
@@ -306,7 +175,7 @@ def measure(
     size = workloads.WORKLOADS[workload].batch_size
     results: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
-        running: list[tuple[Worker, int]] = []
+        running: list[tuple[worker.Worker, int]] = []
         for arm in arms:
             say(f"{workload}, {arm.name}: starting")
             try:
@@ -317,28 +186,37 @@ def measure(
                         memory_budget_mib,
                         size,
                     )
-                worker = Worker(arm, workload, batch_size)
-            except WorkerFailed as error:
+                process = _start(arm, workload, batch_size)
+            except worker.WorkerFailed as error:
                 say(str(error))
                 results[arm.name] = {"failed": str(error)}
                 continue
-            stack.callback(worker.close)
-            results[arm.name] = {"batch_size": batch_size, **worker.facts, "blocks": []}
-            trial = worker.time(3) / 3
-            running.append((worker, max(3, round(block_seconds / trial))))
+            stack.callback(process.close)
+            results[arm.name] = {
+                "batch_size": batch_size,
+                **process.facts,
+                "blocks": [],
+            }
+            trial = process.time(3) / 3
+            running.append((process, max(3, round(block_seconds / trial))))
         for number in range(repeats):
             say(f"{workload}: round {number + 1} of {repeats}")
-            for worker, steps in running:
-                seconds = worker.time(steps) / steps
-                results[worker.arm.name]["blocks"].append(seconds)
+            for process, steps in running:
+                seconds = process.time(steps) / steps
+                results[process.name]["blocks"].append(seconds)
     summarize(results)
     return results
 
 
+def _start(arm: Arm, workload: str, batch_size: int) -> worker.Worker:
+    task = {**dataclasses.asdict(arm), "workload": workload, "batch_size": batch_size}
+    return worker.Worker(arm.name, task)
+
+
 def _step_mib(arm: Arm, workload: str, batch_size: int) -> float:
-    worker = Worker(arm, workload, batch_size)
-    worker.close()
-    return worker.facts["step_bytes"] / MIB
+    process = _start(arm, workload, batch_size)
+    process.close()
+    return process.facts["step_bytes"] / MIB
 
 
 def largest_batch(
@@ -487,9 +365,6 @@ def draw(path: pathlib.Path, results: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def run(_settings: config.Config, flag_values: Any) -> int:
     """Runs the benchmark; returns the exit code."""
-    if flag_values.worker:
-        work(json.loads(flag_values.worker))
-        return 0
     arms = parse_arms(flag_values.arms)
     names = parse_workloads(flag_values.workloads, arms)
     folder = command.new_folder(flag_values.output_dir, "a benchmark")

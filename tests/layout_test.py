@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "mp_loop"
 # Top to bottom; modules of one row know nothing of each other.
 ROWS = [
     {"train", "compare", "benchmark", "doctor", "formats", "inspect"},
-    {"experiment"},
+    {"experiment", "worker"},
     {"command"},
     {"arms", "loop", "exact", "witness"},
     {"probe"},
