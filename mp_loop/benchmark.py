@@ -231,29 +231,20 @@ def largest_batch(
       start: a batch to begin with.
 
     Returns:
-      A batch that was measured to fit, such that one 1/16 larger does not, or is
-      not expected to; 1 where none fits.
+      A batch that fits, where one that is larger by a sixteenth, or by one, does not;
+      1 where none fits.
     """
     fits, too_large = 0, 0
-    fits_mib = 0.0
     size = start
-    while size > fits and (not too_large or size < too_large):
-        mib = step_mib(size)
-        if mib <= budget_mib:
-            fits, fits_mib = size, mib
-            # Where the line through what is known meets the budget.
-            size = int(fits * min(budget_mib / max(fits_mib, 1e-9), 4.0))
+    while not too_large or too_large - fits > max(1, fits // 16):
+        if step_mib(size) <= budget_mib:
+            fits = size
         else:
             too_large = size
-            size = int(size * budget_mib / mib)
-            size = max(size, (fits + too_large) // 2) if fits else max(size, 1)
-            if too_large == 1:
-                return 1
-        if too_large and size >= too_large:
-            size = (fits + too_large) // 2
-        if fits and size - fits < max(1, fits // 16):
-            break
-    return max(fits, 1)
+        size = (fits + too_large) // 2 if too_large else 2 * fits
+        if size == 0:
+            return 1
+    return fits
 
 
 def summarize(results: Mapping[str, dict[str, Any]]) -> None:

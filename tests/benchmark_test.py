@@ -67,10 +67,9 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not(fixed, slope, budget, 
         return fixed + slope * size
 
     size = benchmark.largest_batch(step_mib, budget, start)
-    exact = max(1, int((budget - fixed) / slope))
-    assert size <= exact or size == 1
-    assert size >= exact - max(1, exact // 12)
-    assert len(asked) <= 24
+    assert size == 1 or fixed + slope * size <= budget
+    assert fixed + slope * (size + max(1, size // 16)) > budget
+    assert len(asked) <= 32
 
 
 def result(blocks, batch_size=10, step_bytes=100):
