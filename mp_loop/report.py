@@ -412,7 +412,7 @@ for (const svg of document.querySelectorAll("svg[data-series]")) {
       step = xs[i];
       const value = document.createElement("span");
       value.style.color = `var(--c${color})`;
-      value.textContent = ` ${ys[i] === null ? "-" : ys[i]}`;
+      value.textContent = ` ${ys[i] === null ? "-" : +ys[i].toPrecision(4)}`;
       value.title = label;
       said.append(value);
     }
