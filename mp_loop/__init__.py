@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "Checkpoints": "checkpoints",
     "DynamicLossScale": "loss_scale",
     "EvalStep": "step",
     "LossScaleState": "loss_scale",

@@ -485,11 +485,40 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
         body = json.loads(text)
     except OSError as error:
         raise _Damaged(f"{MANIFEST_FILE}: {error.strerror}") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _Damaged(f"{MANIFEST_FILE} is not what was written") from None
-    if body["format"] != _FORMAT or body["step"] != _step(path):
+    if not _lawful(body) or body["step"] != _step(path):
         raise _Damaged(f"{MANIFEST_FILE} is of another checkpoint")
     return body
+
+
+def _lawful(body: Any) -> bool:
+    """Tells whether a manifest has the form that `Checkpoints.save` gives it."""
+    kinds = {
+        "format": int,
+        "step": int,
+        "metrics": dict,
+        "healthy": bool,
+        "retried": bool,
+        "tensors": dict,
+        "files": dict,
+    }
+    of_tensors = {"variable": str, "dtype": str, "shape": list}
+    of_files = {"bytes": int, "sha256": str}
+
+    def fits(value: Any, kinds: Mapping[str, type]) -> bool:
+        return isinstance(value, dict) and all(
+            isinstance(value.get(name), kind) for name, kind in kinds.items()
+        )
+
+    return (
+        fits(body, kinds)
+        and body["format"] == _FORMAT
+        and all(fits(tensor, of_tensors) for tensor in body["tensors"].values())
+        and all(fits(file, of_files) for file in body["files"].values())
+        and all(pathlib.PurePath(name).name == name for name in body["files"])
+        and all(isinstance(v, (int, float)) for v in body["metrics"].values())
+    )
 
 
 def _step(path: pathlib.Path) -> int:
@@ -527,4 +556,6 @@ def _reason(error: BaseException) -> str:
     """Why something could not be written or read, on one line."""
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # TensorFlow puts the file first: "path; No space left on device".
+    said = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    return (said.split("; ")[-1].strip().splitlines() or [type(error).__name__])[0]

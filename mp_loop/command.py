@@ -19,6 +19,7 @@ import os
 import pathlib
 import re
 import signal
+import stat
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -85,6 +86,7 @@ def parse(
     if flag_values is None:
         flag_values = flags.FlagValues()
     _declare(flag_values, declare, of_experiment)
+    _refuse_endless_flagfiles(argv)
     warnings = io.StringIO()
     try:
         # absl ignores a flagfile that includes itself, with a warning on stderr.
@@ -223,6 +225,16 @@ def stop_requested() -> Iterator[Callable[[], int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _refuse_endless_flagfiles(argv: Sequence[str]) -> None:
+    """Refuses devices, such as /dev/zero, that absl would read for ever."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name = re.sub("^--?flagfile(=|$)", "", word)
+        if name != word and os.path.exists(path := name or following):
+            mode = os.stat(path).st_mode
+            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+                raise UsageError(f"--flagfile ({path}) must be a file, not a device.")
 
 
 def _declare(

@@ -30,7 +30,7 @@ from typing import Any
 
 from absl import flags
 
-from mp_loop import command, config, experiment, record
+from mp_loop import chart, command, config, experiment, record, report
 
 TABLE_FILE = "comparison.md"
 JSON_FILE = "comparison.json"
@@ -140,6 +140,9 @@ def run(settings: config.Config, flag_values: Any) -> int:
     ]
     drawn = record.draw(folder / PICTURE_FILE, curves)
     print(f"\n{text}\nTable and runs: {folder}")
+    cells, note = _cells(comparison)
+    runs = {turn.name: turn.arm.name for turn in turns}
+    print(f"Report: {report.write_comparison(folder, cells, runs, note)}")
     if drawn:
         print(f"Picture: {folder / PICTURE_FILE}")
     else:
@@ -249,18 +252,11 @@ class Measure:
     ratio: bool = False
 
 
-def _scale(value: float) -> str:
-    """A loss scale: as a power of two where it is one."""
-    if value > 0 and math.isfinite(value) and math.frexp(value)[0] == 0.5:
-        return f"2^{math.frexp(value)[1] - 1}"
-    return f"{value:g}"
-
-
 MEASURES = (
     Measure("eval_accuracy", "accuracy", "{:.4f}".format),
     Measure("eval_loss", "loss", "{:.4f}".format),
     Measure("skipped_steps", "skipped steps", "{:g}".format),
-    Measure("final_loss_scale", "final loss scale", _scale),
+    Measure("final_loss_scale", "final loss scale", chart.power_of_two),
     Measure("milliseconds_per_step", "ms/step", "{:.2f}".format, ratio=True),
     Measure("examples_per_second", "examples/s", "{:.0f}".format, ratio=True),
     Measure(
@@ -308,16 +304,7 @@ def compare(
 
 def table(comparison: Mapping[str, Any]) -> str:
     """Lays a comparison out as a Markdown table that a terminal shows well."""
-    arms = comparison["arms"]
-    rows = [["", *arms]]
-    for measure in MEASURES:
-        cells = [arm["measures"][measure.name] for arm in arms.values()]
-        rows.append([measure.title, *(_cell(cell, measure.show) for cell in cells)])
-    for measure in MEASURES:
-        if measure.ratio:
-            cells = [arm["ratios"][measure.name] for arm in arms.values()]
-            title = f"{measure.title.split(',')[0]}, ratio"
-            rows.append([title, *(_cell(cell, "{:.3f}".format) for cell in cells)])
+    rows, note = _cells(comparison)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, [f"{'-' * (width - 1)}:" for width in widths])
     rows[1][0] = "-" * widths[0]
@@ -328,11 +315,26 @@ def table(comparison: Mapping[str, Any]) -> str:
             cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", note, ""])
+
+
+def _cells(comparison: Mapping[str, Any]) -> tuple[list[list[str]], str]:
+    """The rows of the table, its head first, and the note below it."""
+    arms = comparison["arms"]
+    rows = [["", *arms]]
+    for measure in MEASURES:
+        cells = [arm["measures"][measure.name] for arm in arms.values()]
+        rows.append([measure.title, *(_cell(cell, measure.show) for cell in cells)])
+    for measure in MEASURES:
+        if measure.ratio:
+            cells = [arm["ratios"][measure.name] for arm in arms.values()]
+            title = f"{measure.title.split(',')[0]}, ratio"
+            rows.append([title, *(_cell(cell, "{:.3f}".format) for cell in cells)])
     repeats = len(next(iter(arms.values()))["runs"])
     note = f"Ratios: divided by {comparison['reference']}"
     if repeats > 1:
         note = f"Median (smallest to largest) of {repeats} runs. {note}, run by run"
-    return "\n".join([*lines, "", f"{note}.", ""])
+    return rows, f"{note}."
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

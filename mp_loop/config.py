@@ -16,6 +16,8 @@ import math
 import re
 from typing import Any
 
+_LARGEST = 2.0**128 - 2.0**104  # of float32
+
 PRECISIONS = ("float16", "bfloat16", "float32")
 LOOPS = ("custom", "keras")
 LOSS_SCALES = ("dynamic", "static", "none")
@@ -178,6 +180,10 @@ class Config:
     deterministic: bool = _field(
         False, "Deterministic kernels: the same run gives the same bits."
     )
+    quiet: bool = _field(False, "Print nothing but warnings and errors.")
+    profile_steps: str = _field(
+        "", "A:B: TensorBoard's profiler records the steps from A on, before B."
+    )
     # Records.
     output_dir: str = _field("", "Run folder (required).")
     resume: bool = _field(False, "Continue the run in --output_dir.")
@@ -245,6 +251,14 @@ class Config:
     def decay_fractions(self) -> tuple[float, ...]:
         """`decay_at` as numbers."""
         return tuple(float(word) for word in self.decay_at.split(","))
+
+    @property
+    def profile_range(self) -> tuple[int, int] | None:
+        """`profile_steps` as numbers, None where it is empty."""
+        if not self.profile_steps:
+            return None
+        first, end = self.profile_steps.split(":")
+        return int(first), int(end)
 
     def scale_constants(self) -> dict[str, float | int]:
         """The loss-scale constants that were given, by argument name."""
@@ -314,6 +328,8 @@ def _check(name: str, value: Any, law: Any) -> None:
         raise ValueError(f"--{name} ({value!r}) must be a single line.")
     if isinstance(value, (int, float)) and not math.isfinite(value):
         raise ValueError(f"{said} must be finite.")
+    if isinstance(value, float) and abs(value) > _LARGEST:
+        raise ValueError(f"{said} must be at most {_LARGEST:g}, as float32 is.")
     if law["at_least"] is not None and value < law["at_least"]:
         raise ValueError(f"{said} must be at least {law['at_least']}.")
     if law["at_most"] is not None and value > law["at_most"]:
@@ -384,6 +400,13 @@ def _refuse_contradictions(config: Config) -> None:
             f"--decay_at ({config.decay_at}) must be rising fractions between 0 "
             "and 1, parted by commas."
         )
+    if config.profile_steps:
+        numbers = re.fullmatch(r"(\d{1,9}):(\d{1,9})", config.profile_steps)
+        if not numbers or int(numbers[1]) >= int(numbers[2]):
+            raise ValueError(
+                f"--profile_steps ({config.profile_steps}) must be A:B, two steps, "
+                "the first before the second."
+            )
     try:
         re.compile(config.float32_layers)
     except re.error as error:

@@ -115,6 +115,10 @@ class KerasStep:
             variable.assign(mixed)
         return self.model
 
+    def graph(self, inputs: Any, labels: Any) -> tf.Graph:
+        """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""
+        return self._step.get_concrete_function(inputs, labels).graph
+
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
         dtypes = {k: v for k, v in steps_module.METRICS.items() if k != "grad_norm"}
         return steps_module.stack_steps(

@@ -23,7 +23,7 @@ from typing import Any
 import tensorflow as tf
 
 from mp_loop import checkpoints as checkpointing
-from mp_loop import record
+from mp_loop import profiling, record
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Plan:
         halves a dynamic scale: there must be enough to find the right one.
       on_stuck: what happens then. "raise" ends the run (`TrainingDiverged`),
         "warn" logs a warning and goes on, "stay" just goes on.
+      profile_range: first step to be profiled and the one after the last, or None.
       rollback: how often a training that is stuck goes back to the last checkpoint
         from before, instead of ending.
     """
@@ -73,6 +74,7 @@ class Plan:
     on_stuck: str = "raise"
     rollback: int = 0
     inspect_every: int = 0
+    profile_range: tuple[int, int] | None = None
 
     def is_due(self, position: int, every: int) -> bool:
         """Tells whether something that happens `every` steps happens now."""
@@ -89,6 +91,9 @@ class Plan:
             self.inspect_every or self.steps_per_epoch,
         )
         left = [every - position % every for every in periods]
+        left += [
+            edge - position for edge in self.profile_range or () if edge > position
+        ]
         return min(*left, self.steps_per_call, self.total_steps - position)
 
 
@@ -117,6 +122,7 @@ def train(
     should_stop: Callable[[], int] = lambda: 0,
     clock: Callable[[], float] = time.perf_counter,
     witness: Any = None,
+    profile: profiling.Profile | None = None,
 ) -> Result:
     """Trains from the state's step to the end of the plan.
 
@@ -132,6 +138,7 @@ def train(
         number of the signal that asks to stop, or 0.
       clock: seconds.
       witness: a `mp_loop.witness.Witness`, or None: nobody looks.
+      profile: of the steps that the plan names, to be closed by the caller.
 
     Raises:
       TrainingDiverged: every step is skipped, `on_stuck` is "raise", and no
@@ -155,6 +162,8 @@ def train(
         log_due = plan.is_due(position + count, plan.log_every)
         eval_due = plan.is_due(position + count, plan.eval_every)
         save_due = plan.is_due(position + count, plan.checkpoint_every)
+        if profile:
+            profile.before(position)
         with timer.window(count):
             metrics = step.run(iterator, count)
             if log_due or eval_due or save_due:
@@ -162,6 +171,8 @@ def train(
         if witness:
             witness.remember(position, metrics)
         position += count
+        if profile:
+            profile.after(position, metrics)
         if log_due:
             line = {
                 **_counters(step.state),
@@ -255,6 +266,7 @@ def _roll_back(
     A process that dies in here leaves a run that diverges again and comes here
     again: the checkpoint is replaced last.
     """
+    checkpoints.wait()
     state = step.state
     done = int(state.rollbacks)
     if done >= plan.rollback:
@@ -284,9 +296,8 @@ def _save_elsewhere(
     position: int, checkpoints: checkpointing.Checkpoints, run: record.Run
 ) -> None:
     """Saves the state beside the lines that the run folder could not take."""
+    checkpoints.wait()  # raises if that is where it began
     if run.rescued:
-        with contextlib.suppress(checkpointing.SaveError):  # it would say the same
-            checkpoints.wait()
         checkpoints.move(run.checkpoints)
         checkpoints.save()
         checkpoints.wait()

@@ -61,15 +61,20 @@ class Recomputed:
             find the two runs equal and keep the activations after all.
 
         Raises:
-          ValueError: several inputs or outputs.
+          ValueError: several inputs or outputs, or nowhere to cut.
         """
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise ValueError(
                 f"`recompute` (True) needs a model with one input and one output: "
                 f"{model.name} has {len(model.inputs)} and {len(model.outputs)}."
             )
-        groups = join(parts(model))
-        self.segments = [keras.Model(g[0].start, g[-1].end) for g in groups]
+        split = parts(model)
+        if len(split) < 2:
+            raise ValueError(
+                f"`recompute` (True) must find a place to cut: nowhere in {model.name} "
+                "does a single tensor pass."
+            )
+        self.segments = [keras.Model(g[0].start, g[-1].end) for g in join(split)]
         self._model, self._jit_compile = model, jit_compile
 
     def __call__(self, inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -92,19 +97,20 @@ class Recomputed:
         others = [v for v in segment.variables if id(v) not in known]
         before = [tf.identity(variable.value) for variable in others]
         mask = getattr(x, "_keras_mask", None)
-        mask_after = None
+        mask_after, written = None, []
 
         def compute(x: tf.Tensor, weights: Sequence[tf.Tensor]) -> tuple:
             if mask is not None:
                 x._keras_mask = mask
-            variables, values = [*trained, *others], [*weights, *before]
-            return _pure(segment, x, list(zip(variables, values, strict=True)), others)
+            values = zip([*trained, *others], [*weights, *before], strict=True)
+            return _pure(segment, x, list(values))
 
         @tf.custom_gradient
         def run(x: tf.Tensor, *weights: tf.Tensor) -> Any:
-            nonlocal mask_after
+            nonlocal mask_after, written
             y, loss, after = compute(x, weights)
             mask_after = getattr(y, "_keras_mask", None)
+            written = [variable for variable, _ in after]
 
             def gradient(dy: tf.Tensor, dloss: tf.Tensor, *_: tf.Tensor) -> Any:
                 again = self._later(dy, [x, *weights])
@@ -118,10 +124,10 @@ class Recomputed:
                     for g in grads
                 ]
 
-            return (y, loss, *after), gradient
+            return (y, loss, *(value for _, value in after)), gradient
 
-        y, loss, *after = run(x, *(tf.identity(v.value) for v in trained))
-        for variable, value in zip(others, after, strict=True):
+        y, loss, *values = run(x, *(tf.identity(v.value) for v in trained))
+        for variable, value in zip(written, values, strict=True):
             variable.assign(value)
         if mask_after is not None:
             y._keras_mask = mask_after
@@ -130,38 +136,42 @@ class Recomputed:
     def _later(self, dy: tf.Tensor, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns the tensors, but not before `dy` is there."""
         if self._jit_compile:  # which ignores control dependencies
-            return xla.optimization_barrier([*tensors, dy])[:-1]
+            return xla.optimization_barrier(*tensors, dy)[:-1]
         with tf.control_dependencies([dy]):
             return [tf.identity(tensor) for tensor in tensors]
 
 
 def _plain(segment: keras.Model, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Calls a segment as it is."""
-    variables = segment.variables
-    y, loss, after = _pure(segment, x, (), variables)
-    for variable, value in zip(variables, after, strict=True):
-        if value is not None:
-            variable.assign(value)
+    y, loss, after = _pure(segment, x, ())
+    for variable, value in after:
+        variable.assign(value)
     return y, loss
 
 
+Values = Sequence[tuple[keras.Variable, tf.Tensor]]
+
+
 def _pure(
-    segment: keras.Model,
-    x: tf.Tensor,
-    values: Sequence[tuple[keras.Variable, tf.Tensor]],
-    variables: Sequence[keras.Variable],
-) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
-    """Calls a segment without writing to any variable.
+    segment: keras.Model, x: tf.Tensor, values: Values
+) -> tuple[tf.Tensor, tf.Tensor, Values]:
+    """Calls a segment on given values of its variables, and writes to none.
 
     Returns:
       Its output; the sum of the losses that its layers added, float32 []; and what
-      `variables` hold after the call, None for one without given or new value.
+      it would have written to its variables.
     """
+    before = {id(variable): value for variable, value in values}
     with keras.StatelessScope(values, collect_losses=True) as scope:
         y = segment(x, training=True)
     losses = [tf.cast(loss, tf.float32) for loss in scope.losses]
-    after = [scope.get_current_value(variable) for variable in variables]
-    return y, tf.add_n([tf.zeros([]), *losses]), after
+    after = [(v, scope.get_current_value(v)) for v in segment.variables]
+    written = [
+        (v, value)
+        for v, value in after
+        if value is not None and value is not before.get(id(v))
+    ]
+    return y, tf.add_n([tf.zeros([]), *losses]), written
 
 
 @tf.custom_gradient
@@ -224,7 +234,14 @@ def _size(tensor: keras.KerasTensor) -> int:
 
 
 def join(split: Sequence[Part]) -> list[list[Part]]:
-    """Joins neighbours so that cut tensors and the largest group take least memory."""
+    """Joins neighbours so that cut tensors and the largest group take least memory.
+
+    Args:
+      split: two parts or more.
+
+    Returns:
+      Two groups or more.
+    """
 
     def cost(groups: list[list[Part]]) -> int:
         kept = sum(_size(group[0].start) for group in groups)
@@ -235,7 +252,8 @@ def join(split: Sequence[Part]) -> list[list[Part]]:
         for i in range(len(split))
         for j in range(i + 1, len(split) + 1)
     }
-    return min((_joined(split, limit) for limit in sorted(limits)), key=cost)
+    groupings = (_joined(split, limit) for limit in sorted(limits))
+    return min((groups for groups in groupings if len(groups) > 1), key=cost)
 
 
 def _joined(split: Sequence[Part], limit: int) -> list[list[Part]]:

@@ -27,6 +27,7 @@ import math
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -193,6 +194,25 @@ class Run:
         with self._guard:
             self._append(EVALUATIONS_FILE, "eval", {"step": step, **values})
 
+    def log_setup(self, settings: Mapping[str, Any], graph: Any = None) -> None:
+        """Shows TensorBoard what the run is: its settings, and the graph of a step.
+
+        Args:
+          settings: numbers, words and truth values; what is None is left out.
+          graph: `tf.Graph`, or None.
+        """
+        import tensorflow as tf
+        from tensorboard.plugins.hparams import api as hparams
+
+        given = {name: value for name, value in settings.items() if value is not None}
+        try:
+            with self._writer.as_default(step=0):
+                hparams.hparams(given)
+                if graph is not None:
+                    tf.summary.graph(graph)
+        except (OSError, tf.errors.OpError) as error:
+            self.rescue(error)
+
     def sync(self) -> None:
         """Waits until every line is on the disk."""
         for log in self._logs.values():
@@ -210,27 +230,37 @@ class Run:
         Returns:
           The folder; None if nowhere could be written.
         """
-        with self._guard:
-            return str(self.folder) if self.rescued else self._rescue(why)
+        import tensorflow as tf
 
-    def _rescue(self, why: BaseException | str) -> str | None:
-        self.failure = self.failure or " ".join(str(why).split())
-        kept = {name: log.read() for name, log in self._logs.items()}
-        for root in dict.fromkeys([tempfile.gettempdir(), "/dev/shm"]):
-            try:
-                folder = pathlib.Path(tempfile.mkdtemp(prefix="mp_loop_", dir=root))
-                for name, text in kept.items():
-                    (folder / name).write_bytes(text)
-                flagfile = f"{self._flagfile}--output_dir={folder}\n"
-                (folder / FLAGS_FILE).write_text(flagfile, encoding="utf-8")
-                (folder / "checkpoints").mkdir()
-            except OSError:
-                continue
+        with self._guard:
+            if self.rescued:
+                return str(self.folder)
+            kept = {name: log.read() for name, log in self._logs.items()}
+            for root in dict.fromkeys([tempfile.gettempdir(), "/dev/shm"]):
+                with contextlib.suppress(OSError, tf.errors.OpError):
+                    self._move(root, kept)
+                    break
+            # Last: who reads it without the guard finds the rest in place.
+            self.failure = self.failure or " ".join(str(why).split())
+            return str(self.folder) if self.rescued else None
+
+    def _move(self, root: str, kept: Mapping[str, bytes]) -> None:
+        """Goes on in a new folder under `root`, or raises and changes nothing."""
+        before = self.folder
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mp_loop_", dir=root))
+        try:
+            for name, text in kept.items():
+                (self.folder / name).write_bytes(text)
+            text = f"{self._flagfile}--output_dir={self.folder}\n"
+            (self.folder / FLAGS_FILE).write_text(text, encoding="utf-8")
+            (self.folder / "checkpoints").mkdir()
             self._close_logs()
-            self.folder, self.rescued = folder, True
             self._open()
-            return str(folder)
-        return None
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = before
+            raise
+        self.rescued = True
 
     def log_numerics(self, line: Mapping[str, Any]) -> None:
         """Records what a probe saw (`mp_loop.reading.line`), and its histograms.
@@ -278,8 +308,9 @@ class Run:
 
     def close(self) -> None:
         """Closes the files and gives the lock back; the run logs no more."""
-        self._close_logs()
-        self._lock.release()
+        with self._guard:
+            self._close_logs()
+            self._lock.release()
 
     def _open(self) -> None:
         import tensorflow as tf  # Here, so that commands refuse bad flags at once.
@@ -289,7 +320,11 @@ class Run:
         if (self.folder / NUMERICS_FILE).exists():
             names.append(NUMERICS_FILE)
         self._logs = {name: _Log(self.folder / name) for name in names}
-        self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+        try:
+            folder = str(self.folder / "tensorboard")
+            self._writer = tf.summary.create_file_writer(folder)
+        except tf.errors.OpError as error:
+            raise OSError(None, error.message.split("; ")[-1]) from error
 
     def _close_logs(self) -> None:
         import tensorflow as tf
@@ -389,7 +424,10 @@ class _Log:
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Closes the file; more than once does no harm."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _drop_after(folder: pathlib.Path, step: int) -> None:
@@ -415,9 +453,10 @@ def _drop_after(folder: pathlib.Path, step: int) -> None:
 def _drop_events_after(path: pathlib.Path, step: int) -> None:
     """Rewrites an event file without later steps; half of a last event goes too."""
     import tensorflow as tf
+    from google.protobuf import message
 
     records, kept = [], 0
-    with contextlib.suppress(tf.errors.DataLossError):
+    with contextlib.suppress(tf.errors.DataLossError, message.DecodeError):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             if event.step <= step:
@@ -661,8 +700,9 @@ def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text)
-            line["step"]  # noqa: B018  Every line has its step.
-        except (ValueError, TypeError, KeyError) as error:
+            if not isinstance(line["step"], int):  # Every line has its step.
+                raise TypeError
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             # The last text is empty, or was being written when the run stopped.
             if number < len(texts):
                 raise RecordError(

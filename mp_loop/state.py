@@ -38,8 +38,8 @@ class TrainState(tf.Module):
       step: int64 [], batches seen.
       applied_steps: int64 [], updates made.
       skipped_steps: int64 [], updates skipped: `step - applied_steps`.
-      forward_overflows: int64 [], steps whose loss was not finite;
-        the other skips are overflows of the backward pass.
+      forward_overflows: int64 [], steps whose loss, or batch statistics, were not
+        finite; the other skips are overflows of the backward pass.
       stuck_steps: int64 [], skips in a row up to now.
       overflows: int64 [number of masters], for each master the skips in which its
         own gradient was not finite: who overflowed. A skip that is counted for no

@@ -203,7 +203,8 @@ class TrainStep:
         Returns:
           Scalars: `loss` (float32, with regularizers, unscaled), `grads_finite`
           (bool: whether the update was made), `forward_finite` (bool: whether
-          the loss was finite; if so, a skip is the backward pass's overflow),
+          the loss and the statistics that the forward pass moved were finite; if
+          so, a skip is the backward pass's overflow),
           `loss_scale` (float32, the one this step used), `grad_norm` (float32,
           before clipping), and `learning_rate` (float32, the one this update
           used or would have).
@@ -232,6 +233,10 @@ class TrainStep:
     def export(self) -> keras.Model:
         """Returns the trained float32 model."""
         return self.model
+
+    def graph(self, inputs: Any, labels: Any) -> tf.Graph:
+        """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""
+        return self._step.get_concrete_function(inputs, labels).graph
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
         return stack_steps(lambda: self._step(*next(iterator)), METRICS, steps)
@@ -281,6 +286,7 @@ class TrainStep:
         """
         state, rule = self.state, self.rule
         scale_state, scale = state.read_loss_scale(), self._scale()
+        forward_finite = forward_finite & _all_finite([v for v, _ in moved])
         rate = self._update.learning_rate
         halves = half_squares(scaled_grads)
         norm = global_norm(halves) / scale
@@ -296,7 +302,6 @@ class TrainStep:
             variable.assign(tf.where(finite, variable, before))
         for master, working in self._copies:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
-        forward_finite = tf.convert_to_tensor(forward_finite)
         state.count(finite, forward_finite, grads_finite)
         state.write_loss_scale(rule.next_state(scale_state, finite))
         return {
@@ -523,6 +528,16 @@ def _written(variables: Sequence[tf.Variable]) -> list[bool]:
         uses = [] if handle is None else handle.consumers()
         written.append(any(op.type not in _READS for op in uses))
     return written
+
+
+def _all_finite(variables: Sequence[tf.Variable]) -> tf.Tensor:
+    """Returns bool []: a finite loss can leave an infinite variance behind."""
+    values = [tf.reshape(v, [-1]) for v in variables if v.dtype.is_floating]
+    by_dtype = {v.dtype: [w for w in values if w.dtype == v.dtype] for v in values}
+    checks = [
+        tf.reduce_all(tf.math.is_finite(tf.concat(v, 0))) for v in by_dtype.values()
+    ]
+    return tf.reduce_all(checks) if checks else tf.constant(True)
 
 
 _READS = ("ReadVariableOp", "ResourceGather")

@@ -15,12 +15,13 @@ After 3, 130 and 143 the last line is the command that continues the run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
 from typing import Any
 
-from mp_loop import command, config, experiment, record
+from mp_loop import command, config, experiment, record, report
 
 # What a resumed run may change; all else decides what is computed.
 _MAY_CHANGE = (
@@ -36,6 +37,8 @@ _MAY_CHANGE = (
     "log_every",
     "on_stuck",
     "output_dir",
+    "profile_steps",
+    "quiet",
     "data_dir",
     "resume",
     "steps",
@@ -79,11 +82,14 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
     built = experiment.build(settings)
     settings = built.settings  # --precision=auto resolved
     step, total_steps = built.step, built.total_steps
+    if settings.profile_range and settings.profile_range[0] >= total_steps:
+        raise command.UsageError(
+            f"--profile_steps ({settings.profile_steps}) must begin within the "
+            f"{total_steps} steps of the run."
+        )
     # With TensorFlow, which takes seconds: a bad flag is told at once.
-    import tqdm
-
     from mp_loop import checkpoints as checkpointing
-    from mp_loop import heatmap, loop, machine
+    from mp_loop import heatmap, loop, machine, profiling, progress
 
     plan = loop.Plan(
         total_steps=total_steps,
@@ -107,7 +113,13 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         settings, resume=False, change_precision=False
     ).to_flagfile()
     done = 0
-    with command.bad_input(checkpointing.CheckpointError, record.RecordError):
+    with command.bad_input(
+        checkpointing.CheckpointError,
+        record.RecordError,
+        OSError,
+        flag="output_dir",
+        value=settings.output_dir,
+    ):
         if settings.resume:
             done = checkpoints.restore(convert=settings.change_precision)
             _refuse_the_past(settings, done, total_steps)
@@ -135,29 +147,12 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
 
-    bar = tqdm.tqdm(
-        total=total_steps, initial=done, unit="step", dynamic_ncols=True, mininterval=1
+    if not done:
+        out.log_setup(dataclasses.asdict(settings), _graph(built))
+    shown = progress.Progress(total_steps, done, settings.quiet)
+    profile = profiling.Profile(
+        os.path.join(settings.output_dir, "tensorboard"), settings.profile_range
     )
-
-    def show(line: dict[str, Any]) -> None:
-        bar.update(line["step"] - bar.n)
-        if "eval_accuracy" in line:
-            bar.write(
-                f"step {line['step']}: accuracy {line['eval_accuracy']:.4f}, "
-                f"loss {line['eval_loss']:.4f}",
-                file=sys.stdout,
-            )
-        else:
-            if "overflow" in line:
-                skip = line["overflow"]
-                said = f"step {skip['step']} was skipped: {skip['text']}"
-                bar.write(said, file=sys.stdout)
-            bar.set_postfix_str(
-                f"loss {line['loss']:.3f}, scale {line['loss_scale']:g}, "
-                f"skipped {line['skipped_steps']}, "
-                f"{line['examples_per_second']:.0f} examples/s"
-            )
-
     continue_with = "python -m mp_loop.train --flagfile={}/flags.txt --resume"
     try:
         with command.stop_requested() as should_stop:
@@ -168,16 +163,19 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
                 out,
                 plan,
                 checkpoints,
-                show,
+                shown,
                 should_stop,
                 witness=witness,
+                profile=profile,
             )
     except loop.TrainingDiverged as error:
-        bar.close()
+        shown.close()
         print(f"Training diverged: {error}", file=sys.stderr)
+        _report(out, f"Training diverged: {error}")
         return 1
     except loop.Interrupted as stop:
-        bar.close()
+        shown.close()
+        _report(out, f"Interrupted at step {stop.step}.")
         print(
             f"Interrupted at step {stop.step}; a checkpoint was saved. Continue with: "
             f"{continue_with.format(settings.output_dir)}",
@@ -185,7 +183,7 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         )
         return 128 + stop.number
     except checkpointing.SaveError as error:
-        bar.close()
+        shown.close()
         saved = "The last checkpoint there was left as it is."
         if error.rescued:
             saved = f"The state was saved in {error.rescued}."
@@ -197,8 +195,11 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         )
         return 3
     finally:
+        shown.close()
+        profile.close()
+        with contextlib.suppress(checkpointing.SaveError):  # told already
+            checkpoints.wait()
         out.close()
-    bar.close()
 
     summary = {
         **dataclasses.asdict(result),
@@ -228,10 +229,31 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
             file=sys.stderr,
         )
         return 3
-    print(_table(summary))
-    print(f"Model, metrics and checkpoints: {settings.output_dir}")
-    print(f"Picture: {picture}" if picture else _NO_PICTURE)
+    page = _report(out)
+    if not settings.quiet:
+        print(_table(summary))
+        print(f"Model, metrics and checkpoints: {settings.output_dir}")
+        print(f"Picture: {picture}" if picture else _NO_PICTURE)
+        print(f"Report: {page}")
     return 0
+
+
+def _graph(built: experiment.Experiment) -> Any:
+    """The graph of a step, as the first batch will trace it; None under a strategy."""
+    import tensorflow as tf
+
+    batches = built.batches(0)
+    whole = isinstance(batches, tf.data.Dataset)
+    return built.step.graph(*batches.element_spec) if whole else None
+
+
+def _report(out: record.Run, note: str = "") -> str | None:
+    """Writes the report; a run is not lost because that cannot be done."""
+    try:
+        return report.write(out.folder, note)
+    except record.RecordError as error:
+        print(f"No report: {error}", file=sys.stderr)
+        return None
 
 
 _NO_PICTURE = "No picture: matplotlib is missing (pip install 'mp_loop[plots]')."
@@ -261,14 +283,14 @@ def _settings_to_resume(settings: config.Config, flag_values: Any) -> config.Con
             f"--output_dir ({settings.output_dir}) holds no run to resume."
         )
     before, _ = command.parse(["train", f"--flagfile={path}"])
+    if settings.precision == "auto":
+        settings = settings.at_precision(before.precision)
     names = [field.name for field in dataclasses.fields(config.Config)]
     said = {
         name: getattr(settings, name)
         for name in names
         if flag_values is None or flag_values[name].present
     }
-    if said.get("precision") == "auto":
-        del said["precision"]
     may_change = _MAY_CHANGE
     if settings.change_precision:
         may_change += _OF_THE_PRECISION

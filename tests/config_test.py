@@ -60,6 +60,9 @@ REFUSED = {
     ),
     "fractions": ({"decay_at": "0.5,0.5"}, "--decay_at (0.5,0.5) must be rising"),
     "no_fractions": ({"decay_at": "half"}, "--decay_at (half) must be rising"),
+    "no stretch": ({"profile_steps": "5"}, "--profile_steps (5) must be A:B"),
+    "empty stretch": ({"profile_steps": "5:5"}, "--profile_steps (5:5) must be A:B"),
+    "turned": ({"profile_steps": "8:4"}, "--profile_steps (8:4) must be A:B"),
     "pattern": ({"float32_layers": "("}, "--float32_layers (() must be a regular"),
 }
 

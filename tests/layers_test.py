@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mp_loop import layers
+import mp_loop
+from mp_loop import devices, layers
 
 HALVES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -203,3 +204,129 @@ def test_an_operation_runs_in_float32():
     assert mean(x).dtype == tf.float32 and float(mean(x)) == 60.0
     symbolic = mean(keras.KerasTensor((8, 2), "float16"))
     assert (symbolic.shape, symbolic.dtype) == ((2,), "float32")
+
+
+LAYER_NORMS = {
+    "rows": ({}, (64, 24)),
+    "sequences": ({"epsilon": 1e-6}, (8, 10, 24)),
+    "images": ({"axis": 3}, (4, 5, 5, 24)),
+    "no scale": ({"scale": False}, (64, 24)),
+    "no center": ({"center": False}, (64, 24)),
+}
+
+
+def gradients(function, sources, dy):
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        y = function()
+    return [y, *tape.gradient(y, sources, tf.cast(dy, y.dtype))]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", LAYER_NORMS)
+def test_layer_norm_is_that_of_keras(name, dtype):
+    arguments, shape = LAYER_NORMS[name]
+    layer = keras.layers.LayerNormalization(**arguments)
+    layer.build(shape)
+    generator = np.random.default_rng(0)
+    for variable in layer.weights:
+        variable.assign(generator.normal(size=tuple(variable.shape)))
+    assert layers.can_fuse_layer_norm(layer)
+    twin = layers.layer_norm(layer, keras.DTypePolicy(dtype))
+    # A mean far from 0 needs the mean to be taken off before squaring.
+    x = tf.constant(rounded(generator.normal(50.0, 1.0, shape), dtype), HALVES[dtype])
+    dy = rounded(generator.normal(size=shape), dtype)
+    wide = tf.cast(x, tf.float32)
+    variables = [variable.value for variable in layer.weights]
+    exact = gradients(lambda: layer(wide), [wide, *variables], dy)
+    ours = gradients(lambda: twin(x), [x, *variables], dy)
+    assert ours[0].dtype == ours[1].dtype == HALVES[dtype]
+    assert all(gradient.dtype == tf.float32 for gradient in ours[2:])
+    for one, other in zip(exact, ours, strict=True):
+        bound = EPSILON[dtype] * np.abs(one).max()  # rounded once
+        np.testing.assert_allclose(np.asarray(other, np.float32), one, atol=bound)
+
+
+def test_layer_norm_of_many_rows_sums_in_float32():
+    layer = keras.layers.LayerNormalization()
+    layer.build((ROWS, 4))
+    twin = layers.layer_norm(layer, keras.DTypePolicy("float16"))
+    x = tf.random.stateless_normal((ROWS, 4), (0, 0), dtype=tf.float16)
+    beta = layer.beta.value
+    _, gradient = gradients(lambda: twin(x), [beta], tf.ones((ROWS, 4), tf.float16))
+    np.testing.assert_allclose(gradient, np.full(4, ROWS), rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:You passed `rms_scaling=True`")
+@pytest.mark.parametrize(
+    "arguments", [{"axis": 1}, {"axis": [1, 2]}, {"rms_scaling": True}], ids=str
+)
+def test_other_layer_norms_stay(arguments):
+    layer = keras.layers.LayerNormalization(**arguments)
+    layer.build((4, 5, 6))
+    assert not layers.can_fuse_layer_norm(layer)
+
+
+SMOOTH = {function.__name__: function for function in layers._SMOOTH}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", SMOOTH)
+def test_a_smooth_activation_rounds_once(name, dtype):
+    function = SMOOTH[name]
+    x = tf.constant(rounded(np.linspace(-9.0, 9.0, 4000), dtype), HALVES[dtype])
+    dy = rounded(np.random.default_rng(0).normal(size=4000), dtype)
+    wide = tf.cast(x, tf.float64)
+    exact = gradients(lambda: function(wide), [wide], dy)
+    ours = gradients(lambda: layers.fused(function)(x), [x], dy)
+    worst = []
+    for one, other in zip(exact, ours, strict=True):
+        assert other.dtype == HALVES[dtype]
+        one, other = np.asarray(one), np.asarray(other, np.float64)
+        # Half a unit in the last place, and what float32 loses near zero.
+        bound = EPSILON[dtype] * np.abs(one) + 4e-6
+        assert np.all(np.abs(other - one) <= bound * 1.01)
+        worst.append(np.abs(other - one).max())
+    plain = gradients(lambda: function(x), [x], dy)
+    theirs = [
+        np.abs(np.asarray(other, np.float64) - np.asarray(one)).max()
+        for one, other in zip(exact, plain, strict=True)
+    ]
+    assert np.all(np.array(worst) <= np.array(theirs) * 1.01)
+
+
+def test_other_activations_are_left_alone():
+    for function in (keras.activations.relu, keras.activations.softmax, tf.abs):
+        assert layers.fused(function) is function
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_cheap_convolution_is_computed_again_to_the_same_bits(monkeypatch, dtype):
+    def step():
+        keras.utils.set_random_seed(0)
+        inputs = x = keras.Input((8, 8, 3))
+        for _ in range(2):
+            x = keras.layers.Conv2D(8, 3, use_bias=False)(x)
+            x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+        outputs = keras.layers.Dense(4)(keras.layers.Flatten()(x))
+        return mp_loop.TrainStep(
+            keras.Model(inputs, outputs),
+            keras.optimizers.SGD(0.1),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            dtype,
+        )
+
+    monkeypatch.setattr(devices, "multiplies_slowly", lambda dtype: False)
+    kept, again = [], []
+    for terms, results in ((0, kept), (10**6, again)):
+        monkeypatch.setattr(layers, "CHEAP_TERMS", terms)
+        one = step()
+        x = tf.random.stateless_normal((16, 8, 8, 3), (0, 1))
+        y = tf.range(16) % 4
+        results.append(one(x, y)["grad_norm"])
+        results += [v.numpy() for v in one.state.master_weights]
+        graph = one._step.get_concrete_function(x, y, None).graph
+        results.append(sum(op.type == "Conv2D" for op in graph.get_operations()))
+    assert again.pop() > kept.pop() == 2
+    for mine, theirs in zip(kept, again, strict=True):
+        np.testing.assert_array_equal(theirs, mine)

@@ -1,19 +1,25 @@
 """The command line, end to end, on the embedded data."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from absl import flags
+from tensorboard.plugins.hparams import plugin_data_pb2
 
-from mp_loop import command, config, record, train
+from mp_loop import command, config, experiment, record, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = ("--model=mlp", "--steps=12", "--log_every=4", "--eval_every=8")
@@ -71,7 +77,8 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "checkpoints", "environment.json", "evaluations.jsonl", "flags.txt",
-        "metrics.jsonl", "model.keras", "summary.json", "tensorboard", "training.png",
+        "metrics.jsonl", "model.keras", "report.html", "summary.json", "tensorboard",
+        "training.png",
     }  # fmt: skip
     logged = record.read_metrics(folder)
     assert [line["step"] for line in logged] == [4, 8, 12]
@@ -89,6 +96,42 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
     model = keras.saving.load_model(folder / "model.keras")
     assert {weight.dtype for weight in model.weights} == {"float32"}
+
+
+def test_tensorboard_holds_scalars_settings_graph_and_profile(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = [*QUICK, "--profile_steps=5:7", "--quiet", f"--output_dir={folder}"]
+    assert train.run(settings(*words), None) == 0
+    assert capsys.readouterr().out == ""
+    events = [
+        event
+        for path in (folder / "tensorboard").glob("events.out.tfevents.*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+    ]
+    values = {value.tag: value for event in events for value in event.summary.value}
+    assert {"train/loss", "train/loss_scale", "eval/accuracy"} <= set(values)
+    (name,) = [tag for tag in values if tag.endswith("session_start_info")]
+    content = values[name].metadata.plugin_data.content
+    assert values[name].metadata.plugin_data.plugin_name == "hparams"
+    told = plugin_data_pb2.HParamsPluginData.FromString(content)
+    hparams = told.session_start_info.hparams
+    assert hparams["precision"].string_value == "float16"
+    assert hparams["batch_size"].number_value == 128
+    assert "growth_interval" not in hparams  # not given
+    (graph,) = [event.graph_def for event in events if event.graph_def]
+    nodes = tf.compat.v1.GraphDef.FromString(graph).node
+    assert any("MatMul" in node.op for node in nodes)
+    (profile,) = folder.glob("tensorboard/plugins/profile/*/*.xplane.pb")
+    assert b"MatMul" in profile.read_bytes()
+    # The calls end where the stretch begins and ends, and the lines stay.
+    assert [line["step"] for line in record.read_metrics(folder)] == [4, 8, 12]
+
+
+def test_a_profile_that_outlives_the_run_is_written(tmp_path):
+    folder = tmp_path / "run"
+    words = [*QUICK, "--profile_steps=11:99", f"--output_dir={folder}"]
+    assert train.run(settings(*words), None) == 0
+    assert len(list(folder.glob("tensorboard/plugins/profile/*/*.xplane.pb"))) == 1
 
 
 def test_flags_txt_replays_the_run(tmp_path):
@@ -121,7 +164,7 @@ def test_a_signal_saves_and_the_printed_command_resumes(tmp_path, number):
         time.sleep(0.02)
     running.send_signal(number)
     said = running.communicate(timeout=120)[1]
-    assert running.returncode == 130
+    assert running.returncode == 128 + number
     stop = re.search(r"Interrupted at step (\d+); a checkpoint was saved\.", said)
     assert stop and 10 <= int(stop[1]) < 40
     words = re.search(r"Continue with: python -m mp_loop.train (.*)", said)[1].split()
@@ -193,6 +236,7 @@ def test_a_run_that_diverges_says_so_once(tmp_path, capsys):
     assert re.match(r"Training diverged: every one of the last \d+ steps", said)
     assert not (folder / "model.keras").exists()
     assert not (folder / "summary.json").exists()
+    assert "Training diverged: every one" in (folder / "report.html").read_text()
 
 
 def test_without_matplotlib_one_line_says_so(tmp_path, capsys, monkeypatch):
@@ -217,6 +261,10 @@ BAD = {
     "broken file": (["--model={tmp}/broken.keras"], r"--model \(.*broken\.keras\)"),
     "no such function": (["--model=os:no_such"], r"--model \(os:no_such\)"),
     "large batch": (["--batch_size=7000"], r"--batch_size \(7000\)"),
+    "late profile": (
+        ["--steps=5", "--profile_steps=5:6"],
+        r"--profile_steps \(5:6\) must begin within the 5 steps",
+    ),
     "long warm-up": (
         ["--steps=5", "--warmup_steps=5"],
         r"--warmup_steps \(5\) must be fewer than the 5 steps",
@@ -268,17 +316,157 @@ def test_a_used_folder_and_contradictions_are_refused(tmp_path, capsys, monkeypa
     before = content()
     said = refused(capsys, monkeypatch, *QUICK, out)
     assert "already holds a run: add --resume" in said
-    for word in ("--precision=float32", "--optimizer=sgd", "--seed=5"):
-        said = refused(capsys, monkeypatch, *QUICK, out, "--resume", word)
-        name, value = word.removeprefix("--").split("=")
-        assert f"--{name} ({value}) contradicts the run to be resumed" in said
+    words = ("--precision=float32", "--optimizer=sgd", "--seed=5", "--model=cnn")
+    said = refused(capsys, monkeypatch, *QUICK, out, "--resume", *words)
+    assert said.startswith(
+        "--model (cnn, was mlp), --precision (float32, was float16), --optimizer (sgd, "
+        "was adam), --seed (5, was 0) must be as in the run to be resumed."
+    )
+    assert "add --change_precision" in said
+    said = refused(capsys, monkeypatch, out, "--resume", "--steps=5")
+    assert "--steps (5) ends at step 5, before the checkpoint" in said
+    holder = record.Lock(folder)
+    said = refused(capsys, monkeypatch, out, "--resume", "--steps=20")
+    assert "is being written by another process" in said
+    holder.release()
     assert content() == before
-    for index in folder.glob("checkpoints/*.index"):
+    for index in folder.glob("checkpoints/*/state.index"):
         index.write_bytes(b"damaged")
     before = content()
-    said = refused(capsys, monkeypatch, *QUICK, out, "--resume", "--steps=20")
-    assert "does not fit this training or is damaged" in said
+    said = refused(capsys, monkeypatch, out, "--resume", "--steps=20")
+    assert "no checkpoint in" in said and "state.index is not what was written" in said
     assert content() == before
+
+
+TINY = (
+    "--model=tests.victim:model",
+    "--batch_size=192",
+    "--steps=28",
+    "--log_every=4",
+    "--eval_every=8",
+    "--checkpoint_every=4",
+)
+
+
+@contextlib.contextmanager
+def at_evaluation(monkeypatch, which, action):
+    """Inside, something happens in the evaluation of that number."""
+    true, calls = experiment.Experiment.evaluate, []
+
+    def evaluate(self):
+        calls.append(1)
+        if len(calls) == which:
+            action()
+        return true(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.Experiment, "evaluate", evaluate)
+        yield
+
+
+def vanish(folder):
+    shutil.rmtree(folder)
+
+
+def fill(folder):
+    with contextlib.suppress(OSError), open(folder / "hog", "wb", buffering=0) as hog:
+        while True:
+            hog.write(bytes(1000))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("loss", [vanish, fill], ids=["vanished", "full disk"])
+def test_a_run_whose_folder_is_lost_is_saved_elsewhere_and_goes_on_there(
+    tmp_path, small_disk, capsys, monkeypatch, loss
+):
+    whole, folder = tmp_path / "whole", small_disk / "run"
+    assert train.run(settings(*TINY, f"--output_dir={whole}"), None) == 0
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with at_evaluation(monkeypatch, 2, lambda: loss(folder)):
+        assert train.run(settings(*TINY, f"--output_dir={folder}"), None) == 3
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"--output_dir ({folder}) cannot be written any more: " in said
+    if loss is fill:
+        assert "No space left on device" in said
+        assert {p.name for p in (folder / "checkpoints").iterdir()} >= {
+            "step-00000008",
+            "step-00000012",
+        }
+    words = re.search(r"Continue with: python -m mp_loop.train (.*)", said)[1].split()
+    (rescued,) = tmp_path.glob("mp_loop_*")
+    assert train.run(settings(*words), None) == 0
+    assert lines(rescued) == lines(whole)
+    assert record.read_evaluations(rescued) == record.read_evaluations(whole)
+    assert weights(rescued) == weights(whole)
+
+
+def test_a_disk_that_is_full_or_read_only_from_the_start_is_refused(
+    small_disk, capsys, monkeypatch
+):
+    out = f"--output_dir={small_disk / 'run'}"
+    fill(small_disk)
+    said = refused(capsys, monkeypatch, *TINY, out)
+    assert re.search(r"--output_dir .* must be writable: No space left on device", said)
+    (small_disk / "hog").unlink()
+    shutil.rmtree(small_disk / "run", ignore_errors=True)
+    assert train.run(settings(*TINY, out), None) == 0
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    capsys.readouterr()
+    said = refused(capsys, monkeypatch, out, "--resume", "--steps=40")
+    assert re.search(r"--output_dir .* must be writable: Read-only file system", said)
+
+
+@pytest.mark.parametrize("new", ["float16", "float32"])
+def test_a_run_goes_on_in_another_precision_when_told_to(tmp_path, new):
+    folder = tmp_path / "run"
+    old = "float32" if new == "float16" else "float16"
+    constants = ["--growth_interval=3"] if old == "float16" else []
+    words = [*TINY, f"--output_dir={folder}"]
+    train.run(settings(*words, f"--precision={old}", *constants), None)
+    more = [f"--output_dir={folder}", "--resume", "--steps=40"]
+    given = flags.FlagValues()
+    told = [*more, f"--precision={new}", "--change_precision"]
+    changed, _ = command.parse(["train", *told], flag_values=given)
+    assert train.run(changed, given) == 0
+    summary = record.read_summary(folder)
+    assert (summary["precision"], summary["steps"]) == (new, 40)
+    scales = [line["loss_scale"] for line in record.read_metrics(folder)]
+    assert scales[-1] == (2.0**15 if new == "float16" else 1.0)
+    # From now on it is a run of the new precision.
+    given = flags.FlagValues()
+    again, _ = command.parse(["train", *more, "--steps=44"], flag_values=given)
+    assert train.run(again, given) == 0
+
+
+def test_a_diverged_run_rolls_back_and_recovers(tmp_path):
+    folder = tmp_path / "run"
+    wild = ["--learning_rate=1e12", "--diverged_after=5", "--rollback_factor=1e-14"]
+    words = [*TINY, *wild, "--rollback=2", f"--output_dir={folder}"]
+    assert train.run(settings(*words), None) == 0
+    lines = record.read_metrics(folder)
+    assert [line["step"] for line in lines] == [*range(4, 29, 4)]
+    assert {line["rollbacks"] for line in lines} == {1}
+    assert lines[-1]["learning_rate"] == pytest.approx(0.01)
+    assert lines[0]["loss_scale"] == 2.0**14
+    assert record.read_summary(folder)["eval_accuracy"] > 0.2
+
+
+def test_rollbacks_come_to_an_end(tmp_path, capsys):
+    folder = tmp_path / "run"
+    wild = ["--learning_rate=1e12", "--diverged_after=5", "--rollback_factor=1"]
+    words = [*TINY, *wild, "--rollback=2", f"--output_dir={folder}"]
+    assert train.run(settings(*words), None) == 1
+    assert "Training diverged" in capsys.readouterr().err
 
 
 PROCESSES = {

@@ -1,0 +1,74 @@
+"""How far a run is: a bar on a terminal, plain lines elsewhere, or nothing.
+
+shown = Progress(total_steps=368, done=0, quiet=False)
+shown(line)        # of metrics or of an evaluation
+shown.close()
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+
+class Progress:
+    """Shows lines of metrics on stderr and evaluations on stdout."""
+
+    def __init__(self, total_steps: int, done: int = 0, quiet: bool = False):
+        """Shows the start.
+
+        Args:
+          total_steps: where the run ends.
+          done: steps of an earlier process.
+          quiet: show nothing at all.
+        """
+        self._total, self._quiet, self._bar = total_steps, quiet, None
+        if not quiet and sys.stderr.isatty():
+            import tqdm  # with TensorFlow, which takes seconds
+
+            self._bar = tqdm.tqdm(
+                total=total_steps,
+                initial=done,
+                unit="step",
+                dynamic_ncols=True,
+                mininterval=1,
+            )
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Shows a line of metrics, or of an evaluation."""
+        if self._quiet:
+            return
+        step = line["step"]
+        if "eval_accuracy" in line:
+            said = (
+                f"step {step}: accuracy {line['eval_accuracy']:.4f}, "
+                f"loss {line['eval_loss']:.4f}"
+            )
+            self._write(said, sys.stdout)
+            return
+        if "overflow" in line:
+            skip = line["overflow"]
+            self._write(f"step {skip['step']} was skipped: {skip['text']}", sys.stderr)
+        said = (
+            f"loss {line['loss']:.3f}, scale {line['loss_scale']:g}, "
+            f"skipped {line['skipped_steps']}, "
+            f"{line['examples_per_second']:.0f} examples/s"
+        )
+        if self._bar is None:
+            self._write(f"step {step}/{self._total}: {said}", sys.stderr)
+        else:
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(said)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _write(self, said: str, stream: Any) -> None:
+        if self._bar is None:
+            stream.write(said + "\n")
+            stream.flush()
+        else:
+            self._bar.write(said, file=stream)
