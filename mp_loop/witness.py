@@ -63,8 +63,8 @@ class Witness:
         """Looks at the batch of the step to come; the device is not waited for."""
         try:
             self._sights.append(self._probe.look(*self._batch(position)))
-        except tf.errors.ResourceExhaustedError:
-            logger.warning("Step %d was not inspected: out of memory.", position)
+        except Exception as error:  # Looking must not end a training.
+            logger.warning("Step %d was not inspected: %s.", position, _reason(error))
 
     def remember(self, position: int, metrics: dict[str, tf.Tensor]) -> None:
         """Keeps what a call of steps returned, `position` being where it began."""
@@ -127,9 +127,16 @@ class Witness:
                     found["seen_at"] = scale
                     return nearest | found | {"text": f"{said}; {nearest['text']}"}
             return seen | found | {"text": said}
-        except tf.errors.ResourceExhaustedError:
-            return found | {"text": "not looked into: out of memory"}
+        except Exception as error:  # Looking must not end a training.
+            return found | {"text": f"not looked into: {_reason(error)}"}
 
     def _batch(self, position: int) -> tuple[Any, ...]:
         epoch, batch = divmod(position, self._steps_per_epoch)
         return next(iter(self._batches(epoch, batch)))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return "out of memory"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}".rstrip(": .")

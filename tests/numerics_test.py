@@ -73,7 +73,7 @@ def as_float32(words):
     scale=st.integers(-40, 40),
     kind=st.sampled_from([numerics.FLOAT16, numerics.BFLOAT16]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_fates_are_those_of_rounding(words, scale, kind):
     values = as_float32(words)
     # Not a float64 that ml_dtypes would round twice (it goes through float32).
@@ -127,7 +127,7 @@ def test_every_float16_times_a_scale(scale):
     words=st.lists(patterns, min_size=1, max_size=30),
     share=st.sampled_from([0.001, 0.01, 0.1, 0.5]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_range_of_scales_is_the_widest(words, share):
     these, kind = numbers(as_float32(words)), numerics.FLOAT16
     if not these.nonzero:

@@ -49,7 +49,7 @@ MODELS = {
 }
 
 
-SLOW = ("bfloat16", "clipped rmsprop", "keras arithmetic")
+SLOW = ("float32", "bfloat16", "clipped rmsprop", "keras arithmetic")
 
 
 @pytest.mark.parametrize(

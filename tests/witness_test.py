@@ -159,22 +159,30 @@ def test_an_overflow_that_is_gone_is_told_from_the_nearest(tmp_path):
     assert seen.report(4) == {}
 
 
-def test_a_device_without_the_memory_goes_on(tmp_path, caplog):
-    class Small:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (tf.errors.ResourceExhaustedError(None, None, ""), "out of memory"),
+        (ValueError("No such thing.\nAnd so on."), "ValueError: No such thing"),
+    ],
+    ids=["memory", "anything"],
+)
+def test_a_look_that_fails_does_not_end_a_training(error, said, caplog):
+    class Failing:
         def origin(self, *batch, **kwargs):
-            raise tf.errors.ResourceExhaustedError(None, None, "")
+            raise error
 
         look = origin
 
-    seen = witness.Witness(Small(), loop_test.batches, STEPS_PER_EPOCH, None)
+    seen = witness.Witness(Failing(), loop_test.batches, STEPS_PER_EPOCH, None)
     seen.look(3)
-    assert "Step 3 was not inspected: out of memory." in caplog.text
+    assert f"Step 3 was not inspected: {said}." in caplog.text
     seen.remember(0, {
         "grads_finite": tf.constant([False]),
         "forward_finite": tf.constant([True]),
         "loss_scale": tf.constant([1.0]),
     })  # fmt: skip
-    assert seen.report(1)["overflow"]["text"] == "not looked into: out of memory"
+    assert seen.report(1)["overflow"]["text"] == f"not looked into: {said}"
 
 
 def test_a_resumed_run_drops_later_looks(tmp_path):
