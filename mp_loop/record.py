@@ -27,6 +27,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -179,6 +180,7 @@ class Run:
             _refuse_unwritable(output_dir),
             _released_on_error(lock or Lock(folder)) as lock,
         ):
+            _sweep(folder)
             _drop_after(folder, step)
             write_atomically(folder / FLAGS_FILE, flagfile_text)
             _write_json(folder / "environment.json", environment())
@@ -428,6 +430,13 @@ class _Log:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _sweep(folder: pathlib.Path) -> None:
+    """Removes what processes that were killed had begun to write."""
+    for path in [*folder.glob(".*"), *folder.glob("tensorboard/.*")]:
+        if re.fullmatch(r"\.(\d+\.model\.keras|.+\.\d+)", path.name):
+            path.unlink()
 
 
 def _drop_after(folder: pathlib.Path, step: int) -> None:

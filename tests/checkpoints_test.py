@@ -1,7 +1,6 @@
 """Checkpoints: exact, whole or not there, and what happens when a disk fails."""
 
 import contextlib
-import os
 import pathlib
 import random
 import shutil
@@ -26,9 +25,17 @@ def bits(step):
     return {name: v.numpy().tobytes() for name, v in step.state.named().items()}
 
 
-def advance(step, steps=1):
+def learn(step, steps=1):
     for seed in range(steps):
         step(*helpers.data(int(step.state.step) + seed))
+
+
+def advance(step, steps=1):
+    """Another state, without the cost of a training step."""
+    step.state.step.assign_add(steps)
+    for variable in [*step.state.master_weights, *step.state.slots]:
+        if variable.dtype.is_floating:
+            variable.assign(variable * 1.5 + 1)
 
 
 def saved(folder, steps=(1, 2, 3), keep=5):
@@ -55,15 +62,21 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+def slow_but(quick, names):
+    """Parameters of which only some are for every day."""
+    slow = pytest.mark.slow
+    return [n if n in quick else pytest.param(n, marks=slow) for n in names]
+
+
+@pytest.mark.parametrize("name", slow_but(["float16", "compiled"], STEPS))
 def test_what_is_saved_is_the_state_when_save_returned(tmp_path, name):
     arguments = dict(STEPS[name])
     optimizer = arguments.pop("optimizer", lambda: None)
     step, keeper = make(tmp_path, helpers.make(optimizer=optimizer(), **arguments))
-    advance(step, 2)
+    learn(step, 2)
     before = bits(step)
     # The write is held up: the copy must not follow the training.
-    keeper._before_publishing = lambda: advance(step, 3)
+    keeper._before_publishing = lambda: learn(step, 3)
     keeper.save()
     keeper.wait()
     assert bits(step) != before
@@ -79,9 +92,9 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path):
     step, keeper = make(tmp_path)
     go_on = threading.Event()
     keeper._before_publishing = lambda: go_on.wait(60)
-    advance(step)
+    learn(step)
     keeper.save()
-    advance(step)  # would never come here if `save` waited
+    learn(step)  # would never come here if `save` waited
     assert not [*tmp_path.glob("step-*")]
     go_on.set()
     keeper.wait()
@@ -116,18 +129,25 @@ DAMAGE = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder of three checkpoints, the bits at each, and a step of that kind."""
+    folder = tmp_path_factory.mktemp("whole") / "c"
+    _, _, seen = saved(folder)
+    return folder, seen, helpers.make()
+
+
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_newest_checkpoint_is_found_and_the_one_before_used(
-    tmp_path, kind, caplog
+    tmp_path, kind, caplog, whole
 ):
-    _, _, seen = saved(tmp_path / "whole")
-    names = [path.name for path in files(tmp_path / "whole" / "step-00000003")]
+    whole, seen, again = whole
+    names = [path.name for path in files(whole / "step-00000003")]
     assert len(names) == 3
     places = random.Random(kind)
-    again, _ = make(tmp_path)
     for round_, name in enumerate(names * 4):
         folder = tmp_path / f"run{round_}"
-        shutil.copytree(tmp_path / "whole", folder)
+        shutil.copytree(whole, folder)
         path = folder / "step-00000003" / name
         if DAMAGE[kind] is None:
             path.unlink()
@@ -145,11 +165,12 @@ def test_a_damaged_newest_checkpoint_is_found_and_the_one_before_used(
         assert [entry.step for entry in keeper.entries()] == [1, 2]
 
 
-def test_when_none_is_whole_all_are_named_and_nothing_is_assigned(tmp_path):
-    saved(tmp_path)
+def test_when_none_is_whole_all_are_named_and_nothing_is_assigned(tmp_path, whole):
+    whole, _, again = whole
+    shutil.copytree(whole, tmp_path / "c")
     for path in files(tmp_path):
         path.write_bytes(path.read_bytes()[:-1])
-    again, keeper = make(tmp_path)
+    _, keeper = make(tmp_path / "c", again)
     before = bits(again)
     with pytest.raises(checkpoints.CheckpointError) as error:
         keeper.restore()
@@ -157,23 +178,26 @@ def test_when_none_is_whole_all_are_named_and_nothing_is_assigned(tmp_path):
     assert "\n" not in str(error.value) and bits(again) == before
 
 
-def test_half_of_a_checkpoint_is_none(tmp_path):
-    _, keeper, _ = saved(tmp_path, steps=[1])
+def test_half_of_a_checkpoint_is_none(tmp_path, whole):
+    _, _, again = whole
+    again.state.step.assign(1)
+    _, keeper = make(tmp_path, again)
+    keeper.save()
+    keeper.wait()
     half = tmp_path / ".step-00000002.99"
     half.mkdir()
     (half / "state.index").write_bytes(b"half")
-    again, other = make(tmp_path)
+    _, other = make(tmp_path, again)
     assert other.restore() == 1
-    advance(again)
     other.save()
     other.wait()
     assert not half.exists()
 
 
-def test_a_replacement_that_died_half_way_is_put_back(tmp_path):
-    _, _, seen = saved(tmp_path, steps=[1])
-    os.rename(tmp_path / "step-00000001", tmp_path / "step-00000001.old")
-    again, keeper = make(tmp_path)
+def test_a_replacement_that_died_half_way_is_put_back(tmp_path, whole):
+    whole, seen, again = whole
+    shutil.copytree(whole / "step-00000001", tmp_path / "step-00000001.old")
+    _, keeper = make(tmp_path, again)
     assert keeper.restore() == 1
     assert bits(again) == seen[1]
 
@@ -208,24 +232,25 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_another_training_is_refused_and_left_alone(tmp_path, name):
-    saved(tmp_path, steps=[1])
+def test_another_training_is_refused_and_left_alone(name, whole):
     other, said = OTHERS[name]
     other = other()
     before = bits(other)
     with pytest.raises(checkpoints.CheckpointError, match=said) as error:
-        make(tmp_path, other)[1].restore()
+        make(whole[0], other)[1].restore()
     assert bits(other) == before and "\n" not in str(error.value)
 
 
 PRECISIONS = ("float16", "bfloat16", "float32")
+CHANGES = [(old, new) for old in PRECISIONS for new in PRECISIONS]
+QUICK = [("float16", "float32"), ("float32", "float16")]
 
 
-@pytest.mark.parametrize("new", PRECISIONS)
-@pytest.mark.parametrize("old", PRECISIONS)
-def test_the_precision_may_change_when_asked(tmp_path, old, new):
+@pytest.mark.parametrize("change", slow_but(QUICK, CHANGES), ids="-".join)
+def test_the_precision_may_change_when_asked(tmp_path, change):
+    old, new = change
     first, keeper = make(tmp_path, helpers.make(old))
-    advance(first, 3)
+    learn(first, 3)
     keeper.save()
     keeper.wait()
     second, keeper = make(tmp_path, helpers.make(new))
