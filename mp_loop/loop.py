@@ -134,7 +134,7 @@ def train(
       Interrupted: `should_stop` said so; a checkpoint was saved.
       SaveError: the run folder cannot be written.
     """
-    position = int(step.state.step)
+    position = int(step.state.step.numpy())
     iterator, evaluation = None, {}
     watch = _Watch(step, plan)
     timer = _Timer(plan.batch_size, clock)
@@ -243,7 +243,7 @@ def _roll_back(
     again: the checkpoint is replaced last.
     """
     state = step.state
-    done = int(state.rollbacks)
+    done = int(state.rollbacks.numpy())
     if done >= plan.rollback:
         raise error
     entry = checkpoints.restore_healthy()
@@ -295,7 +295,7 @@ def _counters(state: Any) -> dict[str, int]:
     names = (
         "step", "applied_steps", "skipped_steps", "forward_overflows", "rollbacks",
     )  # fmt: skip
-    return {name: int(getattr(state, name)) for name in names}
+    return {name: int(getattr(state, name).numpy()) for name in names}
 
 
 def _overflowed(step: Any) -> dict[str, int]:
@@ -334,7 +334,7 @@ class _Watch:
           TrainingDiverged: the training is stuck, and the plan says "raise".
         """
         state = self._step.state
-        skips = int(state.stuck_steps)
+        skips = int(state.stuck_steps.numpy())
         if skips < self._plan.diverged_after:
             self._warned = False
             if not skips:
@@ -342,7 +342,7 @@ class _Watch:
             return
         scale = values["loss_scale"]
         said = (
-            f"every one of the last {skips} steps (now step {int(state.step)}) was "
+            f"every one of the last {skips} steps (now step {state.step.numpy()}) was "
             f"skipped; the loss is {values['loss']:g}, the loss scale {scale:g}"
             f"{' (its floor)' if scale <= self._floor else ''}. "
             f"{_blame(self._step, self._start)} Look for inf or nan in the data, lower "

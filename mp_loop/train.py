@@ -7,6 +7,7 @@ earlier one; with --resume the flags of the run are the defaults. Exit codes:
     1    the training diverged
     2    bad input: one line on stderr, nothing written
     3    the run folder could not be written; the line says where the state is
+    75   another worker was lost: start all again with --resume
     130  SIGINT, a checkpoint was saved
     143  SIGTERM, a checkpoint was saved
 
@@ -20,8 +21,10 @@ import os
 import sys
 from typing import Any
 
-from mp_loop import command, config, experiment, record
+from mp_loop import cluster, command, config, experiment, record
 
+# EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
+_WORKER_LOST = 75
 # What a resumed run may change; all else decides what is computed.
 _MAY_CHANGE = (
     "best_by",
@@ -38,6 +41,9 @@ _MAY_CHANGE = (
     "resume",
     "steps",
     "steps_per_call",
+    "strategy",
+    "all_reduce_dtype",
+    "worker_timeout",
 )
 # And with --change_precision.
 _OF_THE_PRECISION = (
@@ -57,23 +63,60 @@ _OF_THE_PRECISION = (
 
 def run(settings: config.Config, flag_values: Any) -> int:
     """Runs one experiment; returns the exit code."""
+    try:
+        return _run_locked(settings, flag_values)
+    except Exception as error:
+        lost = _lost_worker(settings, error)
+        if not lost:
+            raise
+        print(
+            f"Worker lost: {lost} Start all workers again, with --resume, to go on "
+            "from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return _WORKER_LOST
+
+
+def _lost_worker(settings: config.Config, error: Exception) -> str:
+    """What an error says of a worker that did not come or is gone; if nothing, ''."""
+    if settings.strategy != "multi_worker" or isinstance(error, command.BAD_INPUT):
+        return ""
+    if isinstance(error, cluster.WorkerLost):
+        return str(error)
+    from mp_loop import distribution  # with TensorFlow
+
+    return distribution.lost_worker(error)
+
+
+def _run_locked(settings: config.Config, flag_values: Any) -> int:
+    """Runs it; meanwhile nobody else can write the run folder."""
     if not settings.output_dir:
         raise command.UsageError("--output_dir must name a folder for the run.")
+    writes = True
+    if settings.strategy == "multi_worker":
+        with command.bad_input(cluster.ClusterError):
+            writes = cluster.task().is_chief  # the others write no file
     lock = None
-    if settings.resume:
+    if writes and settings.resume:
         settings = _settings_to_resume(settings, flag_values)
         lock = record.Lock(settings.output_dir)
-    else:
+    elif writes:
         _refuse_used_folder(settings.output_dir)
     try:
-        return _run(settings, lock)
+        return _run(settings, lock, writes)
     finally:
         if lock is not None:
             lock.release()
 
 
-def _run(settings: config.Config, lock: record.Lock | None) -> int:
-    """Builds, trains and writes down; `lock` is of the run to be resumed."""
+def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int:
+    """Builds, trains and writes down.
+
+    Args:
+      settings: lawful settings.
+      lock: of the run to be resumed.
+      writes: whether this process is the one of all workers that writes files.
+    """
     built = experiment.build(settings)
     settings = built.settings  # --precision=auto resolved
     step, total_steps = built.step, built.total_steps
@@ -81,7 +124,7 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
     import tqdm
 
     from mp_loop import checkpoints as checkpointing
-    from mp_loop import loop, machine
+    from mp_loop import distribution, loop, machine
 
     plan = loop.Plan(
         total_steps=total_steps,
@@ -104,9 +147,10 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
     flagfile = dataclasses.replace(
         settings, resume=False, change_precision=False
     ).to_flagfile()
-    done = 0
     with command.bad_input(checkpointing.CheckpointError, record.RecordError):
-        if settings.resume:
+        if not writes:
+            out = checkpoints = distribution.Silence()
+        elif settings.resume:
             done = checkpoints.restore(convert=settings.change_precision)
             _refuse_the_past(settings, done, total_steps)
             if checkpoints.converted:
@@ -119,9 +163,15 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
     slower = machine.warning(settings.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
+    built.workers.give_first(list(step.state.named().values()))
 
     bar = tqdm.tqdm(
-        total=total_steps, initial=done, unit="step", dynamic_ncols=True, mininterval=1
+        total=total_steps,
+        initial=int(step.state.step.numpy()),
+        unit="step",
+        dynamic_ncols=True,
+        mininterval=1,
+        disable=not writes,
     )
 
     def show(line: dict[str, Any]) -> None:
@@ -141,7 +191,7 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
 
     continue_with = "python -m mp_loop.train --flagfile={}/flags.txt --resume"
     try:
-        with command.stop_requested() as should_stop:
+        with command.stop_requested() as stop_requested:
             result = loop.train(
                 step,
                 built.batches,
@@ -149,12 +199,16 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
                 out,
                 plan,
                 checkpoints,
-                show,
-                should_stop,
+                show if writes else lambda line: None,
+                lambda: built.workers.any(stop_requested()),
             )
     except loop.TrainingDiverged as error:
         bar.close()
         print(f"Training diverged: {error}", file=sys.stderr)
+        return 1
+    except distribution.ReplicasDiffer as error:
+        bar.close()
+        print(f"Replicas differ: {error}", file=sys.stderr)
         return 1
     except loop.Interrupted as stop:
         bar.close()
@@ -178,7 +232,9 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         return 3
     finally:
         out.close()
-    bar.close()
+        bar.close()
+    if not writes:
+        return 0
 
     summary = {
         **dataclasses.asdict(result),

@@ -26,7 +26,9 @@ ROWS = [
         "record",
         "devices",
         "workloads",
+        "cluster",
     },
+    {"distribution"},
 ]
 COMMANDS = ROWS[0] | ROWS[2]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
