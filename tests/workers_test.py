@@ -138,7 +138,7 @@ def test_a_lost_worker_stops_the_other_and_all_resume_exactly(tmp_path, mirrored
     told = re.search(r"^Worker lost: another worker stopped: .*--resume", said, re.M)
     assert told and "Traceback" not in said, said
     workers[victim].kill()
-    workers[victim].wait()
+    workers[victim].communicate()
     codes, said = finish(start_both(folder, *FLAGS, "--resume"))
     assert codes == [0, 0], said
     # Two replicas are two replicas, wherever they are.
@@ -179,30 +179,18 @@ def test_workers_with_other_flags_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_two_devices_train_like_one(tmp_path, mirrored):
-    """Batch norm and dropout differ by design; scale, skips and outcome do not."""
-    folder = tmp_path / "run"
-    assert run(folder, *FLAGS) == 0
-    scales = [[line["loss_scale"] for line in lines(f)] for f in (folder, mirrored)]
-    skips = [lines(f)[-1]["skipped_steps"] for f in (folder, mirrored)]
-    assert skips[0] == skips[1] >= 3 and scales[0] == scales[1]
-    one, two = (record.read_summary(f)["eval_loss"] for f in (folder, mirrored))
-    assert abs(one - two) < 0.1
-
-
-def test_a_run_goes_on_with_fewer_devices(tmp_path):
-    """On two to step 6, on one to 12: as on one from the start, to float32."""
-    flags = (
-        "--model=mlp", "--precision=float32", "--steps=12", "--log_every=4",
-        "--checkpoint_every=6", "--deterministic",
-    )  # fmt: skip
+def test_two_devices_train_like_one_and_hand_over_to_it(tmp_path):
+    """On two to step 12, on one to 24: the scale and the skips of one throughout."""
+    flags = (*FLAGS, "--model=mlp")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(whole, *flags) == 0
-    assert run(parts, *flags, "--steps=6", "--strategy=mirrored") == 0
+    assert run(parts, *flags, "--steps=12", "--strategy=mirrored") == 0
     assert run(parts, *flags, "--resume", "--strategy=none") == 0
-    for mine, other in zip(lines(parts)[-1:], lines(whole)[-1:], strict=True):
-        assert mine["step"] == other["step"] == 12
-        np.testing.assert_allclose(mine["loss"], other["loss"], rtol=1e-4)
+    exact = ("step", "applied_steps", "skipped_steps", "loss_scale")
+    found = [[[line[k] for k in exact] for line in lines(f)] for f in (whole, parts)]
+    assert found[0] == found[1] and found[0][-1][2] >= 3
+    for mine, other in zip(lines(parts), lines(whole), strict=True):
+        np.testing.assert_allclose(mine["loss"], other["loss"], rtol=2.0**-9)
 
 
 REFUSED = {
