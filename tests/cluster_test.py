@@ -1,7 +1,12 @@
 """TF_CONFIG, and the roll call of real sockets."""
 
 import json
+import os
+import pathlib
+import re
 import socket
+import subprocess
+import textwrap
 import threading
 import time
 
@@ -157,3 +162,74 @@ def test_an_address_in_use_is_refused():
         pytest.raises(cluster.ClusterError, match="must be free on this machine"),
     ):
         cluster.call_roll(both[0], "", 1.0)
+
+
+# The examples, with stand-ins for what only a cluster has.
+EXAMPLES = pathlib.Path(__file__).parents[1] / "experiments" / "cluster"
+STAND_INS = {
+    "scontrol": '[ "$1" = show ] && printf "one\\ntwo\\n" || echo "$@" >> requeued',
+    "srun": 'shift; for i in 0 1; do SLURM_PROCID=$i "$@" || code=$?; done; '
+    "exit ${code:-0}",
+    "python": 'echo "$TF_CONFIG" | tr -d "\\n" >> told; echo "|$@" >> told; exit $CODE',
+}
+
+
+@pytest.fixture
+def stand_ins(tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in STAND_INS.items():
+        path = folder / name
+        path.write_text(f"#!/bin/bash\n{text}\n")
+        path.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def told(folder):
+    """What each worker would have run: its task, and its words."""
+    lines = [line.split("|") for line in (folder / "told").read_text().splitlines()]
+    return [(cluster.task(text), words.split()) for text, words in lines]
+
+
+@pytest.mark.parametrize("code", [0, 2, 75], ids=["done", "refused", "worker lost"])
+def test_the_slurm_example(tmp_path, stand_ins, code):
+    environment = {
+        "PATH": stand_ins,
+        "SLURM_JOB_ID": "123",
+        "SLURM_JOB_NODELIST": "one,two",
+        "CODE": str(code),
+    }
+
+    def submit():
+        script = ["bash", EXAMPLES / "slurm.sh"]
+        return subprocess.run(script, env=environment, cwd=tmp_path).returncode
+
+    assert submit() == code
+    found = told(tmp_path)
+    assert [task.number for task, _ in found] == [0, 1]
+    assert {task.addresses for task, _ in found} == {("one:20123", "two:20123")}
+    assert all("--strategy=multi_worker" in words for _, words in found)
+    assert not any("--resume" in words for _, words in found)
+    assert (tmp_path / "requeued").exists() == (code == 75)
+    (tmp_path / "runs" / "cluster").mkdir(parents=True)
+    (tmp_path / "runs" / "cluster" / "flags.txt").touch()
+    submit()
+    assert all("--resume" in words for _, words in told(tmp_path)[2:])
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_kubernetes_example(tmp_path, stand_ins, index):
+    text = (EXAMPLES / "kubernetes.yaml").read_text()
+    script = textwrap.dedent(re.search(r"- \|\n(.*?)\n +volumes:", text, re.S)[1])
+    environment = {
+        "PATH": stand_ins,
+        "WORKERS": "2",
+        "JOB_COMPLETION_INDEX": str(index),
+        "CODE": "0",
+    }
+    command = ["bash", "-euc", script]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+    ((task, words),) = told(tmp_path)
+    assert task.number == index
+    assert task.addresses == ("mp-loop-0.mp-loop:2222", "mp-loop-1.mp-loop:2222")
+    assert words[-1] == "--output_dir=/runs/first"
