@@ -172,6 +172,28 @@ class Replicas:
         self.count = self.strategy.num_replicas_in_sync if has_strategy else 1
         self._half = all_reduce_dtype == "float16"
 
+    def refuse(
+        self, model: keras.Model, accumulate_steps: int, **for_one_device: bool
+    ) -> None:
+        """Refuses what cannot be done under a strategy.
+
+        Raises:
+          ValueError: by name.
+        """
+        if self.strategy is None:
+            return
+        for name, value in for_one_device.items():
+            if value:
+                raise ValueError(f"`{name}` ({value}) is for one device.")
+        layers = model._flatten_layers()
+        if accumulate_steps > 1 and any(
+            getattr(layer, "synchronized", False) for layer in layers
+        ):
+            raise ValueError(
+                f"`accumulate_steps` ({accumulate_steps}) must be 1 with synchronized "
+                "batch norm: its all-reduce cannot stand inside a loop."
+            )
+
     def check(self, name: str, variable: Any) -> None:
         """Refuses what was made outside the scope of the strategy, or in another.
 

@@ -128,8 +128,12 @@ class TrainStep:
                     float32_products=devices.multiplies_slowly(precision),
                 )
         self._replicas = distribution.Replicas(all_reduce_dtype)
-        if self._replicas.strategy and keras_arithmetic:
-            raise ValueError("`keras_arithmetic` (True) is for one device.")
+        self._replicas.refuse(
+            model,
+            accumulate_steps,
+            keras_arithmetic=keras_arithmetic,
+            jit_compile=jit_compile,
+        )
         self.model = model
         self.twin = twin
         self.optimizer = optimizer

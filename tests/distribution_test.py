@@ -334,16 +334,31 @@ def test_what_was_made_outside_the_scope_is_refused():
             mp_loop.TrainStep(alone, optimizers.SGD(0.1), crossentropy())
         with pytest.raises(ValueError, match=r"`optimizer` \(none\) must be made"):
             mp_loop.TrainStep(shared, optimizer, crossentropy())
-        with pytest.raises(ValueError, match=r"`keras_arithmetic` \(True\)"):
-            mp_loop.TrainStep(
-                shared, optimizers.SGD(0.1), crossentropy(), keras_arithmetic=True
-            )
-        with pytest.raises(ValueError, match=r"`all_reduce_dtype` \(int8\) must be"):
-            mp_loop.TrainStep(
-                shared, optimizers.SGD(0.1), crossentropy(), all_reduce_dtype="int8"
-            )
     with pytest.raises(ValueError, match=r"`model` \(MirroredStrategy\) must be made"):
         mp_loop.TrainStep(shared, optimizers.SGD(0.1), crossentropy())
+
+
+UNLAWFUL = {
+    "keras_arithmetic": ({"keras_arithmetic": True}, r"`keras_arithmetic` \(True\)"),
+    "jit_compile": ({"jit_compile": True}, r"`jit_compile` \(True\) is for one"),
+    "all_reduce_dtype": (
+        {"all_reduce_dtype": "int8"},
+        r"`all_reduce_dtype` \(int8\) must be one of",
+    ),
+    "synchronized": (
+        {"accumulate_steps": 2},
+        r"`accumulate_steps` \(2\) must be 1 with synchronized batch norm",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNLAWFUL)
+def test_what_has_no_place_under_a_strategy_is_refused_by_name(name):
+    arguments, said = UNLAWFUL[name]
+    with STRATEGY.scope(), pytest.raises(ValueError, match=said):
+        mp_loop.TrainStep(
+            network("synchronized"), optimizers.SGD(0.1), crossentropy(), **arguments
+        )
 
 
 def test_evaluation_covers_every_example_once():
