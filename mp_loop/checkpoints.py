@@ -233,7 +233,7 @@ class Checkpoints:
             for variable, value in values:
                 variable.assign(value)
             self.converted = len(values) < len(self._state.named())
-            return int(self._state.step)
+            return int(self._state.step.numpy())
         if damaged:
             raise CheckpointError(
                 f"--resume: no checkpoint in {self._folder} is whole: "

@@ -27,6 +27,8 @@ AUGMENTATIONS = ("none", "flip_shift")
 JIT_CHOICES = ("auto", "on", "off")
 ON_STUCK = ("raise", "warn", "stay")
 BEST_BY = ("eval_accuracy", "eval_loss", "none")
+STRATEGIES = ("none", "mirrored", "multi_worker")
+ALL_REDUCE_DTYPES = ("float32", "float16")
 PRESETS = (
     "",
     "keras",
@@ -183,6 +185,26 @@ class Config:
     quiet: bool = _field(False, "Print nothing but warnings and errors.")
     profile_steps: str = _field(
         "", "A:B: TensorBoard's profiler records the steps from A on, before B."
+    )
+    # Many devices.
+    strategy: str = _field(
+        "none",
+        "none: one device; mirrored: all GPUs of this machine; multi_worker: those "
+        "of every worker in TF_CONFIG.",
+        choices=STRATEGIES,
+    )
+    all_reduce_dtype: str = _field(
+        "float32",
+        "How gradients of float16 weights travel between replicas.",
+        choices=ALL_REDUCE_DTYPES,
+    )
+    sync_batch_norm: bool = _field(
+        False,
+        "Batch norm over the whole batch, not each replica's share: "
+        "BatchNormalization(synchronized=True).",
+    )
+    worker_timeout: int = _field(
+        600, "Seconds to wait for the other workers at the start.", at_least=1
     )
     # Records.
     output_dir: str = _field("", "Run folder (required).")
@@ -383,6 +405,7 @@ def _refuse_contradictions(config: Config) -> None:
             f"--accumulate_steps ({config.accumulate_steps}) must divide "
             f"--batch_size ({config.batch_size})."
         )
+    _refuse_what_strategies_lack(config)
     if config.weight_decay and config.optimizer != "adamw":
         raise ValueError(
             f"--weight_decay ({config.weight_decay}) needs --optimizer=adamw, "
@@ -414,6 +437,41 @@ def _refuse_contradictions(config: Config) -> None:
             f"--float32_layers ({config.float32_layers}) must be a regular "
             f"expression: {error}."
         ) from None
+
+
+def _refuse_what_strategies_lack(config: Config) -> None:
+    """Names the first flag that contradicts --strategy or its absence."""
+    many = config.strategy != "none"
+    if many and config.loop == "keras":
+        raise ValueError(
+            f"--strategy ({config.strategy}) is not available with --loop=keras."
+        )
+    if many and config.keras_arithmetic:
+        raise ValueError(
+            f"--strategy ({config.strategy}) contradicts --keras_arithmetic, which is "
+            "for one device."
+        )
+    if many and config.jit_compile == "on":
+        raise ValueError(
+            f"--jit_compile (on) is not available with --strategy={config.strategy}."
+        )
+    if config.rollback and config.strategy == "multi_worker":
+        raise ValueError(
+            f"--rollback ({config.rollback}) is not available with "
+            "--strategy=multi_worker, whose chief alone has the checkpoints."
+        )
+    if config.all_reduce_dtype == "float16" and not (
+        many and config.precision == "float16"
+    ):
+        raise ValueError(
+            "--all_reduce_dtype (float16) needs --precision=float16, whose gradients "
+            "are scaled for it, and a --strategy."
+        )
+    if config.sync_batch_norm and config.accumulate_steps > 1:
+        raise ValueError(
+            f"--sync_batch_norm (True) is not available with --accumulate_steps "
+            f"({config.accumulate_steps}) above 1."
+        )
 
 
 def _refuse_what_keras_lacks(config: Config) -> None:

@@ -148,6 +148,9 @@ def training_batches(
     epoch: int,
     start_batch: int = 0,
     augment: str = "none",
+    worker: int = 0,
+    workers: int = 1,
+    replicas: int = 1,
 ) -> tf.data.Dataset:
     """Returns one epoch of shuffled training batches, from `start_batch` on.
 
@@ -168,10 +171,14 @@ def training_batches(
         the whole epoch.
       augment: `none`, or `flip_shift`: a horizontal flip with probability 1/2,
         then a shift by up to `MAX_SHIFT` pixels in each direction, black moved in.
+      worker: only the share of this one of `workers` is read.
+      workers: each of them has a share of every batch.
+      replicas: equal parts that a batch is cut into; a worker's follow each other.
 
     Returns:
-      A data set of (inputs float32 [batch_size, h, w, c], labels int64
-      [batch_size]); inputs are (pixel / 255 - mean) / std of the training split.
+      A data set of (inputs float32 [batch_size / replicas, h, w, c], labels int64
+      [batch_size / replicas]); inputs are (pixel / 255 - mean) / std of the training
+      split.
 
     Raises:
       DataError: an argument out of range.
@@ -187,15 +194,22 @@ def training_batches(
         )
     if augment not in AUGMENTATIONS:
         raise DataError(f"`augment` ('{augment}') must be one of {AUGMENTATIONS}.")
+    if batch_size % replicas:
+        raise DataError(
+            f"`batch_size` ({batch_size}) must be a multiple of the {replicas} "
+            "replicas."
+        )
 
     words = _random_words(len(source.train), seed, epoch)
     order = np.argsort(words[:, 0], kind="stable")
     flip, dy, dx = _augmentation(words[:, 1])
     taken = slice(start_batch * batch_size, steps * batch_size)
+    share = batch_size // replicas
     columns = tuple(
-        column[taken].reshape(-1, batch_size)
+        column[taken].reshape(-1, workers, replicas // workers, share)[:, worker]
         for column in (order, source.train.labels[order], flip, dy, dx)
     )
+    columns = tuple(column.reshape(-1, share) for column in columns)
     images = source.train._images_on_host
     scale, offset = _normalization(source)
 

@@ -9,10 +9,11 @@ Every command that trains starts here. Bad input becomes `command.UsageError`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
-from mp_loop import command, config
+from mp_loop import cluster, command, config
 
 
 def prepare(settings: config.Config) -> None:
@@ -35,6 +36,8 @@ class Experiment:
       evaluation: `EvalStep` on `model`.
       steps_per_epoch: batches in one pass over the training data.
       total_steps: length of the run.
+      strategy: which devices share a step.
+      workers: what its workers tell each other.
     """
 
     settings: config.Config
@@ -44,13 +47,16 @@ class Experiment:
     evaluation: Any
     steps_per_epoch: int
     total_steps: int
+    strategy: Any
+    workers: Any
 
     def batches(self, epoch: int, start: int = 0) -> Any:
         """Returns the `tf.data.Dataset` of an epoch, from batch `start` on."""
-        from mp_loop import data
+        from mp_loop import data, distribution
 
         settings = self.settings
-        return data.training_batches(
+        make = functools.partial(
+            data.training_batches,
             self.source,
             settings.batch_size,
             settings.seed,
@@ -58,12 +64,16 @@ class Experiment:
             start,
             settings.augment,
         )
+        if settings.strategy == "none":
+            return make()
+        return distribution.batches(self.strategy, make)
 
     def evaluate(self) -> dict[str, float]:
         """Returns `eval_loss` and `eval_accuracy` on the test data."""
         from mp_loop import data
 
         self.step.export()
+        self.workers.check_equal(list(self.step.state.named().values()))
         batch_size = self.settings.batch_size
         return self.evaluation(data.evaluation_batches(self.source, batch_size))
 
@@ -76,18 +86,25 @@ def build(settings: config.Config) -> Experiment:
 
     Raises:
       UsageError: the data, the model or the loss are not to be had, or do not
-        fit each other.
+        fit each other, or workers do not.
+      cluster.WorkerLost: other workers did not come.
     """
     prepare(settings)
+    if settings.strategy == "multi_worker":
+        with command.bad_input(cluster.ClusterError):
+            cluster.call_roll(
+                cluster.task(), _common_flags(settings), settings.worker_timeout
+            )
     # Only now TensorFlow, which takes seconds: a bad flag is told at once.
     with command.quiet_start():
         import keras
         import tensorflow as tf
 
-        from mp_loop import data, models, updates
+        from mp_loop import data, distribution, models, updates
         from mp_loop import step as steps
 
         tf.config.list_physical_devices()
+        strategy = distribution.make(settings.strategy)
     settings = resolved(settings)
 
     keras.utils.set_random_seed(settings.seed)
@@ -95,14 +112,17 @@ def build(settings: config.Config) -> Experiment:
         tf.config.experimental.enable_op_determinism()
     with command.bad_input(data.DataError, flag="dataset", value=settings.dataset):
         source = data.load(settings.dataset, settings.data_dir)
-    with command.bad_input(data.DataError, models.ModelError):
+    _refuse_uneven(settings, strategy.num_replicas_in_sync)
+    with command.bad_input(data.DataError, models.ModelError), strategy.scope():
         steps_per_epoch = data.steps_per_epoch(source, settings.batch_size)
         model = models.build(
             settings.model, source.image_shape, source.num_classes, settings.seed
         )
+    if settings.sync_batch_norm:
+        distribution.synchronize_batch_norm(model)
     total_steps = settings.steps or settings.epochs * steps_per_epoch
     loss = _loss(settings.loss, models.from_logits(model))
-    with command.bad_input(ValueError):
+    with command.bad_input(ValueError), strategy.scope():
         rate = updates.learning_rate(
             settings.schedule,
             settings.learning_rate,
@@ -116,10 +136,21 @@ def build(settings: config.Config) -> Experiment:
         step = _step(settings, model, loss, rate)
         if settings.rollback:
             rate.rollbacks = step.state.rollbacks
-    with command.bad_input(ValueError, flag="metric", value=settings.metric):
+    with (
+        command.bad_input(ValueError, flag="metric", value=settings.metric),
+        strategy.scope(),
+    ):
         evaluation = steps.EvalStep(model, loss, settings.metric)
     return Experiment(
-        settings, source, model, step, evaluation, steps_per_epoch, total_steps
+        settings,
+        source,
+        model,
+        step,
+        evaluation,
+        steps_per_epoch,
+        total_steps,
+        strategy,
+        distribution.Workers(strategy),
     )
 
 
@@ -130,6 +161,23 @@ def resolved(settings: config.Config) -> config.Config:
     from mp_loop import machine
 
     return settings.at_precision(machine.best_precision())
+
+
+def _common_flags(settings: config.Config) -> str:
+    """The flags that all workers must share; folders are each machine's own."""
+    own = {"data_dir": "", "output_dir": "", "resume": False, "worker_timeout": 1}
+    return dataclasses.replace(settings, **own).to_flagfile()
+
+
+def _refuse_uneven(settings: config.Config, replicas: int) -> None:
+    """Raises UsageError unless every replica's micro-batches are of one size."""
+    parts = replicas * settings.accumulate_steps
+    if settings.batch_size % parts:
+        raise command.UsageError(
+            f"--batch_size ({settings.batch_size}) must be a multiple of {parts}: "
+            f"{replicas} replicas with --accumulate_steps="
+            f"{settings.accumulate_steps}."
+        )
 
 
 def _step(settings: config.Config, model: Any, loss: Any, rate: Any) -> Any:
@@ -148,7 +196,8 @@ def _step(settings: config.Config, model: Any, loss: Any, rate: Any) -> Any:
         settings.weight_decay,
         **arguments,
     )
-    jit_compile = devices.use_xla(settings.jit_compile)
+    many = settings.strategy != "none"
+    jit_compile = devices.use_xla(settings.jit_compile) and not many
     if settings.loop == "keras":
         names = ("initial_scale", "growth_interval")
         constants = settings.scale_constants()
@@ -173,6 +222,7 @@ def _step(settings: config.Config, model: Any, loss: Any, rate: Any) -> Any:
         jit_compile=jit_compile,
         keras_arithmetic=settings.keras_arithmetic,
         recompute=settings.recompute,
+        all_reduce_dtype=settings.all_reduce_dtype,
     )
 
 

@@ -146,7 +146,7 @@ def train(
       Interrupted: `should_stop` said so; a checkpoint was saved.
       SaveError: the run folder cannot be written.
     """
-    position = int(step.state.step)
+    position = int(step.state.step.numpy())
     iterator, evaluation = None, {}
     watch, began = _Watch(step, plan), ""
     timer = _Timer(plan.batch_size, clock)
@@ -268,7 +268,7 @@ def _roll_back(
     """
     checkpoints.wait()
     state = step.state
-    done = int(state.rollbacks)
+    done = int(state.rollbacks.numpy())
     if done >= plan.rollback:
         raise error
     entry = checkpoints.restore_healthy()
@@ -319,7 +319,7 @@ def _counters(state: Any) -> dict[str, int]:
     names = (
         "step", "applied_steps", "skipped_steps", "forward_overflows", "rollbacks",
     )  # fmt: skip
-    return {name: int(getattr(state, name)) for name in names}
+    return {name: int(getattr(state, name).numpy()) for name in names}
 
 
 def _overflowed(step: Any) -> dict[str, int]:
@@ -362,7 +362,7 @@ class _Watch:
           TrainingDiverged: the training is stuck, and the plan says "raise".
         """
         state = self._step.state
-        skips = int(state.stuck_steps)
+        skips = int(state.stuck_steps.numpy())
         if skips < self._plan.diverged_after:
             self._warned = False
             if not skips:
@@ -370,7 +370,7 @@ class _Watch:
             return
         scale = values["loss_scale"]
         said = (
-            f"every one of the last {skips} steps (now step {int(state.step)}) was "
+            f"every one of the last {skips} steps (now step {state.step.numpy()}) was "
             f"skipped; the loss is {values['loss']:g}, the loss scale {scale:g}"
             f"{' (its floor)' if scale <= self._floor else ''}. "
             f"{_blame(self._step, self._start, began)} Look for inf or nan in the "

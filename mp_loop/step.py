@@ -30,7 +30,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop import devices, updates
+from mp_loop import devices, distribution, updates
 from mp_loop import loss_scale as scaling
 from mp_loop import precision as precisions
 from mp_loop import recompute as recomputation
@@ -64,6 +64,7 @@ class TrainStep:
         jit_compile: bool = False,
         keras_arithmetic: bool = False,
         recompute: bool = False,
+        all_reduce_dtype: str = "float32",
     ):
         """Makes the twin, the slots and the state.
 
@@ -89,6 +90,9 @@ class TrainStep:
             Keras' own update, and batch-norm statistics that a skip moves.
           recompute: computes activations again in the backward pass instead of
             keeping them; see `mp_loop.recompute`.
+          all_reduce_dtype: under a `tf.distribute` strategy, whose scope both
+            `model` and the step must be made in: how gradients of float16
+            weights travel between replicas, "float32" or "float16".
 
         Raises:
           ValueError: unlawful argument, by name; or a model that cannot be
@@ -123,6 +127,13 @@ class TrainStep:
                     float32_layers,
                     float32_products=devices.multiplies_slowly(precision),
                 )
+        self._replicas = distribution.Replicas(all_reduce_dtype)
+        self._replicas.refuse(
+            model,
+            accumulate_steps,
+            keras_arithmetic=keras_arithmetic,
+            jit_compile=jit_compile,
+        )
         self.model = model
         self.twin = twin
         self.optimizer = optimizer
@@ -136,6 +147,9 @@ class TrainStep:
         working_of = {id(master): working for master, working in pairs}
         masters = model.trainable_variables
         workings = [working_of[id(master)] for master in masters]
+        self._replicas.check("optimizer", optimizer.variables[0])
+        for master in masters:
+            self._replicas.check("model", master)
         self._update = updates.make(optimizer, masters, fused=not keras_arithmetic)
         # Copies: where a 16-bit variable follows a float32 one.
         self._copies = [
@@ -172,7 +186,9 @@ class TrainStep:
         self._recomputed = None
         if recompute:
             self._recomputed = recomputation.Recomputed(twin, jit_compile)
-        self._step = tf.function(self._one_step, jit_compile=jit_compile)
+        self._step = tf.function(
+            self._replicas.each(self._one_step), jit_compile=jit_compile
+        )
         self._run = tf.function(self._many_steps)
 
     @property
@@ -248,14 +264,20 @@ class TrainStep:
         weights = [*self.state.other_weights, *self.state.master_weights]
         before = [tf.identity(variable) for variable in weights]
         scale = self._scale()
-        loss, scaled_grads = self._accumulate((inputs, labels, sample_weight), scale)
-        forward_finite = tf.math.is_finite(loss)
+        with self._replicas.own_seeds(self.state.seeds):
+            loss, scaled_grads = self._accumulate(
+                (inputs, labels, sample_weight), self._replicas.share(scale)
+            )
         if scaled_grads and all(grad is None for grad in scaled_grads):
             paths = ", ".join(v.path for v in self.model.trainable_variables)
             raise ValueError(f"No gradient reaches any weight: {paths}.")
         written = [] if self._keras_arithmetic else _written(weights)
-        moved = itertools.compress(zip(weights, before, strict=True), written)
-        return {"loss": loss, **self.apply(scaled_grads, forward_finite, list(moved))}
+        moved = [*itertools.compress(zip(weights, before, strict=True), written)]
+        loss, scaled_grads = self._replicas.unite(
+            loss, scaled_grads, self._from_float16, [variable for variable, _ in moved]
+        )
+        forward_finite = tf.math.is_finite(loss)
+        return {"loss": loss, **self.apply(scaled_grads, forward_finite, moved)}
 
     def forward(self, inputs: Any) -> tuple[Any, list[tf.Tensor]]:
         """Returns the twin's outputs in training, and the losses its layers added."""
@@ -449,7 +471,8 @@ class EvalStep:
         if not isinstance(self._metric, keras.metrics.Metric):
             self._metric = keras.metrics.MeanMetricWrapper(self._metric)
         self._mean = keras.metrics.Mean()
-        self._step = tf.function(self._one_step)
+        replicas = distribution.Replicas()
+        self._step = tf.function(replicas.each(self._one_step, even=False))
 
     def __call__(self, batches: tf.data.Dataset) -> dict[str, float]:
         """Returns `eval_loss` and `eval_accuracy` over (inputs, labels) batches."""
@@ -465,9 +488,9 @@ class EvalStep:
     def _one_step(self, inputs: Any, labels: Any) -> None:
         outputs = self._model(inputs, training=False)
         loss = mean_loss(self._loss, labels, outputs, None)
-        self._mean.update_state(
-            loss, sample_weight=tf.shape(tf.nest.flatten(labels)[0])[0]
-        )
+        rows = tf.shape(tf.nest.flatten(labels)[0])[0]
+        loss = tf.where(rows > 0, loss, 0.0)  # a replica may have none
+        self._mean.update_state(loss, sample_weight=rows)
         self._metric.update_state(labels, outputs)
 
 
@@ -476,12 +499,13 @@ def mean_loss(
 ) -> tf.Tensor:
     """Returns the float32 loss, averaged over the batch; outputs of any dtype."""
     outputs = tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
-    if isinstance(loss, keras.losses.Loss):
-        losses = loss(labels, outputs, sample_weight=sample_weight)
-    else:
-        losses = tf.cast(loss(labels, outputs), tf.float32)
-        if sample_weight is not None:
-            losses *= tf.cast(sample_weight, tf.float32)
+    with distribution.alone():
+        if isinstance(loss, keras.losses.Loss):
+            losses = loss(labels, outputs, sample_weight=sample_weight)
+        else:
+            losses = tf.cast(loss(labels, outputs), tf.float32)
+            if sample_weight is not None:
+                losses *= tf.cast(sample_weight, tf.float32)
     return tf.reduce_mean(tf.cast(losses, tf.float32))
 
 

@@ -7,6 +7,7 @@ earlier one; with --resume the flags of the run are the defaults. Exit codes:
     1    the training diverged
     2    bad input: one line on stderr, nothing written
     3    the run folder could not be written; the line says where the state is
+    75   another worker was lost: start all again with --resume
     130  SIGINT, a checkpoint was saved
     143  SIGTERM, a checkpoint was saved
 
@@ -21,8 +22,10 @@ import os
 import sys
 from typing import Any
 
-from mp_loop import command, config, experiment, record, report
+from mp_loop import cluster, command, config, experiment, record, report
 
+# EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
+_WORKER_LOST = 75
 # What a resumed run may change; all else decides what is computed.
 _MAY_CHANGE = (
     "best_by",
@@ -43,6 +46,9 @@ _MAY_CHANGE = (
     "resume",
     "steps",
     "steps_per_call",
+    "strategy",
+    "all_reduce_dtype",
+    "worker_timeout",
 )
 # And with --change_precision.
 _OF_THE_PRECISION = (
@@ -62,23 +68,60 @@ _OF_THE_PRECISION = (
 
 def run(settings: config.Config, flag_values: Any) -> int:
     """Runs one experiment; returns the exit code."""
+    try:
+        return _run_locked(settings, flag_values)
+    except Exception as error:
+        lost = _lost_worker(settings, error)
+        if not lost:
+            raise
+        print(
+            f"Worker lost: {lost} Start all workers again, with --resume, to go on "
+            "from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return _WORKER_LOST
+
+
+def _lost_worker(settings: config.Config, error: Exception) -> str:
+    """What an error says of a worker that did not come or is gone; if nothing, ''."""
+    if settings.strategy != "multi_worker" or isinstance(error, command.BAD_INPUT):
+        return ""
+    if isinstance(error, cluster.WorkerLost):
+        return str(error)
+    from mp_loop import distribution  # with TensorFlow
+
+    return distribution.lost_worker(error)
+
+
+def _run_locked(settings: config.Config, flag_values: Any) -> int:
+    """Runs it; meanwhile nobody else can write the run folder."""
     if not settings.output_dir:
         raise command.UsageError("--output_dir must name a folder for the run.")
+    writes = True
+    if settings.strategy == "multi_worker":
+        with command.bad_input(cluster.ClusterError):
+            writes = cluster.task().is_chief  # the others write no file
     lock = None
-    if settings.resume:
+    if writes and settings.resume:
         settings = _settings_to_resume(settings, flag_values)
         lock = record.Lock(settings.output_dir)
-    else:
+    elif writes:
         _refuse_used_folder(settings.output_dir)
     try:
-        return _run(settings, lock)
+        return _run(settings, lock, writes)
     finally:
         if lock is not None:
             lock.release()
 
 
-def _run(settings: config.Config, lock: record.Lock | None) -> int:
-    """Builds, trains and writes down; `lock` is of the run to be resumed."""
+def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int:
+    """Builds, trains and writes down.
+
+    Args:
+      settings: lawful settings.
+      lock: of the run to be resumed.
+      writes: whether this process is the one of all workers that writes files.
+    """
     built = experiment.build(settings)
     settings = built.settings  # --precision=auto resolved
     step, total_steps = built.step, built.total_steps
@@ -89,7 +132,7 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         )
     # With TensorFlow, which takes seconds: a bad flag is told at once.
     from mp_loop import checkpoints as checkpointing
-    from mp_loop import heatmap, loop, machine, profiling, progress
+    from mp_loop import distribution, heatmap, loop, machine, profiling, progress
 
     plan = loop.Plan(
         total_steps=total_steps,
@@ -120,7 +163,9 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         flag="output_dir",
         value=settings.output_dir,
     ):
-        if settings.resume:
+        if not writes:
+            out = checkpoints = distribution.Silence()
+        elif settings.resume:
             done = checkpoints.restore(convert=settings.change_precision)
             _refuse_the_past(settings, done, total_steps)
             if checkpoints.converted:
@@ -132,7 +177,7 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
             out = record.Run.create(settings.output_dir, flagfile)
     witness = None
     # One device, of which a probe can take everything back.
-    if settings.loop == "custom" and getattr(settings, "strategy", "none") == "none":
+    if settings.loop == "custom" and settings.strategy == "none":
         from mp_loop import probe
         from mp_loop import witness as witnesses
 
@@ -146,16 +191,19 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
     slower = machine.warning(settings.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
+    built.workers.give_first(list(step.state.named().values()))
 
-    if not done:
+    if writes and not done:
         out.log_setup(dataclasses.asdict(settings), _graph(built))
-    shown = progress.Progress(total_steps, done, settings.quiet)
+    done = int(step.state.step.numpy())  # every worker's, after the chief's
+    shown = progress.Progress(total_steps, done, settings.quiet or not writes)
     profile = profiling.Profile(
-        os.path.join(settings.output_dir, "tensorboard"), settings.profile_range
+        os.path.join(settings.output_dir, "tensorboard"),
+        settings.profile_range if writes else None,
     )
     continue_with = "python -m mp_loop.train --flagfile={}/flags.txt --resume"
     try:
-        with command.stop_requested() as should_stop:
+        with command.stop_requested() as stop_requested:
             result = loop.train(
                 step,
                 built.batches,
@@ -164,7 +212,7 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
                 plan,
                 checkpoints,
                 shown,
-                should_stop,
+                lambda: built.workers.any(stop_requested()),
                 witness=witness,
                 profile=profile,
             )
@@ -172,6 +220,9 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         shown.close()
         print(f"Training diverged: {error}", file=sys.stderr)
         _report(out, f"Training diverged: {error}")
+        return 1
+    except distribution.ReplicasDiffer as error:
+        print(f"Replicas differ: {error}", file=sys.stderr)
         return 1
     except loop.Interrupted as stop:
         shown.close()
@@ -200,6 +251,8 @@ def _run(settings: config.Config, lock: record.Lock | None) -> int:
         with contextlib.suppress(checkpointing.SaveError):  # told already
             checkpoints.wait()
         out.close()
+    if not writes:
+        return 0
 
     summary = {
         **dataclasses.asdict(result),
@@ -249,6 +302,8 @@ def _graph(built: experiment.Experiment) -> Any:
 
 def _report(out: record.Run, note: str = "") -> str | None:
     """Writes the report; a run is not lost because that cannot be done."""
+    if not isinstance(out, record.Run):
+        return None  # a worker that writes no file
     try:
         return report.write(out.folder, note)
     except record.RecordError as error:

@@ -20,6 +20,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop import distribution
+
 Grad = tf.Tensor | tf.IndexedSlices | None
 Grads = Sequence[Grad]
 
@@ -93,8 +95,11 @@ class KerasUpdate:
 
         grads = [map_grad(unscaled, grad) for grad in scaled_grads]
         if any(grad is not None for grad in grads):
-            self._optimizer.apply(grads, self._masters)
+            distribution.once(self._apply, *grads)
         select(apply, variables, before)
+
+    def _apply(self, *grads: Grad) -> None:
+        self._optimizer.apply(grads, self._masters)
 
 
 class FusedUpdate(KerasUpdate):

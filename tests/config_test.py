@@ -58,6 +58,34 @@ REFUSED = {
         {"weight_decay": 0.1},
         "--weight_decay (0.1) needs --optimizer=adamw, not adam.",
     ),
+    "strategy of keras": (
+        {"strategy": "mirrored", "loop": "keras"},
+        "--strategy (mirrored) is not available with --loop=keras.",
+    ),
+    "strategy in Keras' arithmetic": (
+        {"strategy": "mirrored", "keras_arithmetic": True},
+        "--strategy (mirrored) contradicts --keras_arithmetic",
+    ),
+    "strategy under XLA": (
+        {"strategy": "mirrored", "jit_compile": "on"},
+        "--jit_compile (on) is not available with --strategy=mirrored.",
+    ),
+    "rollback of many workers": (
+        {"strategy": "multi_worker", "rollback": 1},
+        "--rollback (1) is not available with --strategy=multi_worker",
+    ),
+    "float16 messages of float32": (
+        {"strategy": "mirrored", "all_reduce_dtype": "float16", "precision": "float32"},
+        "--all_reduce_dtype (float16) needs --precision=float16",
+    ),
+    "messages to nobody": (
+        {"all_reduce_dtype": "float16"},
+        "--all_reduce_dtype (float16) needs --precision=float16",
+    ),
+    "synchronized micro-batches": (
+        {"strategy": "mirrored", "sync_batch_norm": True, "accumulate_steps": 2},
+        "--sync_batch_norm (True) is not available with --accumulate_steps (2)",
+    ),
     "fractions": ({"decay_at": "0.5,0.5"}, "--decay_at (0.5,0.5) must be rising"),
     "no_fractions": ({"decay_at": "half"}, "--decay_at (half) must be rising"),
     "no stretch": ({"profile_steps": "5"}, "--profile_steps (5) must be A:B"),

@@ -487,6 +487,7 @@ def test_a_download_that_works_is_read(tmp_path, monkeypatch):
         (dict(start_batch=-1), r"`start_batch` \(-1\)"),
         (dict(start_batch=5), r"`start_batch` \(5\) must be between 0 and the 4"),
         (dict(augment="mixup"), r"`augment` \('mixup'\) must be one of"),
+        (dict(replicas=4), r"`batch_size` \(2\) must be a multiple of the 4 replicas"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -499,6 +500,25 @@ def test_arguments_out_of_range_are_refused(arguments, law):
 def test_evaluation_batch_size_of_zero_is_refused():
     with pytest.raises(data.DataError, match=r"`batch_size` \(0\)"):
         data.evaluation_batches(source(8), 0)
+
+
+@pytest.mark.parametrize("start", [0, 2])
+@pytest.mark.parametrize("workers, replicas", [(1, 2), (2, 2), (2, 4)])
+def test_the_shares_of_all_workers_are_the_batch(workers, replicas, start):
+    arguments = (source(26), 8, 1, 3, start, "flip_shift")
+    whole = batches(data.training_batches(*arguments))
+    shares = [
+        batches(data.training_batches(*arguments, worker, workers, replicas))
+        for worker in range(workers)
+    ]
+    local = replicas // workers
+    assert {len(share) for share in shares} == {local * len(whole)} != {0}
+    for i, (inputs, classes) in enumerate(whole):
+        parts = [
+            part for share in shares for part in share[i * local : (i + 1) * local]
+        ]
+        np.testing.assert_array_equal(np.concatenate([x for x, _ in parts]), inputs)
+        np.testing.assert_array_equal(np.concatenate([y for _, y in parts]), classes)
 
 
 def test_source_is_frozen():

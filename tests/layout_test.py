@@ -33,7 +33,9 @@ ROWS = [
         "devices",
         "heatmap",
         "workloads",
+        "cluster",
     },
+    {"distribution"},
 ]
 COMMANDS = ROWS[0] | ROWS[2]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
