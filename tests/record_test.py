@@ -107,7 +107,7 @@ def test_tensors_and_numpy_numbers_become_python_numbers(folder):
 
 
 def tensorboard_scalars(folder):
-    """(tag, step, value) of every scalar in the event files, in order."""
+    """(tag, step, value) of every metric in the event files, in order."""
     import tensorflow as tf
     from tensorboard.compat.proto import event_pb2
 
@@ -116,8 +116,9 @@ def tensorboard_scalars(folder):
         for data in tf.data.TFRecordDataset(path):
             event = event_pb2.Event.FromString(data.numpy())
             for value in event.summary.value:
-                number = float(tf.make_ndarray(value.tensor))
-                scalars.append((value.tag, event.step, number))
+                if value.tag.startswith(("train/", "eval/")):  # else: hparams, graph
+                    number = float(tf.make_ndarray(value.tensor))
+                    scalars.append((value.tag, event.step, number))
     return scalars
 
 
