@@ -287,6 +287,14 @@ def _user_function(name: str):
         raise ModelError(_line(f"`model` ('{name}') cannot be found", error)) from error
     if not callable(function):
         raise ModelError(f"`model` ('{name}') must be a function.")
+    try:
+        inspect.signature(function).bind((28, 28, 1), 10)
+    except TypeError as error:
+        raise ModelError(
+            f"`model` ('{name}') must take (input_shape, num_classes): {error}."
+        ) from error
+    except ValueError:
+        pass  # Written in C: nothing tells.
     return function
 
 
