@@ -103,8 +103,13 @@ class Probe:
         scale = float(self._step.loss_scale if scale is None else scale)
         sight = self._sight(self._taken_back(self._brief, batch, scale))
         found = reading.origin(sight)
-        if search and found.get("pass") in ("backward", "update"):
-            found["largest_scale"] = self._largest_scale(batch, scale)
+        # Infinity in the forward pass can be meant, as in a mask.
+        meant = found.get("pass") == "forward" and math.isfinite(sight.counts["loss"])
+        if search and (meant or found.get("pass") in ("backward", "update")):
+            largest = self._largest_scale(batch, scale)
+            if meant and largest is not None:
+                found = reading.origin(sight, forward=False)
+            found["largest_scale"] = largest
         return found | {"text": reading.tell(found)}
 
     def _largest_scale(self, batch: tuple[Any, Any, Any], scale: float) -> float | None:

@@ -118,11 +118,12 @@ def line(sight: Sight, share: float = SHARE) -> dict[str, Any]:
     }
 
 
-def origin(sight: Sight) -> dict[str, Any]:
+def origin(sight: Sight, forward: bool = True) -> dict[str, Any]:
     """Finds the first thing that was not finite, in the order of the step.
 
     Args:
       sight: of a step that was skipped, or not.
+      forward: whether the forward pass may be at fault.
 
     Returns:
       `finite`: whether nothing overflowed, `loss_scale`, and `variables` (by path,
@@ -185,6 +186,8 @@ def origin(sight: Sight) -> dict[str, Any]:
     for name, inputs, counted in zip(
         names, raw["inputs"], raw["activations"], strict=True
     ):
+        if not forward:
+            break
         # All that the layer was given is finite: its own cast is at fault.
         for given in filter(bad, inputs):
             return event("forward", f"{dtype} inputs", given, name)

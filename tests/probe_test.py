@@ -295,6 +295,19 @@ ORIGINS = {
         None,
         ("backward", "r", "activation gradients", "infinite"),
     ),
+    "the scale is too large, behind a mask of minus infinity": (
+        lambda: chain(
+            keras.layers.Dense(8, name="a"),
+            keras.layers.Lambda(
+                lambda x: tf.concat([x, tf.fill([4, 1], -np.inf)], 1), name="mask"
+            ),
+            keras.layers.Softmax(name="softmax"),
+        ),
+        batch(),
+        2.0**30,
+        None,
+        ("backward", "a", "activation gradients", "infinite"),
+    ),
     "a sum over the batch": (
         lambda: chain(constant(8, 0.1, "a"), head=constant(4, 1.0, "logits")),
         (np.full((4, 8), 1e3, np.float32), np.zeros(4, np.int64)),
