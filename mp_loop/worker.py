@@ -38,7 +38,7 @@ def work(task: Mapping[str, Any]) -> None:
 
     if task["loop"] in ("keras", "fit") and task["precision"] == "float16":
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its faster way
-    memory = _HostMemory()
+    memory = HostMemory()
     facts: dict[str, Any] = {"graph_nodes": None, "trace_seconds": None}
     if task["loop"] == "torch":
         from mp_loop import peer
@@ -78,7 +78,7 @@ def work(task: Mapping[str, Any]) -> None:
         answer(seconds=time.perf_counter() - started)
 
 
-class _HostMemory:
+class HostMemory:
     """The resident memory of this process, in bytes."""
 
     base = 0
