@@ -17,7 +17,6 @@ again, and use Adam. Loops:
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import tempfile
 import time
@@ -34,36 +33,21 @@ from mp_loop import step as steps
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-@dataclasses.dataclass
-class Program:
-    """A compiled arm.
-
-    Attributes:
-      run: takes a number of steps and waits until they are done.
-      graph_nodes: of the traced call of many steps, functions included.
-      trace_seconds: what tracing it took.
-    """
-
-    run: Callable[[int], None]
-    graph_nodes: int | None = None
-    trace_seconds: float | None = None
-
-
 def make(
-    loop: str, precision: str, options: Collection[str], name: str, batch_size: int
-) -> Program:
+    loop: str, precision: str, options: Collection[str], workload: str, batch_size: int
+) -> workloads.Program:
     """Builds and traces an arm.
 
     Args:
       loop: see the module's docstring.
       precision: "float16", "bfloat16" or "float32".
       options: "xla", "recompute" (custom, unscaled and floor), "tf32".
-      name: a key of `workloads.WORKLOADS`.
+      workload: a key of `workloads.WORKLOADS`.
       batch_size: examples of a step.
     """
     tf.config.experimental.enable_tensor_float_32_execution("tf32" in options)
-    workload = workloads.WORKLOADS[name]
-    model = build_model(name)
+    model = build_model(workload)
+    workload = workloads.WORKLOADS[workload]
     xla = "xla" in options
     if workload.is_update:
         return _traced(*_update(loop, precision, model))
@@ -147,7 +131,7 @@ def _batches(
     return single, whole.repeat()
 
 
-def _traced(many: Callable[[Iterator, int], Any], *arguments: Any) -> Program:
+def _traced(many: Callable[[Iterator, int], Any], *arguments: Any) -> workloads.Program:
     """Traces `many(*arguments, steps)`."""
     function = tf.function(many)
     started = time.perf_counter()
@@ -160,7 +144,7 @@ def _traced(many: Callable[[Iterator, int], Any], *arguments: Any) -> Program:
         outputs = function(*arguments, tf.constant(count))
         np.asarray(tf.nest.flatten(outputs)[0])  # waits for the device
 
-    return Program(run, nodes, trace_seconds)
+    return workloads.Program(run, nodes, trace_seconds)
 
 
 def _fit(
@@ -169,7 +153,7 @@ def _fit(
     xla: bool,
     first: tf.data.Dataset,
     batches: tf.data.Dataset,
-) -> Program:
+) -> workloads.Program:
     """`model.fit`, all steps of a call in one `steps_per_execution`."""
     mixed = keras_baseline.under_policy(model, keras_baseline.POLICIES[precision])
 
@@ -191,7 +175,7 @@ def _fit(
         source = first if count == 1 else batches
         mixed.fit(source, steps_per_epoch=count, verbose=0)
 
-    return Program(run)
+    return workloads.Program(run)
 
 
 def _floor(step: steps.TrainStep) -> Callable[[Iterator, tf.Tensor], Any]:
@@ -290,6 +274,10 @@ class DeviceMemory:
     @staticmethod
     def exists() -> bool:
         return bool(tf.config.list_physical_devices("GPU"))
+
+    def start(self) -> None:
+        """Counts from here."""
+        self.base = self.held()
 
     def held(self) -> int:
         return tf.config.experimental.get_memory_info("GPU:0")["current"]

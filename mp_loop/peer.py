@@ -7,7 +7,7 @@ architectures of `mp_loop.arms`, with as many parameters. It needs the extra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,20 +16,19 @@ from torch.nn import functional
 from mp_loop import workloads
 
 
-def make(precision: str, name: str, batch_size: int) -> Callable[[int], None]:
-    """Builds the arm; returns what takes a number of steps and waits for them.
-
-    A call for one step takes it on a single example.
+def make(precision: str, workload: str, batch_size: int, **_: Any) -> workloads.Program:
+    """Builds the arm. A call for one step takes it on a single example.
 
     Args:
       precision: "float16", "bfloat16" or "float32".
-      name: a key of `workloads.WORKLOADS`, not one of updates.
+      workload: a key of `workloads.WORKLOADS`, not one of updates.
       batch_size: examples of a step.
     """
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    workload = workloads.WORKLOADS[name]
-    model = build_model(name).to(device, memory_format=torch.channels_last)
+    model = build_model(workload)
+    workload = workloads.WORKLOADS[workload]
+    model = model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, eps=1e-7)
     scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
     dtype = getattr(torch, precision)
@@ -53,7 +52,30 @@ def make(precision: str, name: str, batch_size: int) -> Callable[[int], None]:
             scaler.update()
         loss.item()  # waits for the device
 
-    return run
+    return workloads.Program(run)
+
+
+class DeviceMemory:
+    """The memory held on the GPU, in bytes."""
+
+    base = 0
+
+    @staticmethod
+    def exists() -> bool:
+        return torch.cuda.is_available()
+
+    def start(self) -> None:
+        """Counts from here."""
+        self.base = self.held()
+
+    def held(self) -> int:
+        return torch.cuda.memory_allocated()
+
+    def reset_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats()
+
+    def peak(self) -> int:
+        return torch.cuda.max_memory_allocated()
 
 
 def build_model(name: str) -> nn.Module:

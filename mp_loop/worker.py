@@ -38,38 +38,29 @@ def work(task: Mapping[str, Any]) -> None:
 
     if task["loop"] in ("keras", "fit") and task["precision"] == "float16":
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its faster way
-    memory = HostMemory()
-    facts: dict[str, Any] = {"graph_nodes": None, "trace_seconds": None}
     if task["loop"] == "torch":
-        from mp_loop import peer
-
-        memory.start()
-        run = peer.make(task["precision"], task["workload"], task["batch_size"])
+        from mp_loop import peer as framework
     else:
-        from mp_loop import arms
-
-        if arms.DeviceMemory.exists():
-            memory = arms.DeviceMemory()
-        else:
-            memory.start()
-        program = arms.make(
-            task["loop"],
-            task["precision"],
-            task["options"],
-            task["workload"],
-            task["batch_size"],
-        )
-        run = program.run
-        facts["graph_nodes"] = program.graph_nodes
-        facts["trace_seconds"] = program.trace_seconds
+        from mp_loop import arms as framework
+    on_device = framework.DeviceMemory.exists()
+    memory = framework.DeviceMemory() if on_device else HostMemory()
+    memory.start()
+    program = framework.make(**task)
+    run = program.run
     started = time.perf_counter()
     run(1)
-    facts["first_step_seconds"] = time.perf_counter() - started
+    facts = {
+        "graph_nodes": program.graph_nodes,
+        "trace_seconds": program.trace_seconds,
+        "first_step_seconds": time.perf_counter() - started,
+    }
     at_rest = memory.held()
     memory.reset_peak()
     for _ in range(2):
         run(3)
     peak = memory.peak()
+    if on_device and task["loop"] != "torch":
+        facts["host_copies_in_three_steps"] = framework.host_copies(run)
     answer(step_bytes=peak - at_rest, process_bytes=peak - memory.base, **facts)
     for line in sys.stdin:
         count = int(line)

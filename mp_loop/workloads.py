@@ -11,6 +11,7 @@ of the benchmark must load its own alone.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -51,6 +52,21 @@ class Workload:
         else:
             inputs = random.standard_normal((size, *self.shape), np.float32)
         return inputs, random.integers(self.classes, size=size).astype(np.int32)
+
+
+@dataclasses.dataclass
+class Program:
+    """A compiled arm.
+
+    Attributes:
+      run: takes a number of steps and waits until they are done.
+      graph_nodes: of the traced call of many steps, functions included.
+      trace_seconds: what tracing it took.
+    """
+
+    run: Callable[[int], None]
+    graph_nodes: int | None = None
+    trace_seconds: float | None = None
 
 
 _IMAGE = (32, 32, 3)

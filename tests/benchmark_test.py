@@ -153,6 +153,14 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path):
     assert not done.stdout
 
 
+def test_without_a_gpu_nothing_is_copied():
+    from mp_loop import arms
+
+    program = arms.make("custom", "bfloat16", (), "mlp_tiny", 4)
+    program.run(1)
+    assert arms.host_copies(program.run) == 0
+
+
 @pytest.mark.parametrize("name", workloads.WORKLOADS)
 def test_batches_are_the_same_on_every_call(name):
     workload = workloads.WORKLOADS[name]
