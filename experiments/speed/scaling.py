@@ -42,6 +42,7 @@ def measure(width: int, layers: int, batch: int) -> list[str]:
     import mp_loop
     from mp_loop import worker
 
+    sys.setrecursionlimit(10**5)  # Keras walks a model by recursion
     memory = worker.HostMemory()
     memory.start()
     inputs = x = keras.Input((width,))
