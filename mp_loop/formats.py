@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import decimal
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -406,7 +407,10 @@ def main(words: Sequence[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    print("\n\n".join([*blocks, ranges()]))
+    try:
+        print("\n\n".join([*blocks, ranges()]), flush=True)
+    except BrokenPipeError:  # the reader has seen enough: `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

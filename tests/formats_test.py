@@ -217,3 +217,13 @@ def test_the_process_needs_no_tensorflow():
 def test_help_is_the_docstring(capsys):
     assert formats.main(["--help"]) == 0
     assert capsys.readouterr().out.startswith("Shows how numbers are stored")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    words = [sys.executable, "-m", "mp_loop.formats", *map(str, range(1, 400))]
+    command = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command.stdout.readline()
+    command.stdout.close()
+    assert command.stderr.read() == b""
+    command.stderr.close()
+    assert command.wait() == 0
