@@ -100,19 +100,13 @@ def _chain(width: int, layers: int) -> keras.Model:
 
 
 def _transformer(workload: workloads.Workload) -> keras.Model:
-    """Pre-norm encoder (Vaswani et al. 2017) with a classifier on the mean."""
+    """An encoder with a classifier on the mean over positions."""
     width = workload.width
     inputs = keras.Input(workload.shape, dtype="int32")
     x = keras.layers.Embedding(workload.vocabulary, width)(inputs)
     x = models.PositionEmbedding()(x)
     for _ in range(workload.layers):
-        y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-        heads = workloads.HEADS
-        y = keras.layers.MultiHeadAttention(heads, width // heads)(y, y)
-        x = keras.layers.Add()([x, y])
-        y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-        y = keras.layers.Dense(4 * width, activation="gelu")(y)
-        x = keras.layers.Add()([x, keras.layers.Dense(width)(y)])
+        x = models.encoder_block(x, width, workloads.HEADS)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, keras.layers.Dense(workload.classes)(x))

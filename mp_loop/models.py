@@ -156,15 +156,26 @@ def _vit_tiny(input_shape: Shape, num_classes: int) -> keras.Model:
     x = keras.layers.Reshape((-1, width))(x)
     x = PositionEmbedding()(x)
     for _ in range(4):
-        y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-        y = keras.layers.MultiHeadAttention(heads, width // heads)(y, y)
-        x = keras.layers.Add()([x, y])
-        y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-        y = keras.layers.Dense(4 * width, activation="gelu")(y)
-        x = keras.layers.Add()([x, keras.layers.Dense(width)(y)])
+        x = encoder_block(x, width, heads)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, _logits(x, num_classes), name="vit_tiny")
+
+
+def encoder_block(x: keras.KerasTensor, width: int, heads: int) -> keras.KerasTensor:
+    """A pre-norm block of a Transformer encoder (Xiong et al. 2020).
+
+    Args:
+      x: [batch, positions, width].
+      width: what `heads` divides.
+      heads: of attention.
+    """
+    y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
+    y = keras.layers.MultiHeadAttention(heads, width // heads)(y, y)
+    x = keras.layers.Add()([x, y])
+    y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
+    y = keras.layers.Dense(4 * width, activation="gelu")(y)
+    return keras.layers.Add()([x, keras.layers.Dense(width)(y)])
 
 
 @keras.saving.register_keras_serializable(package="mp_loop")
