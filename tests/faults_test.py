@@ -227,7 +227,8 @@ def test_training_with_faults_reaches_its_accuracy(precision):
                         inputs.flat[chance.integers(inputs.size)] = value
                         bad += 1
                     step(inputs, labels)
-            assert (int(step.state.skipped_steps) > bad / 2) == faults
+            # A scale that grows every 20 steps skips some of a clean run as well.
+            assert not faults or int(step.state.skipped_steps) > bad / 2
             evaluate = mp_loop.EvalStep(model, loss, "sparse_categorical_accuracy")
             result = evaluate(data.evaluation_batches(source, 250))
             accuracies.setdefault(faults, []).append(result["eval_accuracy"])
