@@ -50,7 +50,7 @@ def make(
     workload = workloads.WORKLOADS[workload]
     xla = "xla" in options
     if workload.is_update:
-        return _traced(*_update(loop, precision, model))
+        return _traced(_update(loop, precision, model))
     first, batches = _batches(workload, batch_size)
     optimizer = keras.optimizers.Adam(1e-3)
     if loop == "fit":
@@ -70,8 +70,12 @@ def make(
             jit_compile=xla,
             recompute="recompute" in options,
         )
-        many = {"custom": step.run, "unscaled": _unscaled(step), "floor": _floor(step)}
-        many = many[loop]
+        kinds = {
+            "custom": lambda step: step.run,
+            "unscaled": _unscaled,
+            "floor": _floor,
+        }
+        many = kinds[loop](step)
     return _traced(many, iter(first.concatenate(batches)))
 
 
@@ -219,7 +223,7 @@ def _many(one: Callable, names: tuple[str, ...]) -> Callable:
     return many
 
 
-def _update(loop: str, precision: str, model: keras.Model) -> tuple[Callable]:
+def _update(loop: str, precision: str, model: keras.Model) -> Callable:
     """The second half of a step, on given 16-bit gradients."""
     dtype = tf.as_dtype(precision)
     optimizer = keras.optimizers.Adam(1e-3)
@@ -257,7 +261,7 @@ def _update(loop: str, precision: str, model: keras.Model) -> tuple[Callable]:
     def many(count: tf.Tensor) -> Any:
         return steps.stack_steps(lambda: {"x": one()}, {"x": tf.float32}, count)
 
-    return (many,)
+    return many
 
 
 class DeviceMemory:

@@ -385,7 +385,7 @@ def _refuse_contradictions(config: Config) -> None:
             f"--rollback ({config.rollback}) needs --on_stuck=raise, not "
             f"{config.on_stuck}."
         )
-    many = getattr(config, "strategy", "none") != "none"
+    many = config.strategy != "none"
     if config.inspect_every and many:
         raise ValueError(
             f"--inspect_every ({config.inspect_every}) is not available with "

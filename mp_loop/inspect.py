@@ -129,7 +129,7 @@ def _settings(settings: config.Config, flag_values: Any) -> config.Config:
             f"--loop ({settings.loop}) must be custom: only our own step can be looked "
             "into."
         )
-    if getattr(settings, "strategy", "none") != "none":
+    if settings.strategy != "none":
         raise command.UsageError(
             f"--strategy ({settings.strategy}) must be none: one device is looked into."
         )

@@ -320,8 +320,7 @@ class TrainStep:
             finite &= forward_finite
         factor = updates.clip_factor(norm, self._clip_norm) if self._clip_norm else None
         self._update(scaled_grads, scale, finite, factor)
-        for variable, before in moved:
-            variable.assign(tf.where(finite, variable, before))
+        updates.select(finite, [v for v, _ in moved], [old for _, old in moved])
         for master, working in self._copies:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
         state.count(finite, forward_finite, grads_finite)
