@@ -70,6 +70,7 @@ class Entry:
       step: of the state.
       path: its folder.
       metrics: of the evaluation made at its step; empty without one.
+      phase: of the training.
       healthy: the last step before it was not skipped.
       retried: a rollback has started from it.
     """
@@ -77,6 +78,7 @@ class Entry:
     step: int
     path: pathlib.Path
     metrics: Mapping[str, float]
+    phase: int
     healthy: bool
     retried: bool
 
@@ -96,6 +98,7 @@ class Checkpoints:
         best_by: str = "eval_accuracy",
         before_publishing: Callable[[], None] = lambda: None,
         rescue_folder: Callable[[], str | None] = lambda: None,
+        enter: Callable[[int], Any] | None = None,
     ):
         """Nothing is read or written yet.
 
@@ -109,9 +112,13 @@ class Checkpoints:
             disk: what else must be there before the checkpoint is.
           rescue_folder: returns a folder in which to write one of the same name
             when `folder` cannot be written, or None.
+          enter: brings the training into the phase of a checkpoint, from 0, and
+            returns its state; None: there is one phase.
         """
         self._folder = pathlib.Path(folder)
         self._state = state
+        self._phase = 0
+        self._enter = enter
         self._keep = keep
         self._best_by = best_by
         self._before_publishing = before_publishing
@@ -153,6 +160,7 @@ class Checkpoints:
             "format": _FORMAT,
             "step": int(tensors["step"]),
             "metrics": metrics,
+            "phase": self._phase,
             "healthy": int(tensors["stuck_steps"]) == 0,
             "retried": retried,
             "tensors": {
@@ -167,6 +175,10 @@ class Checkpoints:
         # Not a daemon: a process that ends normally writes to the end.
         self._writer = threading.Thread(target=self._write, args=(tensors, body))
         self._writer.start()
+
+    def begin(self, phase: int, state: Any) -> None:
+        """From now on another phase of the training, with its own state, is saved."""
+        self._phase, self._state = phase, state
 
     def move(self, folder: str | os.PathLike[str]) -> None:
         """From now on checkpoints are written to another folder."""
@@ -243,7 +255,7 @@ class Checkpoints:
         return 0
 
     def restore_healthy(self) -> Entry | None:
-        """Restores the newest checkpoint that was not made in a row of skips.
+        """Restores the newest checkpoint of this phase not made in a row of skips.
 
         One that a rollback started from already is used only if there is no other.
 
@@ -251,7 +263,11 @@ class Checkpoints:
           Its entry; None if there is none.
         """
         self.wait()
-        entries = [entry for entry in reversed(self.entries()) if entry.healthy]
+        entries = [
+            entry
+            for entry in reversed(self.entries())
+            if entry.healthy and entry.phase == self._phase
+        ]
         for entry in sorted(entries, key=lambda entry: entry.retried):
             with contextlib.suppress(_Damaged):
                 for variable, value in self._read(entry.path, convert=False):
@@ -282,6 +298,7 @@ class Checkpoints:
                         body["step"],
                         path,
                         body["metrics"],
+                        body["phase"],
                         body["healthy"],
                         body["retried"],
                     )
@@ -413,6 +430,8 @@ class Checkpoints:
                 raise _Damaged(f"{name}: {error.strerror}") from error
             if not whole:
                 raise _Damaged(f"{name} is not what was written")
+        if body["phase"] != self._phase and self._enter:
+            self.begin(body["phase"], self._enter(body["phase"]))
         chosen = self._state.named()
         why = _differs(chosen, body["tensors"])
         if why and convert:
@@ -498,6 +517,7 @@ def _lawful(body: Any) -> bool:
         "format": int,
         "step": int,
         "metrics": dict,
+        "phase": int,
         "healthy": bool,
         "retried": bool,
         "tensors": dict,

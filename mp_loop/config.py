@@ -22,8 +22,9 @@ PRECISIONS = ("float16", "bfloat16", "float32")
 LOOPS = ("custom", "keras")
 LOSS_SCALES = ("dynamic", "static", "none")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
-SCHEDULES = ("constant", "cosine", "piecewise")
-AUGMENTATIONS = ("none", "flip_shift")
+SCHEDULES = ("constant", "cosine", "linear", "piecewise")
+AUGMENTATIONS = ("none", "flip_shift", "flip_crop")
+PREPROCESSINGS = ("auto", "dataset", "tf", "torch", "caffe", "none")
 JIT_CHOICES = ("auto", "on", "off")
 ON_STUCK = ("raise", "warn", "stay")
 BEST_BY = ("eval_accuracy", "eval_loss", "none")
@@ -82,13 +83,45 @@ class Config:
         "fashion_mnist_mini", "TFDS data set; the default is embedded."
     )
     data_dir: str = _field("", "TFDS folder; empty: TFDS's own default.")
+    image_size: int = _field(
+        0,
+        "Images are cropped to squares and resized to this side; 0: as they are.",
+        at_least=0,
+        at_most=4096,
+    )
+    sequence_length: int = _field(
+        128, "Texts are cut, or padded, to so many tokens.", at_least=2, at_most=65536
+    )
     augment: str = _field("none", "Training-time augmentation.", choices=AUGMENTATIONS)
+    preprocessing: str = _field(
+        "auto",
+        "How pixels become inputs, in keras.applications' terms; dataset: by mean and "
+        "deviation of the training data; auto: as --weights' architecture wants it.",
+        choices=PREPROCESSINGS,
+    )
     batch_size: int = _field(128, "Examples of one update.", at_least=1)
     # Model.
     model: str = _field(
         "cnn",
-        "mlp, cnn, resnet20 (any 6n+2), vit_tiny, a keras.applications name, "
-        "a .keras file, or package.module:function (runs that code).",
+        "mlp, cnn, resnet9, resnet20 (any 6n+2), vit_tiny, a keras.applications "
+        "name, a .keras file, keras_hub:PRESET_OR_FOLDER (for texts), or "
+        "package.module:function (runs that code).",
+    )
+    weights: str = _field(
+        "",
+        "Pretrained weights of --model: imagenet, or a .keras or .weights.h5 file.",
+    )
+    dropout: float = _field(
+        0.0, "Rate before the head of pretrained features.", at_least=0, below=1
+    )
+    freeze: str = _field(
+        "", "Regular expression: layers with such names are not trained."
+    )
+    head_epochs: int = _field(
+        0, "First epochs that train the last layer alone.", at_least=0
+    )
+    head_learning_rate: float = _field(
+        1e-3, "Learning rate of --head_epochs, constant.", above=0
     )
     loss: str = _field(
         "sparse_categorical_crossentropy", "Keras identifier of the loss."
@@ -162,7 +195,11 @@ class Config:
     decay_factor: float = _field(
         0.1, "Piecewise: each drop multiplies by this.", above=0, below=1
     )
-    weight_decay: float = _field(0.0, "Decoupled weight decay (adamw).", at_least=0)
+    weight_decay: float = _field(
+        0.0,
+        "Decoupled weight decay (adamw), of kernels and embeddings alone.",
+        at_least=0,
+    )
     clip_norm: float = _field(
         0.0, "Clip gradients to this global norm; 0: off.", at_least=0
     )
@@ -430,13 +467,19 @@ def _refuse_contradictions(config: Config) -> None:
                 f"--profile_steps ({config.profile_steps}) must be A:B, two steps, "
                 "the first before the second."
             )
-    try:
-        re.compile(config.float32_layers)
-    except re.error as error:
+    for name in ("float32_layers", "freeze"):
+        pattern = getattr(config, name)
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"--{name} ({pattern}) must be a regular expression: {error}."
+            ) from None
+    if config.head_epochs and not config.steps and config.head_epochs >= config.epochs:
         raise ValueError(
-            f"--float32_layers ({config.float32_layers}) must be a regular "
-            f"expression: {error}."
-        ) from None
+            f"--head_epochs ({config.head_epochs}) must be fewer than --epochs "
+            f"({config.epochs})."
+        )
 
 
 def _refuse_what_strategies_lack(config: Config) -> None:

@@ -20,15 +20,17 @@ import shutil
 import socket
 import tempfile
 import urllib.request
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 EMBEDDED = ("fashion_mnist_mini",)
-AUGMENTATIONS = ("none", "flip_shift")
+AUGMENTATIONS = ("none", "flip_shift", "flip_crop")
 MAX_DECODED_BYTES = 4 * 2**30
 MAX_SHIFT = 4
+MIN_CROP = 0.5  # of the image's area
 
 # Where TFDS keeps prepared data sets: if not even this host answers, there is no
 # network. TFDS itself would retry for more than three minutes.
@@ -42,19 +44,24 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Decoded examples: `images` uint8 [n, h, w, c], `labels` int64 [n]."""
+    """Decoded examples.
 
-    images: np.ndarray
+    Attributes:
+      inputs: images, uint8 [n, h, w, c], or tokens, int32 [n, length].
+      labels: int64 [n].
+    """
+
+    inputs: np.ndarray
     labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @functools.cached_property
-    def _images_on_host(self) -> tf.Tensor:
+    def _on_host(self) -> tf.Tensor:
         # One copy for all epochs. Named, or TF would put it on a GPU.
         with tf.device("CPU:0"):
-            return tf.convert_to_tensor(self.images)
+            return tf.convert_to_tensor(self.inputs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,24 +73,47 @@ class Source:
       train: the training examples.
       test: the examples of the split `test`, or `validation` without one.
       num_classes: labels are in [0, num_classes).
-      image_shape: (h, w, c).
+      input_shape: (h, w, c) of images, (length,) of texts.
       class_names: one name for each class.
-      mean: float64 [c], of pixel / 255 over the training examples.
+      mean: float64 [c], of pixel / 255 over the training examples; [0] for texts.
       std: float64 [c], likewise (population); 1 for a constant channel.
+      preprocess: what makes a model's inputs of pixels, float32 [b, h, w, c] in
+        [0, 255] both; None: (pixel / 255 - mean) / std.
     """
 
     name: str
     train: Split
     test: Split
     num_classes: int
-    image_shape: tuple[int, int, int]
+    input_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+    preprocess: Callable[[tf.Tensor], tf.Tensor] | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the inputs are tokens."""
+        return len(self.input_shape) == 1
+
+    def prepare(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Makes a model's inputs: float32 of pixels, int32 tokens as they are."""
+        if self.is_text:
+            return inputs
+        pixels = tf.cast(inputs, tf.float32)
+        if self.preprocess is not None:
+            return self.preprocess(pixels)
+        scale, offset = 1 / (255 * self.std), -self.mean / self.std
+        return pixels * scale.astype(np.float32) + offset.astype(np.float32)
 
 
-def load(name: str, data_dir: str = "") -> Source:
-    """Reads a TFDS data set of images and labels into memory.
+def load(
+    name: str,
+    data_dir: str = "",
+    image_size: int = 0,
+    tokenize: Callable[[Sequence[bytes]], np.ndarray] | None = None,
+) -> Source:
+    """Reads a TFDS data set of images, or texts, and labels into memory.
 
     A data set that is not in `data_dir` is downloaded there by TFDS.
 
@@ -92,17 +122,29 @@ def load(name: str, data_dir: str = "") -> Source:
         `cifar10`, `cifar10:3.0.2`, or the name of a folder in `data_dir` that
         TFDS can read without builder code.
       data_dir: TFDS's folder; empty is TFDS's default.
+      image_size: of each image the largest square in the middle is taken, and
+        resized to this side; 0: images stay as they are.
+      tokenize: makes tokens, int32 [n, length], of n texts in UTF-8; None: the data
+        set must hold images.
 
     Returns:
       All examples of both splits, in stored order.
 
     Raises:
       DataError: unknown or missing data set, unreadable files, features that are
-        not an 8-bit image and a class label, images of unequal size, or more
-        than `MAX_DECODED_BYTES` of pixels.
+        not an 8-bit image (or a text) and a class label, images of unequal size
+        without `image_size`, or more than `MAX_DECODED_BYTES` of pixels.
     """
     builder = _prepared_builder(name, data_dir)
-    image, label = _feature_names(name, builder.info)
+    feature, label = _feature_names(name, builder.info, text=tokenize is not None)
+    if tokenize is not None:
+        convert, at_once = tokenize, 1024
+    elif image_size:
+        convert, at_once = functools.partial(_resized, size=image_size), 1
+    else:
+        # Images whose size is not declared are compared one by one.
+        declared = None not in builder.info.features[feature].shape
+        convert, at_once = _as_they_are, 256 if declared else 1
     splits = builder.info.splits
     test_name = "test" if "test" in splits else "validation"
     for split in ("train", test_name):
@@ -111,15 +153,18 @@ def load(name: str, data_dir: str = "") -> Source:
                 f"Data set '{name}' has the splits {sorted(splits)}; 'train' and "
                 "'test' or 'validation', with examples, are needed."
             )
-    train = _decode(name, builder, "train", image, label, None)
-    test = _decode(name, builder, test_name, image, label, train)
-    mean, std = _moments(train.images)
+    decode = functools.partial(_decode, name, builder, feature, label, convert, at_once)
+    train = decode("train", None)
+    test = decode(test_name, train)
+    mean = std = np.empty(0)
+    if tokenize is None:
+        mean, std = _moments(train.inputs)
     return Source(
         name=name,
         train=train,
         test=test,
         num_classes=builder.info.features[label].num_classes,
-        image_shape=train.images.shape[1:],
+        input_shape=train.inputs.shape[1:],
         class_names=tuple(builder.info.features[label].names),
         mean=mean,
         std=std,
@@ -157,7 +202,7 @@ def training_batches(
     With one Philox stream of key (seed, epoch) and two words for each position p:
 
         order = argsort(word[:, 0])           # example at position p
-        flip, dy, dx = fields of word[p, 1]   # its augmentation
+        flip, ... = fields of word[p, 1]      # its augmentation
         batch k = positions k * batch_size ... (k + 1) * batch_size - 1
 
     so (seed, epoch) and (epoch, seed) differ, and nothing else matters.
@@ -169,16 +214,17 @@ def training_batches(
       epoch: at least 0, below 2**63.
       start_batch: batches to leave out; the others are bitwise what they are in
         the whole epoch.
-      augment: `none`, or `flip_shift`: a horizontal flip with probability 1/2,
-        then a shift by up to `MAX_SHIFT` pixels in each direction, black moved in.
+      augment: `none`; or a horizontal flip with probability 1/2 and then, for
+        `flip_shift`, a shift by up to `MAX_SHIFT` pixels in each direction, black
+        moved in, or, for `flip_crop`, a part of the image, of its shape and of
+        `MIN_CROP` to all of its area, resized to the whole.
       worker: only the share of this one of `workers` is read.
       workers: each of them has a share of every batch.
       replicas: equal parts that a batch is cut into; a worker's follow each other.
 
     Returns:
-      A data set of (inputs float32 [batch_size / replicas, h, w, c], labels int64
-      [batch_size / replicas]); inputs are (pixel / 255 - mean) / std of the training
-      split.
+      A data set of (inputs [batch_size / replicas, ...], labels int64 [batch_size /
+      replicas]); inputs as `Source.prepare` makes them.
 
     Raises:
       DataError: an argument out of range.
@@ -194,6 +240,8 @@ def training_batches(
         )
     if augment not in AUGMENTATIONS:
         raise DataError(f"`augment` ('{augment}') must be one of {AUGMENTATIONS}.")
+    if augment != "none" and source.is_text:
+        raise DataError(f"`augment` ('{augment}') is for images, not texts.")
     if batch_size % replicas:
         raise DataError(
             f"`batch_size` ({batch_size}) must be a multiple of the {replicas} "
@@ -202,22 +250,18 @@ def training_batches(
 
     words = _random_words(len(source.train), seed, epoch)
     order = np.argsort(words[:, 0], kind="stable")
-    flip, dy, dx = _augmentation(words[:, 1])
+    drawn, change = _AUGMENTED[augment]
     taken = slice(start_batch * batch_size, steps * batch_size)
     share = batch_size // replicas
     columns = tuple(
         column[taken].reshape(-1, workers, replicas // workers, share)[:, worker]
-        for column in (order, source.train.labels[order], flip, dy, dx)
+        for column in (order, source.train.labels[order], *drawn(words[:, 1]))
     )
     columns = tuple(column.reshape(-1, share) for column in columns)
-    images = source.train._images_on_host
-    scale, offset = _normalization(source)
+    inputs = source.train._on_host
 
-    def read(index, labels, flip, dy, dx):
-        pixels = tf.gather(images, index)
-        if augment == "flip_shift":
-            pixels = _flip_shift(pixels, flip, dy, dx)
-        return tf.cast(pixels, tf.float32) * scale + offset, labels
+    def read(index: tf.Tensor, labels: tf.Tensor, *drawn: tf.Tensor) -> tuple:
+        return source.prepare(change(tf.gather(inputs, index), *drawn)), labels
 
     return _pipeline(columns, read)
 
@@ -237,12 +281,10 @@ def evaluation_batches(source: Source, batch_size: int) -> tf.data.Dataset:
     """
     if batch_size < 1:
         raise DataError(f"`batch_size` ({batch_size}) must be at least 1.")
-    images = source.test._images_on_host
-    scale, offset = _normalization(source)
+    inputs = source.test._on_host
 
     def read(index, labels):
-        pixels = tf.gather(images, index)
-        return tf.cast(pixels, tf.float32) * scale + offset, labels
+        return source.prepare(tf.gather(inputs, index)), labels
 
     columns = (np.arange(len(source.test)), source.test.labels)
     return _pipeline(columns, read, batch_size)
@@ -321,44 +363,64 @@ def _network() -> bool:
     return True
 
 
-def _feature_names(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
+def _feature_names(
+    name: str, info: tfds.core.DatasetInfo, text: bool
+) -> tuple[str, str]:
     features = info.features
     known = dict(features.items()) if hasattr(features, "items") else {}
     keys = info.supervised_keys
     if not (keys and len(keys) == 2 and all(isinstance(key, str) for key in keys)):
-        keys = ("image", "label")
-    image, label = (known.get(key) for key in keys)
-    if (
-        not isinstance(image, tfds.features.Image)
-        or not isinstance(label, tfds.features.ClassLabel)
-        or image.np_dtype != np.uint8
-        or not label.num_classes
-    ):
-        found = {key: type(value).__name__ for key, value in known.items()}
-        raise DataError(
-            _line(
-                f"Data set '{name}' must have an 8-bit Image and a ClassLabel",
-                f"it has {found or features}",
-            )
+        keys = ("text" if text else "image", "label")
+    first, label = (known.get(key) for key in keys)
+    if text:
+        fits = isinstance(first, tfds.features.Text)
+    else:
+        fits = isinstance(first, tfds.features.Image) and first.np_dtype == np.uint8
+    labelled = isinstance(label, tfds.features.ClassLabel) and label.num_classes
+    if fits and labelled:
+        return keys
+    found = {key: type(value).__name__ for key, value in known.items()}
+    wanted = "a Text" if text else "an 8-bit Image"
+    hint = "; texts need a --model of keras_hub" if "Text" in found.values() else ""
+    raise DataError(
+        _line(
+            f"Data set '{name}' must have {wanted} and a ClassLabel",
+            f"it has {found or features}{'' if text else hint}",
         )
-    return keys
+    )
+
+
+def _as_they_are(pixels: np.ndarray) -> np.ndarray:
+    return pixels
+
+
+def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The largest squares in the middle, resized; uint8 [b, size, size, c]."""
+    height, width = pixels.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[:, top : top + side, left : left + side]
+    if side == size:
+        return square
+    resized = tf.image.resize(square, (size, size), antialias=True)
+    return tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8).numpy()
 
 
 def _decode(
     name: str,
     builder: tfds.core.DatasetBuilder,
-    split: str,
-    image: str,
+    feature: str,
     label: str,
+    convert: Callable[[np.ndarray], np.ndarray],
+    at_once: int,
+    split: str,
     like: Split | None,
 ) -> Split:
-    """Decodes one split in stored order; `like` gives the size it must have."""
+    """Decodes one split in stored order; `like` gives the shape it must have."""
     info = builder.info
     count = info.splits[split].num_examples
-    shape = info.features[image].shape
-    same_size = None not in shape
-    used = 0 if like is None else like.images.nbytes
-    images, filled = None, 0
+    used = 0 if like is None else like.inputs.nbytes
+    inputs, filled = None, 0
     labels = np.empty(count, np.int64)
     try:
         examples = builder.as_dataset(
@@ -370,32 +432,32 @@ def _decode(
                 try_autocache=False, interleave_cycle_length=1, assert_cardinality=True
             ),
             decoders=tfds.decode.PartialDecoding(
-                {image: info.features[image], label: info.features[label]}
+                {feature: info.features[feature], label: info.features[label]}
             ),
         )
-        # Images whose size is not declared are compared one by one.
-        for batch in examples.batch(256 if same_size else 1).as_numpy_iterator():
-            pixels = batch[image]
-            if images is None:
-                size = pixels.shape[1:]
+        for batch in examples.batch(at_once).as_numpy_iterator():
+            values = convert(batch[feature])
+            if inputs is None:
+                shape = values.shape[1:]
                 if like is not None:
-                    size = like.images.shape[1:]
-                total = used + count * int(np.prod(size))
+                    shape = like.inputs.shape[1:]
+                total = used + count * int(np.prod(shape)) * values.itemsize
                 if total > MAX_DECODED_BYTES:
                     raise DataError(
                         f"Data set '{name}' takes {total / 2**30:.1f} GiB decoded; at "
                         f"most {MAX_DECODED_BYTES / 2**30:.3g} GiB fit: it is held in "
                         "memory, streaming from disk is not there yet."
                     )
-                images = np.empty((count, *size), np.uint8)
-            if pixels.shape[1:] != images.shape[1:]:
+                inputs = np.empty((count, *shape), values.dtype)
+            if values.shape[1:] != inputs.shape[1:]:
                 raise DataError(
                     f"Data set '{name}' has images of unequal size: "
-                    f"{images.shape[1:]} and {pixels.shape[1:]}."
+                    f"{inputs.shape[1:]} and {values.shape[1:]}; --image_size makes "
+                    "them equal."
                 )
-            images[filled : filled + len(pixels)] = pixels
-            labels[filled : filled + len(pixels)] = batch[label]
-            filled += len(pixels)
+            inputs[filled : filled + len(values)] = values
+            labels[filled : filled + len(values)] = batch[label]
+            filled += len(values)
     except (tf.errors.OpError, OSError, AssertionError) as error:
         raise DataError(
             _line(f"Data set '{name}', split '{split}', cannot be read", error)
@@ -406,7 +468,7 @@ def _decode(
             f"Data set '{name}', split '{split}', has labels from {labels.min()} to "
             f"{labels.max()}; they must be in [0, {classes})."
         )
-    return Split(images, labels)
+    return Split(inputs, labels)
 
 
 def _line(what: str, why: object) -> str:
@@ -438,12 +500,6 @@ def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(std > 0, std, 1.0)
 
 
-def _normalization(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """(pixel / 255 - mean) / std as pixel * scale + offset, float32 [c]."""
-    scale = 1 / (255 * source.std)
-    return scale.astype(np.float32), (-source.mean / source.std).astype(np.float32)
-
-
 def _random_words(count: int, seed: int, epoch: int) -> np.ndarray:
     # `tf.random.experimental.index_shuffle` would do with less memory, but it
     # keeps 32 bits of the seed and its neighbours are correlated.
@@ -458,7 +514,11 @@ def _random_words(count: int, seed: int, epoch: int) -> np.ndarray:
         ).numpy()
 
 
-def _augmentation(word: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _no_draw(word: np.ndarray) -> tuple[np.ndarray, ...]:
+    return ()
+
+
+def _drawn_shift(word: np.ndarray) -> tuple[np.ndarray, ...]:
     """Flip in {0, 1}, dy and dx in [-MAX_SHIFT, MAX_SHIFT]; int32 [n] each."""
     bits = word.view(np.uint64)
     span = np.uint64(2 * MAX_SHIFT + 1)
@@ -470,6 +530,19 @@ def _augmentation(word: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         dy.astype(np.int32) - MAX_SHIFT,
         dx.astype(np.int32) - MAX_SHIFT,
     )
+
+
+def _drawn_crop(word: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Flip in {0, 1}, int32; area in [MIN_CROP, 1], y and x in [0, 1], float32."""
+    bits = word.view(np.uint64)
+    flip = bits & np.uint64(1)
+    fields = [bits >> np.uint64(shift) & np.uint64(2**21 - 1) for shift in (1, 22, 43)]
+    area, y, x = (field.astype(np.float32) / np.float32(2**21 - 1) for field in fields)
+    return flip.astype(np.int32), MIN_CROP + (1 - MIN_CROP) * area, y, x
+
+
+def _unchanged(images: tf.Tensor) -> tf.Tensor:
+    return images
 
 
 def _flip_shift(
@@ -493,6 +566,38 @@ def _flip_shift(
     first = tf.range(batch) * padded_height
     flat = (first[:, None] + rows)[:, :, None] * padded_width + columns[:, None, :]
     return tf.gather(tf.reshape(padded, (-1, channels)), flat)
+
+
+def _flip_crop(
+    images: tf.Tensor, flip: tf.Tensor, area: tf.Tensor, y: tf.Tensor, x: tf.Tensor
+) -> tf.Tensor:
+    """Takes a part of each image, flipped or not, and resizes it bilinearly.
+
+    Args:
+      images: uint8 [b, h, w, c].
+      flip: int32 [b], 1 to mirror left and right.
+      area: float32 [b], share of the image, in (0, 1].
+      y: float32 [b], where the part is: from 0, at the top, to 1, at the bottom.
+      x: float32 [b], likewise from left to right.
+
+    Returns:
+      float32 [b, h, w, c], in [0, 255].
+    """
+    batch, height, width, _ = images.shape
+    side = tf.sqrt(area)
+    top, left = y * (1 - side), x * (1 - side)
+    right = left + side
+    left, right = tf.where(flip == 1, right, left), tf.where(flip == 1, left, right)
+    boxes = tf.stack([top, left, top + side, right], axis=1)
+    return tf.image.crop_and_resize(images, boxes, tf.range(batch), (height, width))
+
+
+# What is drawn for each position, and what is done with it.
+_AUGMENTED = {
+    "none": (_no_draw, _unchanged),
+    "flip_shift": (_drawn_shift, _flip_shift),
+    "flip_crop": (_drawn_crop, _flip_crop),
+}
 
 
 def _pipeline(columns, read, batch_size: int | None = None) -> tf.data.Dataset:

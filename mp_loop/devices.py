@@ -13,7 +13,7 @@ def use_xla(choice: str) -> bool:
         are faster in 16 bits.
     """
     if choice == "auto":
-        return bool(tf.config.list_physical_devices("GPU"))
+        return has_gpu()
     return choice == "on"
 
 
@@ -22,4 +22,9 @@ def multiplies_slowly(dtype: str) -> bool:
 
     TensorFlow's CPU kernels for float16 are emulated; for bfloat16 they are not.
     """
-    return dtype == "float16" and not tf.config.list_physical_devices("GPU")
+    return dtype == "float16" and not has_gpu()
+
+
+def has_gpu() -> bool:
+    """Tells whether TensorFlow sees a GPU."""
+    return bool(tf.config.list_physical_devices("GPU"))

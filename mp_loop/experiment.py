@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 from mp_loop import cluster, command, config
@@ -28,6 +29,9 @@ def prepare(settings: config.Config) -> None:
 class Experiment:
     """The parts; `step` is a `TrainStep` or a `KerasStep`.
 
+    With --head_epochs there are two phases, each with its own step, optimizer and
+    schedule: the last layer alone, then what --freeze leaves.
+
     Attributes:
       settings: what it was built from, --precision=auto resolved.
       source: the data, in memory.
@@ -35,9 +39,11 @@ class Experiment:
       step: one training step.
       evaluation: `EvalStep` on `model`.
       steps_per_epoch: batches in one pass over the training data.
-      total_steps: length of the run.
+      phase_ends: for each phase the number of steps up to its end.
+      phase: the one that `step` is of, from 0.
       strategy: which devices share a step.
       workers: what its workers tell each other.
+      make_step: makes the step of a phase.
     """
 
     settings: config.Config
@@ -46,9 +52,29 @@ class Experiment:
     step: Any
     evaluation: Any
     steps_per_epoch: int
-    total_steps: int
+    phase_ends: tuple[int, ...]
+    phase: int
     strategy: Any
     workers: Any
+    make_step: Callable[[int], Any]
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the run."""
+        return self.phase_ends[-1]
+
+    def in_phase(self, phase: int) -> Experiment:
+        """Returns the experiment with a step that trains what this phase trains.
+
+        The model, its random states, the loss scale and all counts go on; the
+        optimizer starts anew.
+        """
+        if phase == self.phase:
+            return self
+        self.step.export()
+        step = self.make_step(phase)
+        step.continue_from(self.step)
+        return dataclasses.replace(self, step=step, phase=phase)
 
     def batches(self, epoch: int, start: int = 0) -> Any:
         """Returns the `tf.data.Dataset` of an epoch, from batch `start` on."""
@@ -110,32 +136,43 @@ def build(settings: config.Config) -> Experiment:
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
-    with command.bad_input(data.DataError, flag="dataset", value=settings.dataset):
-        source = data.load(settings.dataset, settings.data_dir)
+    source = _source(settings)
     _refuse_uneven(settings, strategy.num_replicas_in_sync)
     with command.bad_input(data.DataError, models.ModelError), strategy.scope():
         steps_per_epoch = data.steps_per_epoch(source, settings.batch_size)
-        model = models.build(
-            settings.model, source.image_shape, source.num_classes, settings.seed
-        )
+        model = _model(settings, source)
+        if settings.freeze:
+            models.freeze(model, settings.freeze)
     if settings.sync_batch_norm:
         distribution.synchronize_batch_norm(model)
-    total_steps = settings.steps or settings.epochs * steps_per_epoch
+    phase_ends = _phase_ends(settings, steps_per_epoch)
     loss = _loss(settings.loss, models.from_logits(model))
-    with command.bad_input(ValueError), strategy.scope():
-        rate = updates.learning_rate(
-            settings.schedule,
-            settings.learning_rate,
-            total_steps,
-            settings.warmup_steps,
-            settings.decay_fractions,
-            settings.decay_factor,
-        )
-        if settings.rollback:
-            rate = updates.Lowered(rate, settings.rollback_factor)
-        step = _step(settings, model, loss, rate)
-        if settings.rollback:
-            rate.rollbacks = step.state.rollbacks
+    trained = models.Trained(model)
+
+    def make_step(phase: int) -> Any:
+        with command.bad_input(ValueError), strategy.scope():
+            if phase < len(phase_ends) - 1:
+                trained.head_alone()
+                rate = settings.head_learning_rate
+            else:
+                trained.everything()
+                begins = phase_ends[-2] if phase else 0
+                rate = updates.learning_rate(
+                    settings.schedule,
+                    settings.learning_rate,
+                    phase_ends[-1] - begins,
+                    settings.warmup_steps,
+                    settings.decay_fractions,
+                    settings.decay_factor,
+                )
+            if settings.rollback:
+                rate = updates.Lowered(rate, settings.rollback_factor)
+            step = _step(settings, model, loss, rate)
+            if settings.rollback:
+                rate.rollbacks = step.state.rollbacks
+        return step
+
+    step = make_step(0)
     with (
         command.bad_input(ValueError, flag="metric", value=settings.metric),
         strategy.scope(),
@@ -148,10 +185,56 @@ def build(settings: config.Config) -> Experiment:
         step,
         evaluation,
         steps_per_epoch,
-        total_steps,
+        phase_ends,
+        0,
         strategy,
         distribution.Workers(strategy),
+        make_step,
     )
+
+
+def _source(settings: config.Config) -> Any:
+    """Loads the data, with the preprocessing that the model wants."""
+    from mp_loop import data, models
+
+    with command.bad_input(data.DataError, flag="dataset", value=settings.dataset):
+        source = data.load(settings.dataset, settings.data_dir, settings.image_size)
+    preprocess = models.preprocessing(
+        settings.preprocessing, settings.model, settings.weights
+    )
+    channels = source.input_shape[-1]
+    if settings.preprocessing in ("torch", "caffe") and channels != 3:
+        raise command.UsageError(
+            f"--preprocessing ({settings.preprocessing}) is for 3 channels, not the "
+            f"{channels} of '{settings.dataset}'."
+        )
+    return dataclasses.replace(source, preprocess=preprocess)
+
+
+def _model(settings: config.Config, source: Any) -> Any:
+    """Builds the model for the data."""
+    from mp_loop import models
+
+    return models.build(
+        settings.model,
+        source.input_shape,
+        source.num_classes,
+        settings.seed,
+        settings.weights,
+        settings.dropout,
+    )
+
+
+def _phase_ends(settings: config.Config, steps_per_epoch: int) -> tuple[int, ...]:
+    """The step after the last one of each phase."""
+    total_steps = settings.steps or settings.epochs * steps_per_epoch
+    head_steps = settings.head_epochs * steps_per_epoch
+    if head_steps >= total_steps:
+        raise command.UsageError(
+            f"--head_epochs ({settings.head_epochs}) are {head_steps} steps; the run "
+            f"has {total_steps}, and must have more."
+        )
+    return (head_steps, total_steps) if head_steps else (total_steps,)
 
 
 def resolved(settings: config.Config) -> config.Config:
@@ -198,6 +281,10 @@ def _step(settings: config.Config, model: Any, loss: Any, rate: Any) -> Any:
     )
     many = settings.strategy != "none"
     jit_compile = devices.use_xla(settings.jit_compile) and not many
+    if settings.loop == "keras" and settings.precision == "float16":
+        # On a CPU Keras' float16 convolutions are emulated one number at a time,
+        # five times slower than what XLA makes of them.
+        jit_compile = settings.jit_compile != "off"
     if settings.loop == "keras":
         names = ("initial_scale", "growth_interval")
         constants = settings.scale_constants()

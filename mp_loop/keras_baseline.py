@@ -108,6 +108,13 @@ class KerasStep:
         """Takes many steps in one call, as `TrainStep.run`."""
         return self._run(iterator, tf.convert_to_tensor(steps, tf.int32))
 
+    def continue_from(self, before: KerasStep) -> None:
+        """Takes over from a step that trained other layers of the same model."""
+        self.state.continue_from(before.state)
+        pairs = zip(self.scale_variables, before.scale_variables, strict=True)
+        for variable, value in pairs:
+            variable.assign(value)
+
     def export(self) -> keras.Model:
         """Copies the weights to the float32 model and returns it."""
         pairs = zip(self.model.weights, self.mixed.weights, strict=True)

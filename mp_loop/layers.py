@@ -26,6 +26,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop import devices
+
 # Layers of the form activation(product(inputs, kernel) + bias).
 BIASED = (
     keras.layers.Conv1D,
@@ -80,20 +82,21 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor) -> Any:
 
 @functools.cache
 def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Computes a smooth activation of a 16-bit tensor in one pass, in float32.
+    """Computes an activation of a 16-bit tensor in one pass, in float32.
 
     Keras computes GELU in 16 bits as a dozen operations, each of which rounds, takes
     a pass over memory, and is kept for the backward pass. Here XLA makes one loop of
-    them, forward and backward, between which the 16-bit input alone is kept.
+    them, forward and backward, between which the 16-bit input alone is kept; of
+    ReLU6, whose 16-bit kernel for processors is slow, the output.
 
     Args:
       activation: elementwise function of Keras.
 
     Returns:
       A function of a tensor of any dtype, to the same dtype; `activation` itself
-      where it is not known to be smooth and elementwise.
+      where nothing is known to be gained.
     """
-    if activation not in _SMOOTH:
+    if activation not in _FUSED:
         return activation
 
     def in_float32(x: tf.Tensor) -> tf.Tensor:
@@ -110,17 +113,20 @@ def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     @tf.custom_gradient
     def activate(x: tf.Tensor) -> Any:
-        return forward(x), functools.partial(backward, x)
+        y = forward(x)
+        kept = y if activation is keras.activations.relu6 else x
+        return y, functools.partial(backward, kept)
 
     return lambda x: activation(x) if x.dtype == tf.float32 else activate(x)
 
 
-_SMOOTH = (
+_FUSED = (
     keras.activations.celu,
     keras.activations.elu,
     keras.activations.gelu,
     keras.activations.log_sigmoid,
     keras.activations.mish,
+    keras.activations.relu6,
     keras.activations.selu,
     keras.activations.sigmoid,
     keras.activations.silu,
@@ -172,6 +178,46 @@ def _float32_product(
     return multiply(x, tf.cast(kernel, dtype))
 
 
+def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """A 1x1 convolution of [n, h, w, c] as a product of matrices."""
+    rows = tf.reshape(x, (-1, x.shape[-1]))
+    product = tf.matmul(rows, tf.reshape(kernel, kernel.shape[2:]))
+    return tf.reshape(product, tf.concat([tf.shape(x)[:-1], kernel.shape[3:]], 0))
+
+
+def _strided_depthwise(
+    x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str
+) -> tf.Tensor:
+    """A depthwise convolution whose gradient to `x` is computed in float32.
+
+    In bfloat16 oneDNN leaves that to its reference code, ten times slower.
+    """
+    strides = [1, stride, stride, 1]
+
+    @tf.custom_gradient
+    def convolve(x: tf.Tensor, kernel: tf.Tensor) -> Any:
+        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            dx = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+                input_sizes=tf.shape(x),
+                filter=tf.cast(kernel, tf.float32),
+                out_backprop=tf.cast(dy, tf.float32),
+                strides=strides,
+                padding=padding,
+            )
+            dkernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+                input=x,
+                filter_sizes=tf.shape(kernel),
+                out_backprop=dy,
+                strides=strides,
+                padding=padding,
+            )
+            return tf.cast(dx, x.dtype), dkernel
+
+        return tf.nn.depthwise_conv2d(x, kernel, strides, padding), gradient
+
+    return convolve(x, kernel)
+
+
 class _Float32Bias:
     """Mixin: the layer's kernel in 16 bits, the master's own float32 bias."""
 
@@ -195,6 +241,17 @@ class _Float32Bias:
             )
         elif isinstance(self, keras.layers.EinsumDense):
             self._multiply = lambda inputs: product(inputs, self.kernel)
+        elif product is _pointwise:
+            self._multiply = lambda inputs: product(
+                inputs, tf.convert_to_tensor(self.kernel)
+            )
+        elif self._is_strided_depthwise():
+            self._multiply = lambda inputs: _strided_depthwise(
+                inputs,
+                tf.convert_to_tensor(self.kernel),
+                self.strides[0],
+                self.padding.upper(),
+            )
 
     def _product(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
         """The layer as a function of inputs and kernel, where that is all it is."""
@@ -204,6 +261,8 @@ class _Float32Bias:
             # Keras' own einsum may multiply example by example, and then add up
             # the examples' 16-bit gradients.
             return functools.partial(tf.einsum, self.equation)
+        if self._is_pointwise() and not devices.has_gpu():
+            return _pointwise  # a product of matrices has the faster gradient
         if isinstance(self, keras.layers.Conv2D | keras.layers.Conv3D):
             return functools.partial(
                 keras.ops.conv,
@@ -213,6 +272,26 @@ class _Float32Bias:
                 dilation_rate=self.dilation_rate,
             )
         return None
+
+    def _is_pointwise(self) -> bool:
+        """Tells whether this is a convolution that multiplies single pixels."""
+        return (
+            isinstance(self, keras.layers.Conv2D)
+            and set(self.kernel_size) == set(self.strides) == {1}
+            and self.groups == 1
+            and self.data_format == "channels_last"
+        )
+
+    def _is_strided_depthwise(self) -> bool:
+        """Tells whether the product has a very slow gradient on a processor."""
+        return (
+            isinstance(self, keras.layers.DepthwiseConv2D)
+            and self.compute_dtype == "bfloat16"
+            and self.strides[0] == self.strides[1] > 1
+            and tuple(self.dilation_rate) == (1, 1)
+            and self.data_format == "channels_last"
+            and not devices.has_gpu()
+        )
 
     def _is_cheap(self) -> bool:
         """Tells whether to compute the output again beats to keep it in memory."""
@@ -479,14 +558,100 @@ class _BatchNorm(keras.layers.Layer):
                 variance * master.momentum + batch_variance * rate
             )
         else:
-            # Per channel, in float32, then once per element.
-            y = tf.cast(
-                (tf.cast(x, tf.float32) - mean)
-                * (gamma * tf.math.rsqrt(variance + master.epsilon))
-                + beta,
-                dtype,
-            )
+            factor = gamma * tf.math.rsqrt(variance + master.epsilon)
+            affine = (x, factor, beta - mean * factor)
+            y = _affine(*affine)
+            if len(inputs.shape) == 4:
+                y._affine = affine  # see `_ReLU`
         return tf.reshape(y, tf.shape(inputs)) if len(inputs.shape) != 4 else y
+
+
+def _affine(
+    x: tf.Tensor,
+    factor: tf.Tensor,
+    offset: tf.Tensor,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> tf.Tensor:
+    """Computes `x * factor + offset`, between bounds, in float32, one loop each way.
+
+    Where factor and offset are not trained, the output alone is kept for the
+    backward pass, and nothing where there are no bounds.
+
+    Args:
+      x: 16-bit [..., channels].
+      factor: float32 [channels].
+      offset: float32 [channels].
+      low: least value of the output.
+      high: largest value.
+    """
+    bounded = low > -math.inf
+
+    @tf.function(jit_compile=True)
+    def forward(x: tf.Tensor, factor: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+        wide = tf.cast(x, tf.float32) * factor + offset
+        # A NaN stays one.
+        return tf.cast(tf.minimum(tf.maximum(wide, low), high), x.dtype)
+
+    def through(y: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+        dy = tf.cast(dy, tf.float32)
+        return tf.where((y > low) & (y < high), dy, 0.0) if bounded else dy
+
+    @tf.function(jit_compile=True)
+    def backward(y: tf.Tensor, factor: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+        return tf.cast(through(y, dy) * factor, dy.dtype)
+
+    @tf.function(jit_compile=True)
+    def sums(x: tf.Tensor, y: tf.Tensor, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        dy = through(y, dy)
+        axes = list(range(x.shape.rank - 1))
+        return tf.reduce_sum(dy * tf.cast(x, tf.float32), axes), tf.reduce_sum(dy, axes)
+
+    @tf.custom_gradient
+    def compute(x: tf.Tensor, factor: tf.Tensor, offset: tf.Tensor) -> Any:
+        y = forward(x, factor, offset)
+
+        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            kept = y if bounded else dy
+            return backward(kept, factor, dy), *sums(x, kept, dy)
+
+        return y, gradient
+
+    return compute(x, factor, offset)
+
+
+class _ReLU(keras.layers.Activation):
+    """ReLU or ReLU6; of frozen batch norm, both in one loop."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        affine = getattr(inputs, "_affine", None)
+        if affine is None:
+            return super().call(inputs)
+        six = self._six
+        return _affine(*affine, low=0.0, high=6.0 if six else math.inf)
+
+
+def relu(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> Any:
+    """Makes a 16-bit ReLU or ReLU6 layer; None where the layer is neither.
+
+    Args:
+      layer: a float32 layer.
+      policy: dtype of inputs and outputs.
+    """
+    activation = None
+    if type(layer) is keras.layers.Activation:
+        activation = layer.activation
+    elif type(layer) is keras.layers.ReLU and not (
+        layer.negative_slope or layer.threshold
+    ):
+        names = {None: "relu", 6.0: "relu6"}
+        activation = getattr(keras.activations, names.get(layer.max_value, ""), None)
+    if activation not in (keras.activations.relu, keras.activations.relu6):
+        return None
+    twin = _ReLU(activation, name=layer.name, dtype=policy)
+    twin._six = activation is keras.activations.relu6
+    twin.activation = fused(activation)
+    return twin
 
 
 def _normalize(

@@ -239,6 +239,9 @@ def _convert_layer(
     exponential = layers.needs_float32(getattr(layer, "activation", None))
     elementwise = type(layer) in _ELEMENTWISE and not exponential
     merge = type(layer) in _MERGES and _inputs_agree(layer)
+    relu = layers.relu(layer, policy)
+    if relu is not None:
+        return relu
     if type(layer) in _GATHERS or elementwise or merge:
         twin = type(layer).from_config(layers.twin_config(layer, policy))
         if type(layer) is keras.layers.Activation:

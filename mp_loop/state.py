@@ -112,6 +112,19 @@ class TrainState(tf.Module):
         for variable, value in zip(self.loss_scale, state, strict=True):
             variable.assign(value)
 
+    def continue_from(self, before: TrainState) -> None:
+        """Takes over from a training of other variables of the same model.
+
+        That is the loss scale, the seeds and all counts but those of single masters.
+        """
+        names = ("loss_scale", "seeds")
+        pairs = [(getattr(self, name), getattr(before, name)) for name in names]
+        for ours, theirs in pairs:
+            for variable, value in zip(ours, theirs, strict=True):
+                variable.assign(value)
+        for name in set(COUNTERS) - {"overflows", "logged_overflows"}:
+            getattr(self, name).assign(getattr(before, name))
+
     def count(
         self,
         applied: tf.Tensor,

@@ -246,6 +246,10 @@ class TrainStep:
             if working is not master:
                 working.assign(keras.ops.cast(master, working.dtype))
 
+    def continue_from(self, before: TrainStep) -> None:
+        """Takes over from a step that trained other layers of the same model."""
+        self.state.continue_from(before.state)
+
     def export(self) -> keras.Model:
         """Returns the trained float32 model."""
         return self.model

@@ -124,7 +124,7 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
     """
     built = experiment.build(settings)
     settings = built.settings  # --precision=auto resolved
-    step, total_steps = built.step, built.total_steps
+    total_steps = built.total_steps
     if settings.profile_range and settings.profile_range[0] >= total_steps:
         raise command.UsageError(
             f"--profile_steps ({settings.profile_steps}) must begin within the "
@@ -144,13 +144,20 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
         },
     )
     out: record.Run | None = None
+
+    def enter(phase: int) -> Any:
+        nonlocal built
+        built = built.in_phase(phase)
+        return built.step.state
+
     checkpoints = checkpointing.Checkpoints(
         os.path.join(settings.output_dir, "checkpoints"),
-        step.state,
+        built.step.state,
         settings.keep_checkpoints,
         settings.best_by,
         before_publishing=lambda: out.sync(),
         rescue_folder=lambda: out.rescue("a checkpoint cannot be written"),
+        enter=enter,
     )
     flagfile = dataclasses.replace(
         settings, resume=False, change_precision=False
@@ -169,33 +176,20 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
             done = checkpoints.restore(convert=settings.change_precision)
             _refuse_the_past(settings, done, total_steps)
             if checkpoints.converted:
-                step.reload()
-            step.export()
+                built.step.reload()
+            built.step.export()
             out = record.Run.reopen(settings.output_dir, flagfile, done, lock)
             checkpoints.forget_after(done)
         else:
             out = record.Run.create(settings.output_dir, flagfile)
-    witness = None
-    # One device, of which a probe can take everything back.
-    if settings.loop == "custom" and settings.strategy == "none":
-        from mp_loop import probe
-        from mp_loop import witness as witnesses
-
-        witness = witnesses.Witness(
-            probe.Probe(step),
-            built.batches,
-            built.steps_per_epoch,
-            out,
-            settings.explain_skips,
-        )
     slower = machine.warning(settings.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
-    built.workers.give_first(list(step.state.named().values()))
+    built.workers.give_first(list(built.step.state.named().values()))
 
     if writes and not done:
         out.log_setup(dataclasses.asdict(settings), _graph(built))
-    done = int(step.state.step.numpy())  # every worker's, after the chief's
+    done = int(built.step.state.step.numpy())  # every worker's, after the chief's
     shown = progress.Progress(total_steps, done, settings.quiet or not writes)
     profile = profiling.Profile(
         os.path.join(settings.output_dir, "tensorboard"),
@@ -204,18 +198,25 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
     continue_with = "python -m mp_loop.train --flagfile={}/flags.txt --resume"
     try:
         with command.stop_requested() as stop_requested:
-            result = loop.train(
-                step,
-                built.batches,
-                built.evaluate,
-                out,
-                plan,
-                checkpoints,
-                shown,
-                lambda: built.workers.any(stop_requested()),
-                witness=witness,
-                profile=profile,
-            )
+            results = []
+            for phase in range(built.phase, len(built.phase_ends)):
+                if phase != built.phase:
+                    checkpoints.begin(phase, enter(phase))
+                    checkpoints.save(results[-1].evaluation if results else {})
+                results.append(
+                    loop.train(
+                        built.step,
+                        built.batches,
+                        built.evaluate,
+                        out,
+                        dataclasses.replace(plan, total_steps=built.phase_ends[phase]),
+                        checkpoints,
+                        shown,
+                        lambda: built.workers.any(stop_requested()),
+                        witness=_witness(built, out),
+                        profile=profile,
+                    )
+                )
     except loop.TrainingDiverged as error:
         shown.close()
         print(f"Training diverged: {error}", file=sys.stderr)
@@ -254,9 +255,11 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
     if not writes:
         return 0
 
+    result = results[-1]
     summary = {
         **dataclasses.asdict(result),
         **result.evaluation,
+        "train_seconds": sum(part.train_seconds for part in results),
         "peak_memory_bytes": record.peak_memory_bytes(),
         "precision": settings.precision,
         "loop": settings.loop,
@@ -267,7 +270,7 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
     }
     del summary["evaluation"]
     try:
-        out.write_model(step.export())
+        out.write_model(built.step.export())
         out.write_summary(summary)
         picture = out.draw()
         looks = out.read_numerics()
@@ -289,6 +292,22 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
         print(f"Picture: {picture}" if picture else _NO_PICTURE)
         print(f"Report: {page}")
     return 0
+
+
+def _witness(built: experiment.Experiment, out: record.Run) -> Any:
+    """Watches our own step on one device, of which a probe can take all back."""
+    settings = built.settings
+    if settings.loop != "custom" or settings.strategy != "none":
+        return None
+    from mp_loop import probe, witness
+
+    return witness.Witness(
+        probe.Probe(built.step),
+        built.batches,
+        built.steps_per_epoch,
+        out,
+        settings.explain_skips,
+    )
 
 
 def _graph(built: experiment.Experiment) -> Any:

@@ -346,7 +346,7 @@ def learning_rate(
     """Makes a learning rate for a Keras optimizer; it reads `applied_steps`.
 
     Args:
-      schedule: "constant", "cosine" (to zero) or "piecewise".
+      schedule: "constant", "cosine" or "linear" (both to zero), or "piecewise".
       peak: rate after warm-up.
       total_steps: updates of the whole run.
       warmup_steps: updates of the linear rise, fewer than `total_steps`.
@@ -364,6 +364,8 @@ def learning_rate(
     schedules = keras.optimizers.schedules
     if schedule == "cosine":
         after = schedules.CosineDecay(peak, total_steps - warmup_steps)
+    elif schedule == "linear":
+        after = schedules.PolynomialDecay(peak, total_steps - warmup_steps, 0.0)
     elif schedule == "piecewise":
         boundaries = [round(f * total_steps) - warmup_steps for f in decay_fractions]
         values = [peak * decay_factor**i for i in range(len(boundaries) + 1)]
@@ -388,8 +390,8 @@ def make_optimizer(
       name: "sgd", "momentum", "nesterov", "adam" or "adamw".
       rate: learning rate or schedule.
       momentum: for "momentum" and "nesterov".
-      weight_decay: decoupled, for "adamw"; biases and normalization parameters
-        are decayed as well.
+      weight_decay: decoupled, for "adamw"; biases and the parameters of
+        normalization are exempt.
       **arguments: passed on to Keras, such as `global_clipnorm`.
     """
     optimizers = keras.optimizers
@@ -401,5 +403,7 @@ def make_optimizer(
     if name == "adam":
         return optimizers.Adam(rate, **arguments)
     if name == "adamw":
-        return optimizers.AdamW(rate, weight_decay=weight_decay, **arguments)
+        adamw = optimizers.AdamW(rate, weight_decay=weight_decay, **arguments)
+        adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return adamw
     raise ValueError(f"`name` ({name}) is not an optimizer that is known here.")

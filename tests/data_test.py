@@ -36,7 +36,7 @@ def source(count, shape=(6, 5, 1), test_count=3):
         train=split,
         test=data.Split(images[:test_count], np.arange(test_count)),
         num_classes=count,
-        image_shape=shape,
+        input_shape=shape,
         class_names=tuple(map(str, range(count))),
         # Normalization is then the identity, exactly.
         mean=np.zeros(shape[-1]),
@@ -65,18 +65,18 @@ def assert_same(got, wanted):
 @pytest.mark.parametrize(("split", "per_class"), [("train", 600), ("test", 100)])
 def test_embedded_data_are_balanced_and_pinned(mini, split, per_class):
     examples = getattr(mini, split)
-    assert examples.images.dtype == np.uint8
+    assert examples.inputs.dtype == np.uint8
     assert examples.labels.dtype == np.int64
-    assert examples.images.shape == (10 * per_class, 28, 28, 1)
+    assert examples.inputs.shape == (10 * per_class, 28, 28, 1)
     assert np.bincount(examples.labels).tolist() == [per_class] * 10
-    content = examples.images.tobytes() + examples.labels.tobytes()
+    content = examples.inputs.tobytes() + examples.labels.tobytes()
     assert hashlib.sha256(content).hexdigest() == MINI_SHA256[split]
 
 
 def test_embedded_data_keep_names_licence_and_no_machine_path(mini):
     assert mini.name == "fashion_mnist_mini"
     assert mini.num_classes == 10
-    assert mini.image_shape == (28, 28, 1)
+    assert mini.input_shape == (28, 28, 1)
     assert mini.class_names[0] == "T-shirt/top"
     assert mini.class_names[9] == "Ankle boot"
     folder = embedded_folder()
@@ -86,7 +86,7 @@ def test_embedded_data_keep_names_licence_and_no_machine_path(mini):
 
 
 def test_mean_and_std_are_those_of_the_training_pixels(mini):
-    pixels = mini.train.images.astype(np.float64) / 255
+    pixels = mini.train.inputs.astype(np.float64) / 255
     # Summing 4.7 million float64 in another order: some 1e-13 relative.
     np.testing.assert_allclose(mini.mean, [pixels.mean()], rtol=1e-12)
     np.testing.assert_allclose(mini.std, [pixels.std()], rtol=1e-12)
@@ -129,7 +129,7 @@ def test_images_travel_with_their_labels():
     made = source(23)
     for x, y in data.training_batches(made, 5, seed=3, epoch=1):
         assert x.dtype == tf.float32 and y.dtype == tf.int64
-        np.testing.assert_array_equal(x, made.train.images[y.numpy()])
+        np.testing.assert_array_equal(x, made.train.inputs[y.numpy()])
 
 
 def test_order_depends_on_seed_and_epoch_and_they_do_not_collide():
@@ -197,7 +197,7 @@ def test_training_inputs_are_normalized(mini):
     x, y = next(iter(data.training_batches(mini, 64, seed=0, epoch=0)))
     where = np.argsort(data._random_words(6000, 0, 0)[:, 0])[:64]
     np.testing.assert_array_equal(y, mini.train.labels[where])
-    wanted = (mini.train.images[where] / 255 - mini.mean) / mini.std
+    wanted = (mini.train.inputs[where] / 255 - mini.mean) / mini.std
     # Two roundings of values up to 2: 2 * 2 * 2**-24, and of the constants.
     np.testing.assert_allclose(x, wanted, atol=6e-7)
 
@@ -208,7 +208,7 @@ def test_evaluation_is_in_order_normalized_alike_and_complete(mini):
     np.testing.assert_array_equal(
         np.concatenate([y for _, y in seen]), mini.test.labels
     )
-    wanted = (mini.test.images / 255 - mini.mean) / mini.std
+    wanted = (mini.test.inputs / 255 - mini.mean) / mini.std
     got = np.concatenate([x for x, _ in seen])
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, wanted, atol=6e-7)
@@ -242,7 +242,7 @@ def test_flip_shift_moves_each_example_its_own_way():
 
 
 def test_augmentation_draws_every_flip_and_shift_about_equally():
-    flip, dy, dx = data._augmentation(data._random_words(90_000, 0, 0)[:, 1])
+    flip, dy, dx = data._drawn_shift(data._random_words(90_000, 0, 0)[:, 1])
     # Five standard deviations of a binomial count.
     assert abs(flip.sum() - 45_000) < 5 * 150
     for shift in (dy, dx):
@@ -317,10 +317,10 @@ def test_a_folder_without_builder_code_is_read(tmp_path, image, test_split):
     examples = pictures(*[4] * 45)
     write(tmp_path, image, LABEL, examples, ("train", test_split), per_file=20)
     made = data.load("made", str(tmp_path))
-    assert made.image_shape == (4, 4, 3)
+    assert made.input_shape == (4, 4, 3)
     assert made.class_names == ("cat", "dog")
     for split in (made.train, made.test):
-        assert split.images[:, 0, 0, 0].tolist() == list(range(45))
+        assert split.inputs[:, 0, 0, 0].tolist() == list(range(45))
         assert split.labels.tolist() == [i % 2 for i in range(45)]
 
 

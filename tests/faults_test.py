@@ -209,7 +209,7 @@ def test_training_with_faults_reaches_its_accuracy(precision):
     for faults in (False, True):
         for seed in range(3):
             chance = np.random.default_rng(seed)
-            model = models.build("mlp", source.image_shape, 10, seed)
+            model = models.build("mlp", source.input_shape, 10, seed)
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             step = mp_loop.TrainStep(
                 model,

@@ -52,7 +52,7 @@ def test_the_pure_parts_are_the_step():
     rule = mp_loop.DynamicLossScale(2.0**22, growth_interval=20)
     model, skipped = program("pure_parts").main(1, rule)
     source = data.load("fashion_mnist_mini")
-    same = models.build("mlp", source.image_shape, source.num_classes, seed=0)
+    same = models.build("mlp", source.input_shape, source.num_classes, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     step = mp_loop.TrainStep(same, keras.optimizers.SGD(0.1), loss, "float16", rule)
     for images, labels in data.training_batches(source, 128, 0, 0):

@@ -78,7 +78,7 @@ def compare(
 
 def build(name: str, source: data.Source) -> keras.Model:
     """Returns the model; its dropout, if any, off."""
-    model = models.build(name, source.image_shape, source.num_classes)
+    model = models.build(name, source.input_shape, source.num_classes)
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0

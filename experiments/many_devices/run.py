@@ -31,7 +31,7 @@ def ring_sum(parts: np.ndarray, dtype: type) -> np.ndarray:
 def main() -> None:
     """Prints a row for each number of replicas."""
     source = data.load("fashion_mnist_mini")
-    model = models.build("cnn", source.image_shape, source.num_classes, seed=0)
+    model = models.build("cnn", source.input_shape, source.num_classes, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     step = steps.TrainStep(model, keras.optimizers.SGD(0.1), loss, "float16")
     half = [w.dtype == tf.float16 for w in step.working_weights]

@@ -21,7 +21,7 @@ DECAY = 0.98
 def main(epochs: int = 3) -> tuple[float, float]:
     """Trains; returns the accuracy of the last weights and of the averaged ones."""
     source = data.load("fashion_mnist_mini")
-    model = models.build("mlp", source.image_shape, source.num_classes, seed=0)
+    model = models.build("mlp", source.input_shape, source.num_classes, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     step = mp_loop.TrainStep(model, keras.optimizers.Adam(2e-3), loss)
     averages = [tf.Variable(weight) for weight in step.master_weights]

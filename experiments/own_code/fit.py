@@ -16,7 +16,7 @@ from mp_loop import data, models
 def main(epochs: int = 3) -> float:
     """Trains; returns the accuracy on the test images."""
     source = data.load("fashion_mnist_mini")
-    model = models.build("mlp", source.image_shape, source.num_classes, seed=0)
+    model = models.build("mlp", source.input_shape, source.num_classes, seed=0)
 
     model = mp_loop.for_fit(model, "float16")  # the new line
 

@@ -33,7 +33,7 @@ class WithInputGradient(keras.Model):
 def main(penalty: float = 0.1, epochs: int = 3) -> tuple[float, float]:
     """Trains; returns accuracy and mean squared input gradient on the test images."""
     source = data.load("fashion_mnist_mini")
-    mlp = models.build("mlp", source.image_shape, source.num_classes, seed=0)
+    mlp = models.build("mlp", source.input_shape, source.num_classes, seed=0)
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def squared_norm(gradients: tf.Tensor) -> tf.Tensor:

@@ -18,7 +18,7 @@ RATE = 0.1
 def main(epochs: int = 2, rule: mp_loop.DynamicLossScale | None = None) -> tuple:
     """Trains; returns the model and the number of skipped steps."""
     source = data.load("fashion_mnist_mini")
-    model = models.build("mlp", source.image_shape, source.num_classes, seed=0)
+    model = models.build("mlp", source.input_shape, source.num_classes, seed=0)
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     twin = mp_loop.half_precision_twin(model, "float16")
