@@ -161,7 +161,11 @@ def _prove(settings: config.Config) -> int:
     with command.bad_input(ValueError):
         sides = {
             loop: dataclasses.replace(
-                settings, **(values | {"deterministic": True, "jit_compile": jit})
+                settings,
+                **values,
+                deterministic=True,
+                jit_compile=jit,
+                head_epochs=0,  # which trains less of the same model
             )
             for loop, values in own.items()
         }

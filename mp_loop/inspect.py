@@ -89,11 +89,13 @@ def declare(flag_values: flags.FlagValues) -> None:
 def run(settings: config.Config, flag_values: Any) -> int:
     """Looks, prints and advises; returns the exit code."""
     settings = _settings(settings, flag_values)
+    if not flag_values.checkpoints:
+        settings = dataclasses.replace(settings, head_epochs=0)
     built = experiment.build(settings)
     from mp_loop import probe, reading
 
     if flag_values.checkpoints:
-        _restore(built, flag_values.checkpoints)
+        built = _restored(built, flag_values.checkpoints)
     start = int(built.step.state.step)
     out = None
     if settings.output_dir:
@@ -144,14 +146,22 @@ def _settings(settings: config.Config, flag_values: Any) -> config.Config:
     return dataclasses.replace(settings, inspect_every=settings.inspect_every or _EVERY)
 
 
-def _restore(built: experiment.Experiment, folder: str) -> None:
+def _restored(built: experiment.Experiment, folder: str) -> experiment.Experiment:
     """Puts the newest checkpoint of a folder into the step; nothing is written."""
     from mp_loop import checkpoints
 
     if not os.path.isdir(folder) or not os.listdir(folder):
         raise command.UsageError(f"--checkpoints ({folder}) holds no checkpoint.")
+
+    def enter(phase: int) -> Any:
+        nonlocal built
+        built = built.in_phase(phase)
+        return built.step.state
+
+    state = built.step.state
     with command.bad_input(checkpoints.CheckpointError):
-        checkpoints.Checkpoints(folder, built.step.state, keep=1).restore()
+        checkpoints.Checkpoints(folder, state, keep=1, enter=enter).restore()
+    return built
 
 
 def _train_to(built: experiment.Experiment, position: int) -> None:

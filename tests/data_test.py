@@ -265,6 +265,47 @@ def test_augmentation_follows_the_position_not_the_batch_size():
     assert any((a != b).any() for (a, _), (b, _) in zip(two, plain, strict=True))
 
 
+@pytest.mark.parametrize("flip", [0, 1])
+def test_flip_crop_of_all_is_the_image_or_its_mirror(flip):
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3), np.uint8)
+    drawn = [tf.constant([v] * 2) for v in (flip, 1.0, 0.3, 0.7)]
+    wanted = images[:, :, ::-1] if flip else images
+    np.testing.assert_allclose(
+        data._flip_crop(tf.constant(images), *drawn), wanted, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(("y", "x"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.25)])
+def test_flip_crop_takes_the_part_it_is_told(y, x):
+    # A plane: what is interpolated is exact.
+    rows, columns = np.mgrid[0:9, 0:9]
+    images = (10 * rows + columns).astype(np.uint8)[None, :, :, None]
+    drawn = [tf.constant([v]) for v in (1, 0.25, y, x)]
+    got = data._flip_crop(tf.constant(images), *drawn)[0, :, :, 0]
+    top, left = 4 * y, 4 * x
+    wanted = 10 * (top + rows / 2) + (left + 4 - columns / 2)
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+def test_flip_crop_draws_area_and_place_uniformly():
+    drawn = data._drawn_crop(data._random_words(90_000, 0, 0)[:, 1])
+    flip, area, y, x = drawn
+    assert abs(flip.sum() - 45_000) < 5 * 150
+    for values, low in ((area, data.MIN_CROP), (y, 0.0), (x, 0.0)):
+        counts, _ = np.histogram(values, bins=10, range=(low, 1.0))
+        assert counts.sum() == 90_000
+        assert np.all(np.abs(counts - 9_000) < 5 * 90)
+    assert np.all(np.abs(np.corrcoef(np.stack(drawn)) - np.eye(4)) < 5 / 300)
+
+
+def test_crops_are_preprocessed_as_the_source_says():
+    made = dataclasses.replace(source(24), preprocess=lambda pixels: pixels - 1000.0)
+    (x, _), *_ = data.training_batches(made, 8, 1, 1, augment="flip_crop")
+    assert x.dtype == tf.float32 and -1000 <= np.min(x) <= np.max(x) <= -745
+    (x, _), *_ = data.evaluation_batches(made, 5)
+    np.testing.assert_array_equal(x, made.test.inputs[:5].astype(np.float32) - 1000)
+
+
 # Files.
 
 
@@ -272,7 +313,9 @@ def embedded_folder():
     return pathlib.Path(data.__file__).parent / "datasets/fashion_mnist_mini/1.0.0"
 
 
-def write(folder, image, label, examples, splits=("train", "test"), per_file=2):
+def write(
+    folder, image, label, examples, splits=("train", "test"), per_file=2, key="image"
+):
     """A data set without builder code, `folder`/made/1.0.0."""
     name = "made"
     target = folder / name / "1.0.0"
@@ -284,7 +327,7 @@ def write(folder, image, label, examples, splits=("train", "test"), per_file=2):
             data_dir=str(target),
             module_name="",
         ),
-        features=tfds.features.FeaturesDict({"image": image, "label": label}),
+        features=tfds.features.FeaturesDict({key: image, "label": label}),
     )
     writer = tfds.core.SequentialWriter(info, max_examples_per_shard=per_file)
     writer.initialize_splits(list(splits))
@@ -408,6 +451,49 @@ def test_unusable_data_are_refused_in_one_line(tmp_path, prepare, law):
     assert "made" in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
+
+
+def test_images_are_cut_to_squares_and_resized(tmp_path):
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 2:6] = 200  # the square in the middle
+    tall = np.full((12, 6, 3), 50, np.uint8)
+    examples = [{"image": image, "label": 0} for image in (wide, tall, wide[:, :4])]
+    write(tmp_path, ANY_IMAGE, LABEL, examples)
+    made = data.load("made", str(tmp_path), image_size=4)
+    assert made.input_shape == (4, 4, 3) and made.train.inputs.dtype == np.uint8
+    assert [sorted(set(image.ravel())) for image in made.train.inputs] == [
+        [200],
+        [50],
+        [0, 200],
+    ]
+    smaller = data.load("made", str(tmp_path), image_size=2)
+    assert smaller.test.inputs[0].ravel().tolist() == [200] * 12
+
+
+SENTENCES = [
+    {"text": text, "label": len(text) % 2}
+    for text in ("one", "two three", "", "fünf sechs sieben")
+]
+
+
+def tokenize(texts):
+    """The lengths of the words."""
+    rows = [[len(word) for word in text.decode().split()] for text in texts]
+    return np.array([(row + [0] * 3)[:3] for row in rows], np.int32)
+
+
+def test_texts_become_tokens_of_the_stored_order(tmp_path):
+    write(tmp_path, tfds.features.Text(), LABEL, SENTENCES, key="text")
+    made = data.load("made", str(tmp_path), tokenize=tokenize)
+    assert made.is_text and made.input_shape == (3,)
+    assert made.train.inputs.tolist() == [[3, 0, 0], [3, 5, 0], [0, 0, 0], [4, 5, 6]]
+    assert made.test.labels.tolist() == [1, 1, 0, 1]
+    (x, y), *_ = data.training_batches(made, 4, 0, 0)
+    assert x.dtype == tf.int32 and sorted(y.numpy()) == [0, 1, 1, 1]
+    with pytest.raises(data.DataError, match=r"`augment` \('flip_shift'\) is for im"):
+        data.training_batches(made, 4, 0, 0, augment="flip_shift")
+    with pytest.raises(data.DataError, match="texts need a --model of keras_hub"):
+        data.load("made", str(tmp_path))
 
 
 @pytest.mark.parametrize("image", [IMAGE, ANY_IMAGE], ids=["fixed", "any_size"])

@@ -48,6 +48,9 @@ RUNS = {
     "as Keras": ("--keras_arithmetic", *OURS),
     "keras float16": ("--loop=keras", *HIGH),
     "keras float32": ("--loop=keras", "--precision=float32", "--optimizer=adamw"),
+    # The head for 31 steps, then what is not frozen.
+    "two phases": ("--head_epochs=1", "--freeze=^batch", "--augment=flip_crop", *OURS),
+    "keras two phases": ("--head_epochs=1", "--loop=keras", "--precision=bfloat16"),
     "rolled back": (
         "--rollback=3",
         "--diverged_after=5",

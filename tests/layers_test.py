@@ -57,8 +57,18 @@ PRODUCTS = {
     "dense of rows": lambda: (keras.layers.Dense(6), (8, 4, 5)),
     "conv2d": lambda: (keras.layers.Conv2D(6, 3, padding="same"), (4, 7, 7, 3)),
     "conv2d strided": lambda: (keras.layers.Conv2D(6, 3, strides=2), (4, 7, 7, 3)),
+    "conv2d 1x1": lambda: (keras.layers.Conv2D(6, 1), (4, 7, 5, 3)),
+    "conv2d 1x1 strided": lambda: (keras.layers.Conv2D(6, 1, strides=2), (4, 7, 5, 3)),
     "conv3d": lambda: (keras.layers.Conv3D(2, 2), (2, 4, 4, 4, 2)),
     "depthwise": lambda: (keras.layers.DepthwiseConv2D(3), (4, 7, 7, 3)),
+    "depthwise strided": lambda: (
+        keras.layers.DepthwiseConv2D(3, strides=2),
+        (4, 7, 7, 3),
+    ),
+    "depthwise strided, padded": lambda: (
+        keras.layers.DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2),
+        (4, 8, 7, 3),
+    ),
     "einsum": lambda: (
         keras.layers.EinsumDense("abc,cde->abde", (4, 2, 3), bias_axes="de"),
         (8, 4, 5),
@@ -267,13 +277,13 @@ def test_other_layer_norms_stay(arguments):
     assert not layers.can_fuse_layer_norm(layer)
 
 
-SMOOTH = {function.__name__: function for function in layers._SMOOTH}
+FUSED = {function.__name__: function for function in layers._FUSED}
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("name", SMOOTH)
-def test_a_smooth_activation_rounds_once(name, dtype):
-    function = SMOOTH[name]
+@pytest.mark.parametrize("name", FUSED)
+def test_a_fused_activation_rounds_once(name, dtype):
+    function = FUSED[name]
     x = tf.constant(rounded(np.linspace(-9.0, 9.0, 4000), dtype), HALVES[dtype])
     dy = rounded(np.random.default_rng(0).normal(size=4000), dtype)
     wide = tf.cast(x, tf.float64)
@@ -293,6 +303,64 @@ def test_a_smooth_activation_rounds_once(name, dtype):
         for one, other in zip(exact, plain, strict=True)
     ]
     assert np.all(np.array(worst) <= np.array(theirs) * 1.01)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.layers.ReLU(),
+        lambda: keras.layers.ReLU(6.0),
+        lambda: keras.layers.Activation("relu"),
+        lambda: keras.layers.Activation("relu6"),
+    ],
+    ids=["ReLU", "ReLU6", "relu", "relu6"],
+)
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
+def test_frozen_batch_norm_and_relu_round_once(make, dtype, trained):
+    """Scale and offset are trained where the user calls the layer in inference."""
+    generator = np.random.default_rng(0)
+    norm, shape = keras.layers.BatchNormalization(), (4, 6, 6, 8)
+    norm.build(shape)
+    for variable in norm.weights:
+        variable.assign(generator.uniform(0.5, 2.0, 8))
+    norm.trainable = trained
+    relu, policy = make(), keras.DTypePolicy(dtype)
+    x = tf.constant(rounded(generator.normal(3.0, 4.0, shape), dtype))
+    dy = rounded(generator.normal(size=shape), dtype)
+    twins = layers.batch_norm(norm, policy), layers.relu(relu, policy)
+    assert norm.trainable is trained and twins[1].name == relu.name
+    results = []
+    for (one, other), kind in (((norm, relu), tf.float32), (twins, HALVES[dtype])):
+        inputs = tf.cast(x, kind)
+        variables = [v.value for v in norm.trainable_variables]
+        results.append(
+            gradients(
+                lambda one=one, other=other, x=inputs: other(one(x, training=False)),
+                [inputs, *variables],
+                dy,
+            )
+        )
+    for exact, ours in zip(*results, strict=True):
+        bound = 1.01 * EPSILON[dtype] * np.abs(exact) + 4e-6
+        near = np.abs(np.asarray(ours, np.float32) - exact) <= bound
+        # A sum over the batch: what is on the edge of the bounds may go either way.
+        assert near.mean() > 0.995 if exact.shape == shape else near.sum() >= 7
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.ReLU(5.0),
+        keras.layers.ReLU(6.0, negative_slope=0.1),
+        keras.layers.ReLU(threshold=1.0),
+        keras.layers.Activation("gelu"),
+        keras.layers.LeakyReLU(),
+    ],
+    ids=lambda layer: str(layer.get_config())[:40],
+)
+def test_other_relus_stay(layer):
+    assert layers.relu(layer, keras.DTypePolicy("bfloat16")) is None
 
 
 def test_other_activations_are_left_alone():

@@ -1,6 +1,7 @@
 """Models: names, shapes, dtypes, weights that depend on the seed alone."""
 
 import random
+import shutil
 import sys
 
 import keras
@@ -14,6 +15,7 @@ OWN = [
     ("mlp", (28, 28, 1)),
     ("cnn", (28, 28, 1)),
     ("cnn", (32, 32, 3)),
+    ("resnet9", (32, 32, 3)),
     ("resnet8", (32, 32, 3)),
     ("resnet20", (28, 28, 1)),
     ("vit_tiny", (28, 28, 1)),
@@ -259,7 +261,10 @@ def test_a_users_function_is_called_and_its_errors_are_its_own(user_module):
 @pytest.mark.parametrize(
     ("name", "law"),
     [
-        ("nonsense", "must be one of mlp, cnn, vit_tiny, resnet.6n.2.*MobileNetV2.*:"),
+        (
+            "nonsense",
+            "must be one of mlp, cnn, resnet9, vit_tiny, resnet.6n.2.*MobileNetV2.*:",
+        ),
         ("mobilenetv4", "Did you mean mobilenetv2"),
         ("", "must be one of"),
         ("resnet21", r"6n\+2"),
@@ -371,3 +376,149 @@ def test_from_logits_reads_the_last_activation(last, logits, nested):
 def test_from_logits_sees_a_softmax_function():
     inputs = keras.Input((4,))
     assert not models.from_logits(keras.Model(inputs, keras.ops.softmax(inputs)))
+
+
+# Transfer.
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """A small convolutional network without its top, and the file it is saved in."""
+    keras.utils.set_random_seed(7)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(4, 3, name="stem"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Conv2D(6, 3, name="block"),
+        ]
+    )
+    path = tmp_path_factory.mktemp("backbone") / "features.keras"
+    model.save(path)
+    return model, str(path)
+
+
+def test_saved_features_get_a_head_on_their_mean(backbone):
+    features, path = backbone
+    model = models.build(path, (8, 8, 3), 5, dropout=0.5)
+    assert model.output_shape == (None, 5)
+    x = images((8, 8, 3))
+    mean = features(x).numpy().mean((1, 2))
+    kernel, bias = (v.numpy() for v in model.layers[-1].weights)
+    np.testing.assert_allclose(model(x), mean @ kernel + bias, rtol=1e-5, atol=1e-6)
+    assert [layer.rate for layer in model.layers if hasattr(layer, "rate")] == [0.5]
+
+
+@pytest.mark.parametrize("kind", [".keras", ".weights.h5", "whole .keras"])
+def test_weights_of_an_architecture_come_from_a_file(kind, tmp_path):
+    keras.utils.set_random_seed(9)
+    top = kind == "whole .keras"
+    original = keras.applications.MobileNetV2(
+        include_top=top, weights=None, input_shape=(32, 32, 3), alpha=1.0
+    )
+    path = str(tmp_path / f"file{kind.removeprefix('whole ')}")
+    original.save_weights(path) if kind == ".weights.h5" else original.save(path)
+    model = models.build("mobilenetv2", (32, 32, 3), 5, seed=1, weights=path)
+    count = len(model.weights) - 2
+    for ours, theirs in zip(model.weights[:count], original.weights, strict=False):
+        np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
+    other = models.build("mobilenetv2", (32, 32, 3), 5, seed=2, weights=path)
+    assert not np.array_equal(model.weights[-2], other.weights[-2])  # the head
+
+
+def test_weights_of_a_whole_model_come_from_a_file(tmp_path):
+    path = str(tmp_path / "cnn.keras")
+    original = models.build("cnn", (8, 8, 3), 5, seed=3)
+    original.save(path)
+    model = models.build("cnn", (8, 8, 3), 5, seed=4, weights=path)
+    assert_same_weights(model, original)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "law"),
+    [
+        ("cnn", "imagenet", "needs an architecture of keras.applications"),
+        ("cnn", "absent.keras", "there is no such file"),
+        ("cnn", "cnn.txt", "must be imagenet, or end in .keras or .weights.h5"),
+        ("cnn", "broken.weights.h5", "cannot be loaded"),
+        ("cnn", "features.keras", "are of another model than 'cnn'"),
+        ("features.keras", "features.keras", "has its own"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    name, weights, law, backbone, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for file in ("cnn.txt", "broken.weights.h5"):
+        (tmp_path / file).write_text("no weights")
+    shutil.copy(backbone[1], tmp_path / "features.keras")
+    with pytest.raises(models.ModelError, match=law) as error:
+        models.build(name, (8, 8, 3), 5, weights=weights)
+    assert "\n" not in str(error.value) and "`weights` (" in str(error.value)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_freeze_finds_layers_by_name(backbone, nested):
+    features = keras.models.clone_model(backbone[0])
+    inputs = keras.Input((8, 8, 3))
+    outer = keras.Model(inputs, features(inputs)) if nested else features
+    model = models.with_head(outer, 3)
+    models.freeze(model, "^stem$|norm")
+    assert {v.path.split("/")[-2] for v in model.trainable_weights} == {
+        "block",
+        "logits",
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "law"), [("absent", "finds no layer"), (".", "leaves nothing to train")]
+)
+def test_freezing_nothing_or_everything_is_refused(pattern, law, backbone):
+    model = models.with_head(keras.models.clone_model(backbone[0]), 3)
+    with pytest.raises(models.ModelError, match=law):
+        models.freeze(model, pattern)
+
+
+def test_the_head_alone_and_then_everything_again(backbone):
+    model = models.with_head(keras.models.clone_model(backbone[0]), 3)
+    models.freeze(model, "norm")
+    before = [v.path for v in model.trainable_weights]
+    trained = models.Trained(model)
+    trained.head_alone()
+    assert [v.path for v in model.trainable_weights] == ["logits/kernel", "logits/bias"]
+    trained.everything()
+    assert [v.path for v in model.trainable_weights] == before
+
+
+def test_a_model_that_is_all_head_has_no_head_phase():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(models.ModelError, match="nothing to train but its last"):
+        models.Trained(model).head_alone()
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "weights", "wanted"),
+    [
+        # By hand, of the pixel (255, 0, 51).
+        ("tf", "cnn", "", (1.0, -1.0, -0.6)),
+        ("torch", "cnn", "", (2.2489083, -2.0357143, -0.9155556)),
+        ("caffe", "cnn", "", (51 - 103.939, 0 - 116.779, 255 - 123.68)),
+        ("none", "cnn", "", (255.0, 0.0, 51.0)),
+        ("auto", "MobileNetV2", "imagenet", (1.0, -1.0, -0.6)),
+        ("auto", "densenet121", "a.keras", (2.2489083, -2.0357143, -0.9155556)),
+        ("auto", "resnet50", "imagenet", (51 - 103.939, 0 - 116.779, 255 - 123.68)),
+        ("auto", "efficientnetb0", "imagenet", (255.0, 0.0, 51.0)),
+    ],
+)
+def test_pixels_are_preprocessed_as_the_weights_want_them(mode, name, weights, wanted):
+    function = models.preprocessing(mode, name, weights)
+    pixel = tf.constant([[[[255.0, 0.0, 51.0]]]])
+    np.testing.assert_allclose(function(pixel)[0, 0, 0], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "weights"),
+    [("auto", "MobileNetV2", ""), ("auto", "a.keras", ""), ("dataset", "vgg16", "x")],
+)
+def test_else_the_data_set_decides(mode, name, weights):
+    assert models.preprocessing(mode, name, weights) is None
