@@ -85,8 +85,12 @@ def build_model(name: str) -> keras.Model:
     workload = workloads.WORKLOADS[name]
     if workload.is_update:
         return _chain(workload.width, workload.layers)
+    if name == "bert":
+        return _bert(workload)
     if workload.vocabulary:
         return _transformer(workload)
+    if name.startswith("transfer"):
+        return _transfer(workload, name == "transfer_head")
     if len(workload.shape) == 1:
         inputs = x = keras.Input(workload.shape)
         for _ in range(workload.layers):
@@ -114,6 +118,33 @@ def _transformer(workload: workloads.Workload) -> keras.Model:
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, keras.layers.Dense(workload.classes)(x))
+
+
+def _bert(workload: workloads.Workload) -> keras.Model:
+    """As `_transformer`, of keras-hub's layers; random weights."""
+    import keras_hub
+
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=workload.vocabulary,
+        num_layers=workload.layers,
+        num_heads=12,
+        hidden_dim=workload.width,
+        intermediate_dim=4 * workload.width,
+        max_sequence_length=512,
+    )
+    return hub.with_head(backbone, workload.shape[0], workload.classes, dropout=0.1)
+
+
+def _transfer(workload: workloads.Workload, head: bool) -> keras.Model:
+    """MobileNetV2 with random weights, the last layer trained alone or not."""
+    features = keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=workload.shape
+    )
+    model = models.with_head(features, workload.classes)
+    models.freeze(model, "(?i)bn")
+    if head:
+        models.Trained(model).head_alone()
+    return model
 
 
 def _batches(

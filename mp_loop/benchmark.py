@@ -111,6 +111,8 @@ def parse_workloads(text: str, arms: Sequence[Arm]) -> list[str]:
             )
         updates = workloads.WORKLOADS[name].is_update
         can = ("custom", "keras", "stream") if updates else set(LOOPS) - {"stream"}
+        if not workloads.WORKLOADS[name].has_peer:
+            can -= {"torch"}
         for arm in arms:
             if arm.loop not in can or (updates and arm.options):
                 raise command.UsageError(

@@ -29,6 +29,7 @@ class Workload:
         of a workload of updates.
       width: of the hidden layers.
       vocabulary: number of tokens; 0: the inputs are real numbers.
+      has_peer: whether PyTorch can run it too.
     """
 
     batch_size: int
@@ -37,6 +38,7 @@ class Workload:
     layers: int = 0
     width: int = 0
     vocabulary: int = 0
+    has_peer: bool = True
 
     @property
     def is_update(self) -> bool:
@@ -81,6 +83,13 @@ WORKLOADS = {
     "vit": Workload(128, _IMAGE),
     "transformer": Workload(
         32, (64,), classes=2, layers=6, width=256, vocabulary=30_000
+    ),
+    # Fine-tuning: MobileNetV2 with frozen batch norm, and its last layer alone; a BERT
+    # of six layers (needs the extra `text`).
+    "transfer": Workload(32, (160, 160, 3), classes=14, has_peer=False),
+    "transfer_head": Workload(32, (160, 160, 3), classes=14, has_peer=False),
+    "bert": Workload(
+        32, (64,), classes=2, layers=6, width=384, vocabulary=30_522, has_peer=False
     ),
     # Ten million parameters in square kernels, of sizes that vectors divide.
     "update20": Workload(1, (), layers=20, width=704),
