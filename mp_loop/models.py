@@ -232,6 +232,8 @@ def _applications() -> dict[str, Callable]:
 def _maker(name: str) -> Callable[[Shape, int], keras.Model]:
     if name.endswith(".keras"):
         return lambda input_shape, num_classes: _load(name)
+    if name.startswith("keras_hub:"):
+        raise ModelError(f"`model` ('{name}') reads text: it needs a text data set.")
     if ":" in name:
         return _user_function(name)
     if name.lower() in _OWN:
@@ -270,7 +272,7 @@ def _application(name: str, architecture: Callable):
             return architecture(input_shape=input_shape, **arguments)
         except ValueError as error:
             raise ModelError(
-                _line(f"`model` ('{name}') cannot take images of {input_shape}", error)
+                line(f"`model` ('{name}') cannot take images of {input_shape}", error)
             ) from error
 
     return make
@@ -285,9 +287,7 @@ def _load(path: str) -> keras.Model:
         # Safe mode: a file must not bring code that runs.
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # A broken archive or config raises any type.
-        raise ModelError(
-            _line(f"`model` ('{path}') cannot be loaded", error)
-        ) from error
+        raise ModelError(line(f"`model` ('{path}') cannot be loaded", error)) from error
 
 
 def _user_function(name: str):
@@ -295,7 +295,7 @@ def _user_function(name: str):
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(_line(f"`model` ('{name}') cannot be found", error)) from error
+        raise ModelError(line(f"`model` ('{name}') cannot be found", error)) from error
     if not callable(function):
         raise ModelError(f"`model` ('{name}') must be a function.")
     try:
@@ -340,7 +340,7 @@ def _check(name: str, model, input_shape: Shape, num_classes: int) -> None:
             )
 
 
-def _line(what: str, why: object) -> str:
+def line(what: str, why: object) -> str:
     """One line of at most some 400 characters."""
     reason = " ".join(str(why).split()) or type(why).__name__
     return f"{what}: {reason[:300].rstrip('. ')}."
