@@ -57,7 +57,10 @@ def tokenizer(preset: str, sequence_length: int) -> Callable[[Any], np.ndarray]:
     )
 
     def encode(sentences: Sequence[bytes | str]) -> np.ndarray:
-        texts = [s.decode() if isinstance(s, bytes) else str(s) for s in sentences]
+        texts = [
+            text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+            for text in sentences
+        ]
         if not texts:
             return np.zeros((0, sequence_length), np.int32)
         return np.asarray(preprocessor(texts)["token_ids"], np.int32)

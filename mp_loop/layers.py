@@ -9,6 +9,7 @@ is.
     attention(mha, policy)              16-bit products, float32 softmax
     batch_norm(bn, policy)              16-bit in and out, float32 statistics
     layer_norm(ln, policy)              16-bit in and out, float32 between
+    dropout(layer, policy)              16-bit in and out, of the expected mean
     embedding(layer, policy)            rows of the float32 table, rounded
     position_embedding(layer, policy)   likewise, their gradient a float32 sum
     composite(layer, policy, parts)     a layer made of other layers
@@ -404,6 +405,11 @@ class _Attention(keras.layers.MultiHeadAttention):
         axis = self._softmax.axis
         self._tracker.untrack(self._softmax)
         self._softmax = keras.layers.Softmax(axis=axis, dtype="float32")
+        if self._dropout > 0:
+            self._tracker.untrack(self._dropout_layer)
+            self._dropout_layer = dropout(
+                self._master()._dropout_layer, self.dtype_policy
+            )
 
     def _compute_attention(
         self,
@@ -428,7 +434,9 @@ class _Attention(keras.layers.MultiHeadAttention):
             axis = -len(self._attention_axes) * 2 - 1
             for _ in range(len(scores.shape) - len(attention_mask.shape)):
                 attention_mask = tf.expand_dims(attention_mask, axis)
-        scores = self._softmax(scores, mask=attention_mask)
+            # Added, it costs nothing in the backward pass. In float32: no infinity.
+            scores += tf.where(tf.cast(attention_mask, tf.bool), 0.0, -1e9)
+        scores = self._softmax(scores)
         weights = tf.cast(scores, value.dtype)  # float32 -> 16 bits
         if self._dropout > 0:
             weights = self._dropout_layer(weights, training=training)
@@ -686,6 +694,70 @@ def layer_norm(
     twin = _LayerNorm(name=layer.name, dtype=policy)
     twin.share(layer)
     return twin
+
+
+class _Dropout(keras.layers.Dropout):
+    """Dropout that draws 16 random bits for each number, not a 16-bit number.
+
+    A bfloat16 number in [0, 1) is one of 128, and 1 / (1 - rate) is rounded, so that
+    Keras' mean of the outputs is not that of the inputs. Here the rate gives way: it
+    is such that the mean is right, for the rounded factor.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not training or self.rate == 0:
+            return inputs
+        x = tf.cast(inputs, self.variable_dtype)
+        factor = tf.cast(1.0 / (1.0 - self.rate), x.dtype)
+        dropped = 1.0 - 1.0 / tf.cast(factor, tf.float32)  # of all
+        keep = _random_bits(tf.shape(x), self.seed_generator.next()) >= tf.cast(
+            tf.round(dropped * 2.0**16), tf.uint16
+        )
+        return tf.where(keep, x * factor, 0)
+
+
+def _random_bits(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns uniform uint16 of a shape of one dimension or more.
+
+    Args:
+      shape: int32 [rank].
+      seed: integer [2].
+    """
+    pairs = (shape[-1] + 1) // 2
+    words = tf.random.stateless_uniform(
+        tf.concat([shape[:-1], [pairs]], 0),
+        tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32),  # as Keras
+        minval=None,
+        maxval=None,
+        dtype=tf.uint32,
+    )
+    halves = tf.bitcast(words, tf.uint16)  # [..., pairs, 2]
+    both = tf.reshape(halves, tf.concat([shape[:-1], [2 * pairs]], 0))
+    return both[..., : shape[-1]]
+
+
+def can_drop(layer: keras.layers.Layer) -> bool:
+    """Tells whether the layer is a dropout of independent numbers."""
+    # At a rate near 1 the factor would overflow, and at one near 0 nothing drop.
+    return (
+        type(layer) is keras.layers.Dropout
+        and layer.noise_shape is None
+        and 2.0**-6 <= layer.rate <= 0.99
+    )
+
+
+def dropout(
+    layer: keras.layers.Dropout, policy: keras.DTypePolicy
+) -> keras.layers.Layer:
+    """Copies a `Dropout` to 16 bits; the mean of its outputs is that of its inputs.
+
+    Args:
+      layer: one whose seed the copy continues from.
+      policy: dtype of inputs and outputs.
+    """
+    narrow = keras.DTypePolicy(policy.variable_dtype)
+    twin = _Dropout if can_drop(layer) else keras.layers.Dropout
+    return twin.from_config(twin_config(layer, narrow))
 
 
 class _Embedding:

@@ -32,7 +32,6 @@ _ELEMENTWISE = (
     keras.layers.Cropping1D,
     keras.layers.Cropping2D,
     keras.layers.Cropping3D,
-    keras.layers.Dropout,
     keras.layers.ELU,
     keras.layers.Flatten,
     keras.layers.GlobalMaxPooling1D,
@@ -228,6 +227,8 @@ def _convert_layer(
         return layers.batch_norm(layer, product_policy)
     if layers.can_fuse_layer_norm(layer):
         return layers.layer_norm(layer, product_policy)
+    if type(layer) is keras.layers.Dropout:
+        return layers.dropout(layer, policy)
     if layers.can_look_up(layer):
         return layers.embedding(layer, policy)
     if layers.can_number(layer):
