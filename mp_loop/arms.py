@@ -27,7 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mp_loop import keras_baseline, models, updates, workloads
+from mp_loop import hub, keras_baseline, models, updates, workloads
 from mp_loop import step as steps
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

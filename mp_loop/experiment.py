@@ -194,11 +194,21 @@ def build(settings: config.Config) -> Experiment:
 
 
 def _source(settings: config.Config) -> Any:
-    """Loads the data, with the preprocessing that the model wants."""
-    from mp_loop import data, models
+    """Loads the data, and says what makes the model's inputs of them."""
+    from mp_loop import data, hub, models
 
+    tokenize = None
+    if settings.model.startswith(hub.PREFIX):
+        _refuse_for_texts(settings)
+        preset = settings.model.removeprefix(hub.PREFIX)
+        with command.bad_input(models.ModelError):
+            tokenize = hub.tokenizer(preset, settings.sequence_length)
     with command.bad_input(data.DataError, flag="dataset", value=settings.dataset):
-        source = data.load(settings.dataset, settings.data_dir, settings.image_size)
+        source = data.load(
+            settings.dataset, settings.data_dir, settings.image_size, tokenize
+        )
+    if source.is_text:
+        return source
     preprocess = models.preprocessing(
         settings.preprocessing, settings.model, settings.weights
     )
@@ -211,10 +221,29 @@ def _source(settings: config.Config) -> Any:
     return dataclasses.replace(source, preprocess=preprocess)
 
 
+def _refuse_for_texts(settings: config.Config) -> None:
+    """Names the first flag that texts have no use for."""
+    defaults = config.Config()
+    for name in ("augment", "image_size", "preprocessing", "weights"):
+        value = getattr(settings, name)
+        if value != getattr(defaults, name):
+            raise command.UsageError(
+                f"--{name} ({value}) is for images, not for --model={settings.model}."
+            )
+
+
 def _model(settings: config.Config, source: Any) -> Any:
     """Builds the model for the data."""
-    from mp_loop import models
+    from mp_loop import hub, models
 
+    if source.is_text:
+        return hub.build(
+            settings.model.removeprefix(hub.PREFIX),
+            settings.sequence_length,
+            source.num_classes,
+            settings.dropout,
+            settings.seed,
+        )
     return models.build(
         settings.model,
         source.input_shape,

@@ -407,6 +407,8 @@ def _maker(name: str, weights: str) -> Callable[[Shape, int], keras.Model]:
         raise ModelError(f"`weights` ({weights}): the model ('{name}') has its own.")
     if name.endswith(".keras"):
         return lambda input_shape, num_classes: _load(name)
+    if name.startswith("keras_hub:"):
+        raise ModelError(f"`model` ('{name}') reads text: it needs a text data set.")
     if ":" in name:
         return _user_function(name)
     if name.lower() in _OWN:
@@ -446,7 +448,7 @@ def _application(name: str, architecture: Callable):
             return architecture(input_shape=input_shape, **arguments)
         except ValueError as error:
             raise ModelError(
-                _line(f"`model` ('{name}') cannot take images of {input_shape}", error)
+                line(f"`model` ('{name}') cannot take images of {input_shape}", error)
             ) from error
 
     return make
@@ -463,7 +465,7 @@ def _pretrained(name: str, architecture: Callable, weights: str):
             )
         except Exception as error:  # A download raises any type.
             raise ModelError(
-                _line(f"`model` ('{name}') with `weights` ({weights})", error)
+                line(f"`model` ('{name}') with `weights` ({weights})", error)
             ) from error
 
     return make
@@ -478,7 +480,7 @@ def _load_weights(path: str, model: keras.Model) -> None:
             return model.load_weights(path)
         except Exception as error:  # A broken file raises any type.
             raise ModelError(
-                _line(f"`weights` ('{path}') cannot be loaded", error)
+                line(f"`weights` ('{path}') cannot be loaded", error)
             ) from error
     if not path.endswith(".keras"):
         raise ModelError(
@@ -506,7 +508,7 @@ def _load(path: str, argument: str = "model") -> keras.Model:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # A broken archive or config raises any type.
         raise ModelError(
-            _line(f"`{argument}` ('{path}') cannot be loaded", error)
+            line(f"`{argument}` ('{path}') cannot be loaded", error)
         ) from error
 
 
@@ -515,7 +517,7 @@ def _user_function(name: str):
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(_line(f"`model` ('{name}') cannot be found", error)) from error
+        raise ModelError(line(f"`model` ('{name}') cannot be found", error)) from error
     if not callable(function):
         raise ModelError(f"`model` ('{name}') must be a function.")
     try:
@@ -563,7 +565,7 @@ def _check_output(name: str, model: keras.Model, num_classes: int) -> None:
         )
 
 
-def _line(what: str, why: object) -> str:
+def line(what: str, why: object) -> str:
     """One line of at most some 400 characters."""
     reason = " ".join(str(why).split()) or type(why).__name__
     return f"{what}: {reason[:300].rstrip('. ')}."

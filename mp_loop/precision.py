@@ -4,7 +4,8 @@
 
 A layer runs in 16 bits only if it is known to be safe there: products with a
 kernel (their bias gradients summed in float32), attention (its softmax in
-float32) and layers that neither reduce nor broadcast. Every other layer is an
+float32), embeddings, layers that neither reduce nor broadcast, and keras_hub's
+layers that are made of such. Every other layer is an
 *island*: the very same float32 layer object in the model and in the twin, so
 that normalization, pooling means, softmax and all that is unknown compute in
 float32 on the user's own variables.
@@ -31,7 +32,6 @@ _ELEMENTWISE = (
     keras.layers.Cropping1D,
     keras.layers.Cropping2D,
     keras.layers.Cropping3D,
-    keras.layers.Dropout,
     keras.layers.ELU,
     keras.layers.Flatten,
     keras.layers.GlobalMaxPooling1D,
@@ -52,15 +52,8 @@ _ELEMENTWISE = (
     keras.layers.ZeroPadding2D,
     keras.layers.ZeroPadding3D,
 )
-# Rows and channels are only moved; the step sums an embedding's repeated rows in
-# float32.
-_GATHERS = (keras.layers.Concatenate, keras.layers.Embedding)
-# Copies with 16-bit weights of their own.
-_WITH_WEIGHTS = (
-    *layers.BIASED,
-    keras.layers.Embedding,
-    keras.layers.MultiHeadAttention,
-)
+# Rows and channels are only moved.
+_GATHERS = (keras.layers.Concatenate,)
 _NEED_MASTERS = (
     keras.layers.RNN,
     keras.layers.SpectralNormalization,
@@ -128,7 +121,7 @@ def half_precision_twin(
         if id(layer) in outputs or (stays and stays.search(layer.name)):
             return layer
         twin = _convert_layer(layer, policy, product_policy)
-        if calls[id(layer)] > 1 and type(layer) in _WITH_WEIGHTS:
+        if calls[id(layer)] > 1 and _has_copies(layer):
             layers.cast_in_each_call(twin, layer)
         return twin
 
@@ -161,9 +154,10 @@ def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
             _refuse_uncloneable(layer)
         if id(layer) in outputs or layer.dtype_policy.name != "float32":
             return layer
-        if not all(variable._autocast for variable in layer.weights):
+        mixes = not all(variable._autocast for variable in layer.weights)
+        if mixes and not layer._layers:
             return layers.Rounded(layer, dtype)
-        if layer.weights and (calls[id(layer)] > 1 or _needs_masters(layer)):
+        if layer.weights and (mixes or calls[id(layer)] > 1 or _needs_masters(layer)):
             twin = layers.copy(layer, layers.twin_config(layer, mixed))
             layers.cast_in_each_call(twin, layer)
             return twin
@@ -233,6 +227,20 @@ def _convert_layer(
         return layers.batch_norm(layer, product_policy)
     if layers.can_fuse_layer_norm(layer):
         return layers.layer_norm(layer, product_policy)
+    if type(layer) is keras.layers.Dropout:
+        return layers.dropout(layer, policy)
+    if layers.can_look_up(layer):
+        return layers.embedding(layer, policy)
+    if layers.can_number(layer):
+        return layers.position_embedding(layer, policy)
+    parts = layers.parts(layer)
+    if parts:
+        twins = {
+            name: _convert_layer(part, policy, product_policy)
+            for name, part in parts.items()
+        }
+        islands = any(twins[name] is part for name, part in parts.items())
+        return layer if islands else layers.composite(layer, policy, twins)
     if type(layer) is keras.layers.MultiHeadAttention:
         gated = getattr(layer, "_gate_dense", None) is not None
         return layer if gated else layers.attention(layer, product_policy)
@@ -258,6 +266,13 @@ def _convert_operation(operation: keras.Operation) -> Any:
     if name in _MERGING_OPERATIONS and _inputs_agree(operation):
         return operation
     return layers.InFloat32(operation)
+
+
+def _has_copies(layer: keras.layers.Layer) -> bool:
+    """Tells whether the layer's twin has 16-bit weights of its own."""
+    heavy = (*layers.BIASED, keras.layers.MultiHeadAttention)
+    parts = layers.parts(layer).values()
+    return type(layer) in heavy or any(map(_has_copies, parts))
 
 
 def _calls(model: keras.Model) -> collections.Counter[int]:

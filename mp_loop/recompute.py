@@ -3,7 +3,8 @@
     forward = Recomputed(twin)
     outputs, losses = forward(inputs)        # inside a tape; as twin(inputs) else
 
-The model is cut where a single tensor passes. Between cuts nothing is kept: the
+The model is cut where a single tensor passes; masks and such, integers that come
+from the model's input, pass beside it. Between cuts nothing is kept: the
 backward pass runs a segment forward again, from the tensor that entered it. That
 costs about one more forward pass, and leaves the tensors at the cuts and one
 segment's worth of activations in memory:
@@ -41,11 +42,13 @@ class Part:
       start: symbolic tensor that enters.
       end: symbolic tensor that leaves.
       size: bytes an example of all tensors that are made, `end` included.
+      beside: integer tensors that enter as well, made of the model's input alone.
     """
 
     start: keras.KerasTensor
     end: keras.KerasTensor
     size: int
+    beside: tuple[keras.KerasTensor, ...] = ()
 
 
 class Recomputed:
@@ -74,7 +77,17 @@ class Recomputed:
                 f"`recompute` (True) must find a place to cut: nowhere in {model.name} "
                 "does a single tensor pass."
             )
-        self.segments = [keras.Model(g[0].start, g[-1].end) for g in join(split)]
+        self.segments, self._beside = [], []
+        for group in join(split):
+            # Each once, in order.
+            beside = {id(t): t for part in group for t in part.beside}
+            start = group[0].start
+            enter = [start, *beside.values()] if beside else start
+            self.segments.append(keras.Model(enter, group[-1].end))
+            self._beside.append(list(beside))
+        made = {id(t): t for part in split for t in part.beside}
+        self._made = list(made)
+        self._make = keras.Model(model.inputs, list(made.values())) if made else None
         self._model, self._jit_compile = model, jit_compile
 
     def __call__(self, inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -82,16 +95,20 @@ class Recomputed:
         self._model._clear_losses()
         losses = []
         x = inputs
-        for segment in self.segments:
+        made = tf.nest.flatten(self._make(inputs)) if self._make else []
+        made = dict(zip(self._made, made, strict=True))
+        for segment, names in zip(self.segments, self._beside, strict=True):
             # The backward pass of the last comes at once.
             last = segment is self.segments[-1]
             x, loss = (_plain if last or _reads_masters(segment) else self._run)(
-                segment, x
+                segment, x, [made[name] for name in names]
             )
             losses.append(loss)
         return x, losses
 
-    def _run(self, segment: keras.Model, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _run(
+        self, segment: keras.Model, x: tf.Tensor, beside: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         trained = segment.trainable_variables
         known = {id(variable) for variable in trained}
         others = [v for v in segment.variables if id(v) not in known]
@@ -103,7 +120,7 @@ class Recomputed:
             if mask is not None:
                 x._keras_mask = mask
             values = zip([*trained, *others], [*weights, *before], strict=True)
-            return _pure(segment, x, list(values))
+            return _pure(segment, x, beside, list(values))
 
         @tf.custom_gradient
         def run(x: tf.Tensor, *weights: tf.Tensor) -> Any:
@@ -141,9 +158,11 @@ class Recomputed:
             return [tf.identity(tensor) for tensor in tensors]
 
 
-def _plain(segment: keras.Model, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _plain(
+    segment: keras.Model, x: tf.Tensor, beside: Sequence[tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Calls a segment as it is."""
-    y, loss, after = _pure(segment, x, ())
+    y, loss, after = _pure(segment, x, beside, ())
     for variable, value in after:
         variable.assign(value)
     return y, loss
@@ -153,7 +172,7 @@ Values = Sequence[tuple[keras.Variable, tf.Tensor]]
 
 
 def _pure(
-    segment: keras.Model, x: tf.Tensor, values: Values
+    segment: keras.Model, x: tf.Tensor, beside: Sequence[tf.Tensor], values: Values
 ) -> tuple[tf.Tensor, tf.Tensor, Values]:
     """Calls a segment on given values of its variables, and writes to none.
 
@@ -163,7 +182,8 @@ def _pure(
     """
     before = {id(variable): value for variable, value in values}
     with keras.StatelessScope(values, collect_losses=True) as scope:
-        y = segment(x, training=True)
+        # Not the layer's `__call__`, which warns of the masks that `call` passes on.
+        y = segment.call([x, *beside] if beside else x, training=True)
     losses = [tf.cast(loss, tf.float32) for loss in scope.losses]
     after = [(v, scope.get_current_value(v)) for v in segment.variables]
     written = [
@@ -190,25 +210,29 @@ def _reads_masters(segment: keras.Model) -> bool:
     return any(hasattr(layer, "_master_weights") for layer in segment._flatten_layers())
 
 
-def parts(model: keras.Model) -> list[Part]:
+def parts(model: keras.Model, nested: bool = False) -> list[Part]:
     """Splits a model wherever a single tensor connects what comes before and after.
 
     Args:
       model: a functional or Sequential model with one input and one output. A model
         nested in it at such a place is split as well.
+      nested: whether it is such a one; integers then count as other tensors.
     """
     graph = model._functional if isinstance(model, keras.Sequential) else model
     by_depth = graph._nodes_by_depth
     nodes = [
         node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]
     ]
-    nodes = [node for node in nodes if not node.is_input]
+    free = set() if nested else _free(graph.inputs, nodes)
+    nodes = [
+        node for node in nodes if not node.is_input and not _made_of(node.outputs, free)
+    ]
     last_use = {
         id(tensor): i for i, node in enumerate(nodes) for tensor in node.input_tensors
     }
     last_use[id(graph.outputs[0])] = len(nodes)
     found: list[Part] = []
-    start, inside, live = graph.inputs[0], [], {id(graph.inputs[0])}
+    start, inside, live = graph.inputs[0], [], {id(graph.inputs[0])} - free
     for i, node in enumerate(nodes):
         inside.append(node)
         live |= {id(tensor) for tensor in node.outputs}
@@ -218,13 +242,40 @@ def parts(model: keras.Model) -> list[Part]:
         end = node.outputs[0]
         inner = node.operation
         if len(inside) == 1 and hasattr(inner, "_nodes_by_depth"):
-            found += parts(inner)
+            found += parts(inner, nested=True)
         else:
-            found.append(
-                Part(start, end, sum(_size(t) for n in inside for t in n.outputs))
-            )
+            size = sum(_size(t) * _layers(n) for n in inside for t in n.outputs)
+            beside = {
+                id(t): t for n in inside for t in n.input_tensors if id(t) in free
+            }
+            beside.pop(id(start), None)
+            found.append(Part(start, end, size, tuple(beside.values())))
         start, inside = end, []
     return found
+
+
+def _free(inputs: Sequence[keras.KerasTensor], nodes: Sequence[Any]) -> set[int]:
+    """Ids of the integer tensors that are made of integer inputs without detour."""
+    free = {id(tensor) for tensor in inputs if not _is_float(tensor)}
+    for node in nodes:
+        of_integers = not node.is_input and _made_of(node.input_tensors, free)
+        if of_integers and not any(map(_is_float, node.outputs)):
+            free |= {id(tensor) for tensor in node.outputs}
+    return free
+
+
+def _made_of(tensors: Sequence[keras.KerasTensor], free: set[int]) -> bool:
+    return bool(tensors) and all(id(tensor) in free for tensor in tensors)
+
+
+def _is_float(tensor: keras.KerasTensor) -> bool:
+    return tf.as_dtype(tensor.dtype).is_floating
+
+
+def _layers(node: Any) -> int:
+    """How many layers a node runs: each keeps about one tensor of its own."""
+    flatten = getattr(node.operation, "_flatten_layers", None)
+    return len(list(flatten())) if flatten else 1
 
 
 def _size(tensor: keras.KerasTensor) -> int:

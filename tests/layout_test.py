@@ -16,7 +16,16 @@ ROWS = [
     {"fit", "keras_baseline"},
     {"step"},
     {"advice", "report"},
-    {"checkpoints", "machine", "peer", "precision", "reading", "recompute", "state"},
+    {
+        "checkpoints",
+        "hub",
+        "machine",
+        "peer",
+        "precision",
+        "reading",
+        "recompute",
+        "state",
+    },
     {
         "capability",
         "chart",
