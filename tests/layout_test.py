@@ -39,12 +39,11 @@ ROWS = [
         "models",
         "numerics",
         "record",
-        "devices",
         "heatmap",
         "workloads",
         "cluster",
     },
-    {"distribution"},
+    {"devices", "distribution"},
 ]
 COMMANDS = ROWS[0] | ROWS[2]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
