@@ -92,6 +92,11 @@ REFUSED = {
     "empty stretch": ({"profile_steps": "5:5"}, "--profile_steps (5:5) must be A:B"),
     "turned": ({"profile_steps": "8:4"}, "--profile_steps (8:4) must be A:B"),
     "pattern": ({"float32_layers": "("}, "--float32_layers (() must be a regular"),
+    "frozen": ({"freeze": "["}, "--freeze ([) must be a regular"),
+    "all head": (
+        {"head_epochs": 5, "epochs": 5},
+        "--head_epochs (5) must be fewer than --epochs (5).",
+    ),
 }
 
 
