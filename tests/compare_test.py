@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -94,7 +97,6 @@ def test_the_reference_is_the_first_keras_arm(text, expected):
 
 BAD_PLANS = [
     pytest.param({}, 1, ["--output_dir"], id="no folder"),
-    pytest.param({"resume": True, "output_dir": "o"}, 1, ["--resume"], id="resume"),
     pytest.param(
         {"hysteresis": 2, "output_dir": "o"},
         1,
@@ -207,6 +209,84 @@ def test_table_of_repeats_shows_the_range():
     assert "of 3 runs" in text
 
 
+def of_accuracies(*accuracies, margin=0.0):
+    """A comparison: our accuracies, each beside one of 0.5."""
+    runs = [summary(eval_accuracy=value) for value in accuracies]
+    other = [summary(eval_accuracy=0.5) for _ in runs]
+    return compare.compare({CUSTOM: runs, KERAS: other}, KERAS, margin)
+
+
+def test_differences_are_paired_and_tested():
+    summaries = {
+        CUSTOM: [summary(eval_accuracy=value) for value in (0.75, 0.5, 1.0)],
+        KERAS: [summary(eval_accuracy=value) for value in (0.625, 0.25, 0.625)],
+    }
+    comparison = compare.compare(summaries, KERAS, 0.5)
+    found = comparison["arms"][CUSTOM]["difference"]
+    # 1/4 with a deviation of 1/8; of medians or unpaired it would be another.
+    assert found["differences"] == (0.125, 0.25, 0.375)
+    assert (found["mean"], found["deviation"]) == (0.25, 0.125)
+    assert (found["margin"], found["verdict"]) == (0.5, "equivalent")
+    assert comparison["margin"] == 0.5
+    assert "difference" not in comparison["arms"][KERAS]
+
+
+OUTCOMES = [
+    pytest.param((0.501, 0.502, 0.503), 0.005, "yes, p = 0.018", id="equivalent"),
+    pytest.param((0.5, 0.5, 0.5), 0.005, "yes, p < 0.001", id="equal"),
+    pytest.param((0.51, 0.511, 0.509), 0.005, "no: different", id="different"),
+    pytest.param(
+        (0.51, 0.49), 0.005, "not shown (likely by 71 repeats)", id="too few repeats"
+    ),
+    pytest.param((0.5, math.nan), 0.005, "not shown", id="not a number"),
+]
+
+
+@pytest.mark.parametrize(("accuracies", "margin", "said"), OUTCOMES)
+def test_the_verdict_in_the_table(accuracies, margin, said):
+    text = compare.table(of_accuracies(*accuracies, margin=margin))
+    (row,) = [line for line in text.splitlines() if "equivalent within" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["equivalent within 0.005", said, "-"]
+    assert "written down before the runs" in text
+    assert ("likely (80 %)" in text) == ("likely" in said)
+
+
+def test_the_difference_in_the_table():
+    text = compare.table(of_accuracies(0.501, 0.502, 0.503))
+    rows = [line.strip("|").split("|") for line in text.splitlines()]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    # 0.002 and 2.92 * 0.001 / sqrt(3) on either side; below the accuracies.
+    assert cells[3] == ["accuracy, difference", "+0.0020 (+0.0003 to +0.0037)", "-"]
+    assert cells[2][0] == "accuracy"
+    assert "equivalent" not in text
+    assert "90 % confidence interval" in text
+
+
+def test_a_difference_has_no_negative_zero():
+    text = compare.table(of_accuracies(0.49999, 0.49999))
+    assert "+0.0000 (+0.0000 to +0.0000)" in text
+
+
+LOOKS = [
+    pytest.param([(2, False)], "", id="one"),
+    pytest.param([(2, False), (5, False)], "", id="raised before any table"),
+    pytest.param([(2, False), (2, True)], "", id="arms added"),
+    pytest.param([(2, False), (3, True), (5, True)], "(2, then 3, then 5)", id="looks"),
+]
+
+
+@pytest.mark.parametrize(("stages", "said"), LOOKS)
+def test_repeats_added_in_view_of_results_are_told(stages, said):
+    comparison = of_accuracies(0.5, 0.5, margin=0.1)
+    comparison["stages"] = [
+        {"repeats": repeats, "after_results": seen} for repeats, seen in stages
+    ]
+    text = compare.table(comparison)
+    assert ("Repeats were added after results were seen" in text) == bool(said)
+    assert said in text
+
+
 USED = [
     pytest.param(lambda path: path.write_text(""), "must be a folder", id="a file"),
     pytest.param(
@@ -231,10 +311,12 @@ def flag_values(words):
     return command.parse(["compare", *words], compare.declare)
 
 
-def fake_train(results):
+def fake_train(results, made=None, accuracy=lambda turn: 0.5):
     """In place of a process: logs in the run folder, or a failure."""
 
-    def train(folder, turn):
+    def train(folder, turn, stop_requested):
+        if made is not None:
+            made.append(turn.name)
         code = results.get(turn.name, 0)
         if code:
             log = folder / "arms" / f"{turn.name}.log"
@@ -243,7 +325,9 @@ def fake_train(results):
         run = record.Run.create(turn.settings.output_dir, turn.settings.to_flagfile())
         run.log({"step": 1, "loss": 1.0, "loss_scale": 2.0, "skipped_steps": 0})
         run.log_evaluation(1, {"eval_accuracy": 0.5, "eval_loss": 1.0})
-        run.write_summary(summary(seed=turn.settings.seed))
+        run.write_summary(
+            summary(seed=turn.settings.seed, eval_accuracy=accuracy(turn))
+        )
         run.close()
         return 0
 
@@ -267,8 +351,199 @@ def test_a_comparison_of_made_runs(tmp_path, monkeypatch, capsys):
     assert table in said.out
     comparison = json.loads((out / "comparison.json").read_text())
     assert [run["seed"] for run in comparison["arms"][KERAS]["runs"]] == [7, 8]
-    assert (out / "comparison.png").read_bytes()[:4] == b"\x89PNG"
-    assert (out / "report.html").read_text().count("/report.html") == 4
+    for picture in ("comparison.png", "equivalence.png"):
+        assert (out / picture).read_bytes()[:4] == b"\x89PNG"
+        assert f"{out / picture}" in said.out
+    page = (out / "report.html").read_text()
+    assert page.count("/report.html") == 4
+    assert "accuracy, difference" in page
+
+
+def test_one_repeat_has_no_differences(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "_train", fake_train({}))
+    out = tmp_path / "out"
+    assert compare.run(*flag_values([f"--output_dir={out}", "--repeats=1"])) == 0
+    assert not (out / "equivalence.png").exists()
+    assert "difference" not in (out / "comparison.md").read_text()
+
+
+def test_the_margin_is_written_before_the_first_run(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    seen = []
+
+    def accuracy(turn):
+        seen.append(json.loads((out / "design.json").read_text()))
+        return 0.5 + 0.001 * turn.repeat * (turn.arm.name == CUSTOM)
+
+    monkeypatch.setattr(compare, "_train", fake_train({}, accuracy=accuracy))
+    words = [f"--output_dir={out}", "--repeats=2", "--margin=0.005", "--seed=7"]
+    assert compare.run(*flag_values(words)) == 0
+    assert len(seen) == 4
+    assert (seen[0]["margin"], seen[0]["reference"]) == (0.005, KERAS)
+    (stage,) = seen[0]["stages"]
+    assert (stage["arms"], stage["repeats"]) == ([CUSTOM, KERAS], 2)
+    assert "--seed=7" in seen[0]["flags"]
+    comparison = json.loads((out / "comparison.json").read_text())
+    found = comparison["arms"][CUSTOM]["difference"]
+    assert found["differences"] == pytest.approx([0, 0.001])
+    assert found["verdict"] == "equivalent"
+    assert 0 < found["p"] < 0.05
+    assert comparison["stages"] == seen[0]["stages"]
+    assert "equivalent within 0.005" in (out / "report.html").read_text()
+
+
+UNTESTABLE = [
+    pytest.param(
+        ["--margin=0.01", "--repeats=1"], ["(0.01)", "--repeats (1)"], id="one repeat"
+    ),
+    pytest.param(
+        ["--margin=0.01", f"--arms={CUSTOM}"], ["(0.01)", "--arms"], id="one arm"
+    ),
+    pytest.param(["--margin=nan"], ["(nan) must be finite"], id="NaN"),
+    pytest.param(["--margin=inf"], ["(inf) must be finite"], id="inf"),
+    pytest.param(["--margin=-0.01"], ["margin", "-0.01"], id="negative"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), UNTESTABLE)
+def test_a_margin_that_cannot_be_tested_is_refused(tmp_path, words, said):
+    out = tmp_path / "out"
+    with pytest.raises(command.UsageError) as error:
+        compare.run(*flag_values([f"--output_dir={out}", *words]))
+    assert "margin" in str(error.value)
+    assert all(part in str(error.value) for part in said)
+    assert not out.exists()
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A comparison that failed in its third of four runs, and its flags."""
+    out = tmp_path / "out"
+    failing = fake_train({"custom-float16-1": 1})
+    monkeypatch.setattr(compare, "_train", failing)
+    words = [f"--output_dir={out}", "--repeats=2", "--margin=0.1", "--seed=7"]
+    assert compare.run(*flag_values(words)) == 1
+    return out, words
+
+
+def test_what_is_finished_is_not_made_again(begun, monkeypatch):
+    out, words = begun
+    (out / "keras-float16-0" / "report.html").unlink(missing_ok=True)
+    made = []
+    monkeypatch.setattr(compare, "_train", fake_train({}, made))
+    assert compare.run(*flag_values([*words, "--resume"])) == 0
+    assert made == ["custom-float16-1", "keras-float16-1"]
+    comparison = json.loads((out / "comparison.json").read_text())
+    assert [run["seed"] for run in comparison["arms"][KERAS]["runs"]] == [7, 8]
+    assert len(comparison["stages"]) == 1
+    # Killed between its summary and its report.
+    assert (out / "keras-float16-0" / "report.html").exists()
+    # Of a finished comparison nothing is left to make; what is not said is as before.
+    made.clear()
+    assert compare.run(*flag_values([f"--output_dir={out}", "--resume"])) == 0
+    assert made == []
+
+
+def test_repeats_and_arms_are_added(begun, monkeypatch):
+    out, words = begun
+    made = []
+    monkeypatch.setattr(compare, "_train", fake_train({}, made))
+    resume = [f"--output_dir={out}", "--resume"]
+    assert compare.run(*flag_values([*resume, "--repeats=3"])) == 0
+    assert made[:2] == ["custom-float16-1", "keras-float16-1"]
+    assert made[2:] == ["custom-float16-2", "keras-float16-2"]
+    assert "after results" not in (out / "comparison.md").read_text()
+    made.clear()
+    arms = f"--arms={CUSTOM},{KERAS},custom:float32"
+    assert compare.run(*flag_values([*resume, "--repeats=4", arms])) == 0
+    assert sorted(made) == sorted(
+        [f"custom-float32-{repeat}" for repeat in range(4)]
+        + ["custom-float16-3", "keras-float16-3"]
+    )
+    comparison = json.loads((out / "comparison.json").read_text())
+    assert [run["seed"] for run in comparison["arms"][KERAS]["runs"]] == [7, 8, 9, 10]
+    stages = [(s["repeats"], s["after_results"]) for s in comparison["stages"]]
+    assert stages == [(2, False), (3, False), (4, True)]
+    assert "(2, then 4)" in (out / "comparison.md").read_text()
+    assert comparison["margin"] == 0.1
+
+
+def test_a_resumed_comparison_may_have_moved(begun, monkeypatch):
+    out, words = begun
+    moved = out.with_name("moved")
+    out.rename(moved)
+    monkeypatch.setattr(compare, "_train", fake_train({}))
+    assert compare.run(*flag_values([f"--output_dir={moved}", "--resume"])) == 0
+    assert not out.exists()
+    assert (moved / "keras-float16-1" / "summary.json").exists()
+
+
+DIFFERING = [
+    pytest.param(["--margin=0.2"], ["--margin (0.2, was 0.1)"], id="margin"),
+    pytest.param(["--margin=0"], ["--margin (0, was 0.1)"], id="no margin"),
+    pytest.param(["--seed=8"], ["--seed (8, was 7)"], id="seed"),
+    pytest.param(["--steps=9"], ["--steps (9, was 0)"], id="steps"),
+    pytest.param(
+        ["--change_precision"], ["--change_precision (True, was False)"], id="change"
+    ),
+    pytest.param(["--repeats=1"], ["--repeats (1)", "at least 2"], id="repeats"),
+    pytest.param(
+        [f"--arms={CUSTOM}"], ["--arms", f"must name {KERAS} too"], id="an arm less"
+    ),
+    pytest.param(
+        [f"--arms=keras:float32,{CUSTOM},{KERAS}"],
+        ["--arms", f"must leave {KERAS} the reference"],
+        id="another reference",
+    ),
+    pytest.param(
+        ["--arms=custom:float64"], ["--arms (custom:float64)"], id="no such arm"
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), DIFFERING)
+def test_a_resumed_comparison_is_the_one_begun(begun, words, said):
+    out, _ = begun
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(command.UsageError) as error:
+        compare.run(*flag_values([f"--output_dir={out}", "--resume", *words]))
+    assert all(part in str(error.value) for part in said)
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert after == before
+    record.Lock(out).release()  # was given back
+
+
+def damage(text):
+    return lambda out: (out / "design.json").write_text(text)
+
+
+NOT_BEGUN = [
+    pytest.param(lambda out: (out / "design.json").unlink(), "holds no", id="none"),
+    pytest.param(damage("{"), "is not the design", id="half of one"),
+    pytest.param(damage("[]"), "is not the design", id="a list"),
+    pytest.param(damage('{"margin": 0, "stages": []}'), "is not the", id="no stage"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), NOT_BEGUN)
+def test_what_is_no_comparison_is_not_resumed(begun, change, said):
+    out, _ = begun
+    change(out)
+    with pytest.raises(command.UsageError, match=said):
+        compare.run(*flag_values([f"--output_dir={out}", "--resume"]))
+
+
+def test_a_comparison_to_resume_is_named():
+    with pytest.raises(command.UsageError, match="--output_dir"):
+        compare.run(*flag_values(["--resume"]))
+
+
+def test_one_process_has_the_folder(begun):
+    out, words = begun
+    lock = record.Lock(out)
+    with pytest.raises(record.RecordError, match="another process"):
+        compare.run(*flag_values([*words, "--resume"]))
+    lock.release()
 
 
 FAILURES = [
@@ -288,6 +563,7 @@ def test_a_failed_arm_ends_the_comparison(tmp_path, monkeypatch, capsys, child, 
     assert "line 39\n" in said
     assert "line 25\n" in said
     assert "line 24\n" not in said
+    assert said.endswith(f"python -m mp_loop.compare --output_dir={out} --resume\n")
     assert not (out / "comparison.md").exists()
     assert not (out / "custom-float16-1").exists()
 
@@ -301,22 +577,77 @@ def test_of_a_redrawn_line_the_last_state_is_shown(tmp_path):
 def test_a_run_is_a_process_with_a_flagfile_and_a_log(tmp_path, monkeypatch):
     seen = []
 
-    def call(words, **streams):
-        seen.append(words)
-        streams["stderr"].write(b"said\n")
-        return subprocess.CompletedProcess(words, 3)
+    class Process:
+        def __init__(self, words, **streams):
+            seen.append(words)
+            streams["stderr"].write(b"said\n")
 
-    monkeypatch.setattr(subprocess, "run", call)
+        def wait(self, timeout):
+            return 3
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
     (tmp_path / "arms").mkdir()
     settings = config.Config(output_dir=str(tmp_path))
     (turn,) = compare.plan(settings, [compare.Arm("keras", "float32")], 1)
     assert compare._train(tmp_path, turn) == 3
     flagfile = tmp_path / "arms" / "keras-float32-0.flags"
-    assert seen == [
-        [sys.executable, "-m", "mp_loop.train", f"--flagfile={flagfile}"],
-    ]
+    words = [sys.executable, "-m", "mp_loop.train", f"--flagfile={flagfile}"]
+    assert seen == [words]
     assert command.parse(["train", f"--flagfile={flagfile}"])[0] == turn.settings
-    assert (tmp_path / "arms" / "keras-float32-0.log").read_bytes() == b"said\n"
+    log = tmp_path / "arms" / "keras-float32-0.log"
+    assert log.read_bytes() == b"said\n"
+    # What was begun goes on, and so does its log.
+    (tmp_path / turn.name).mkdir()
+    (tmp_path / turn.name / "flags.txt").touch()
+    assert compare._train(tmp_path, turn) == 3
+    assert seen == [words, [*words, "--resume"]]
+    assert log.read_bytes() == b"said\nsaid\n"
+
+
+DEAF = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.fixture
+def deaf_turn(tmp_path, monkeypatch):
+    """A turn whose process would never end, and returns 7 where it gets SIGTERM."""
+    made, begin = [], subprocess.Popen
+
+    def popen(words, **streams):
+        made.append(begin([sys.executable, "-c", DEAF], **streams))
+        return made[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    (tmp_path / "arms").mkdir()
+    settings = config.Config(output_dir=str(tmp_path))
+    (turn,) = compare.plan(settings, [compare.Arm("keras", "float32")], 1)
+
+    def ready():
+        return (tmp_path / "arms" / "keras-float32-0.log").read_text() == "ready\n"
+
+    return turn, ready, made
+
+
+def test_a_run_is_told_of_a_signal(tmp_path, deaf_turn):
+    turn, ready, _ = deaf_turn
+    assert compare._train(tmp_path, turn, lambda: 15 * ready()) == 7
+
+
+def test_a_second_interrupt_leaves_no_process(tmp_path, deaf_turn):
+    turn, ready, made = deaf_turn
+
+    def interrupt():
+        if ready():
+            raise KeyboardInterrupt
+        return 0
+
+    with pytest.raises(KeyboardInterrupt):
+        compare._train(tmp_path, turn, interrupt)
+    assert made[0].returncode == -signal.SIGKILL
 
 
 def start(*words):
@@ -358,3 +689,72 @@ def test_compare_end_to_end(tmp_path):
     for name in ("custom-float16-0", "keras-float16-0"):
         metrics = record.read_metrics(out / name)
         assert [line["step"] for line in metrics] == [2, 4, 6]
+
+
+# Of a turn's 20 steps some are done, and more are left, when it is killed.
+TINY = (
+    "--dataset=fashion_mnist_mini", "--model=mlp", "--steps=20", "--repeats=2",
+    "--log_every=2", "--steps_per_call=2", "--checkpoint_every=4", "--batch_size=64",
+    "--deterministic", "--margin=0.05",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "out"
+    done = start(f"--output_dir={out}", *TINY)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "comparison.json").read_text())
+
+
+def life(out, until, number, group, *words):
+    """Starts a comparison, and kills it when `until` is there."""
+    words = [f"--output_dir={out}", *TINY, *words]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mp_loop.compare", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not list(out.glob(until)) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (os.killpg if group else os.kill)(process.pid, number)
+    _, said = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+def times(out):
+    return {path: path.stat().st_mtime_ns for path in out.glob("*/summary.json")}
+
+
+def test_a_killed_comparison_goes_on(tmp_path, uninterrupted):
+    out = tmp_path / "out"
+    # The machine stops in the midst of a run: nobody has a last word.
+    code, _ = life(out, "custom-float16-0/checkpoints/*", signal.SIGKILL, True)
+    assert code == -signal.SIGKILL
+    assert (out / "design.json").exists() and not times(out)
+    # Only the comparison is told; it tells the run, and how to go on.
+    until = "keras-float16-0/metrics.jsonl"
+    code, said = life(out, until, signal.SIGTERM, False, "--resume")
+    assert code == 143
+    assert said.endswith(f"mp_loop.compare --output_dir={out} --resume\n")
+    finished = times(out)
+    assert finished and not (out / "comparison.json").exists()
+    done = start(f"--output_dir={out}", "--resume", *TINY)
+    assert done.returncode == 0, done.stderr
+    # What was finished was left alone.
+    assert finished.items() <= times(out).items()
+    found = json.loads((out / "comparison.json").read_text())
+    for name, arm in uninterrupted["arms"].items():
+        for measure in ("eval_accuracy", "eval_loss", "final_loss_scale"):
+            values = [run[measure] for run in arm["runs"]]
+            assert [r[measure] for r in found["arms"][name]["runs"]] == values
+        assert found["arms"][name].get("difference") == arm.get("difference")
+    refused = start(f"--output_dir={out}", "--resume", "--margin=0.01")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.splitlines() == [
+        "--margin (0.01, was 0.05) must be as in the comparison to be resumed."
+    ]

@@ -18,6 +18,7 @@ ROWS = [
     {"advice", "report"},
     {
         "checkpoints",
+        "forest",
         "hub",
         "machine",
         "peer",
@@ -39,6 +40,7 @@ ROWS = [
         "models",
         "numerics",
         "record",
+        "equivalence",
         "heatmap",
         "workloads",
         "cluster",
