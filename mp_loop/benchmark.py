@@ -23,7 +23,8 @@ An arm is loop:precision, with options after plus signs (custom:bfloat16+recompu
 Memory is what one call of steps adds at its peak: "of a step" to the process after
 a step on a single example, "in all" to the process with the framework just
 imported; on a GPU, to what is held there. With --memory_budget_mib every arm runs
-with the largest batch whose step fits.
+with the largest batch whose step fits; with --same_memory, with the largest whose
+step fits into that of the first arm.
 
 `--output_dir` gets benchmark.md, benchmark.json and benchmark.png. Exit codes: 0
 done, 1 an arm failed, 2 bad input (one line on stderr, nothing written).
@@ -150,6 +151,12 @@ def declare(flag_values: flags.FlagValues) -> None:
         lower_bound=0.0,
         flag_values=flag_values,
     )
+    flags.DEFINE_bool(
+        "same_memory",
+        False,
+        "Give every arm the largest batch whose step fits into the first arm's memory.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_string("output_dir", "", "Folder (required).", flag_values=flag_values)
 
 
@@ -159,6 +166,7 @@ def measure(
     repeats: int,
     block_seconds: float,
     memory_budget_mib: float = 0.0,
+    same_memory: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, Any]]:
     """Measures the arms of one workload.
@@ -169,6 +177,7 @@ def measure(
       repeats: rounds.
       block_seconds: about what a block of an arm takes.
       memory_budget_mib: MiB that a step may take; 0: no matter.
+      same_memory: a step may take what the first arm's does.
       say: told what is going on.
 
     Returns:
@@ -189,6 +198,8 @@ def measure(
                         size,
                     )
                 process = _start(arm, workload, batch_size)
+                if same_memory and not running:
+                    memory_budget_mib = process.facts["step_bytes"] / MIB
             except worker.WorkerFailed as error:
                 say(str(error))
                 results[arm.name] = {"failed": str(error)}
@@ -360,6 +371,11 @@ def run(_settings: config.Config, flag_values: Any) -> int:
     """Runs the benchmark; returns the exit code."""
     arms = parse_arms(flag_values.arms)
     names = parse_workloads(flag_values.workloads, arms)
+    if flag_values.same_memory and flag_values.memory_budget_mib:
+        raise command.UsageError(
+            f"--memory_budget_mib ({flag_values.memory_budget_mib}) contradicts "
+            "--same_memory."
+        )
     folder = command.new_folder(flag_values.output_dir, "a benchmark")
     results = {
         name: measure(
@@ -368,6 +384,7 @@ def run(_settings: config.Config, flag_values: Any) -> int:
             flag_values.repeats,
             flag_values.block_seconds,
             flag_values.memory_budget_mib,
+            flag_values.same_memory,
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
         for name in names

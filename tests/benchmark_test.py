@@ -187,3 +187,25 @@ def test_pytorch_has_the_same_parameters(name):
     model = arms.build_model(name)
     ours = sum(v.shape.num_elements() for v in model.trainable_variables)
     assert int(theirs) == ours
+
+
+def test_other_arms_may_take_the_memory_of_the_first(monkeypatch):
+    class Step:
+        """Takes 2 MiB an example in float32, 1 MiB in bfloat16."""
+
+        def __init__(self, arm, workload, batch_size):
+            self.name = arm.name
+            each = {"float32": 2, "bfloat16": 1}[arm.precision]
+            self.facts = {"step_bytes": batch_size * each * 2**20, "trace_seconds": 0}
+
+        def time(self, steps):
+            return float(steps)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(benchmark, "_start", Step)
+    arms = benchmark.parse_arms("keras:float32,custom:bfloat16")
+    results = benchmark.measure("cnn", arms, 1, 0.0, same_memory=True)
+    sizes = {name: result["batch_size"] for name, result in results.items()}
+    assert sizes == {"keras:float32": 128, "custom:bfloat16": 256}
