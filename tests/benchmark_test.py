@@ -196,7 +196,8 @@ def test_other_arms_may_take_the_memory_of_the_first(monkeypatch):
         def __init__(self, arm, workload, batch_size):
             self.name = arm.name
             each = {"float32": 2, "bfloat16": 1}[arm.precision]
-            self.facts = {"step_bytes": batch_size * each * 2**20, "trace_seconds": 0}
+            step = batch_size * each * 2**20
+            self.facts = {"step_bytes": step, "process_bytes": 2 * step}
 
         def time(self, steps):
             return float(steps)
