@@ -89,6 +89,13 @@ class Config:
         at_least=0,
         at_most=4096,
     )
+    crop_pct: float = _field(
+        1.0,
+        "Share of the square's side that, resized, is --image_size: the model sees "
+        "the middle. Custom for ImageNet: 0.875.",
+        above=0,
+        at_most=1,
+    )
     sequence_length: int = _field(
         128, "Texts are cut, or padded, to so many tokens.", at_least=2, at_most=65536
     )
@@ -475,6 +482,8 @@ def _refuse_contradictions(config: Config) -> None:
             raise ValueError(
                 f"--{name} ({pattern}) must be a regular expression: {error}."
             ) from None
+    if config.crop_pct != 1 and not config.image_size:
+        raise ValueError(f"--crop_pct ({config.crop_pct}) needs --image_size.")
     if config.head_epochs and not config.steps and config.head_epochs >= config.epochs:
         raise ValueError(
             f"--head_epochs ({config.head_epochs}) must be fewer than --epochs "

@@ -47,7 +47,8 @@ class Split:
     """Decoded examples.
 
     Attributes:
-      inputs: images, uint8 [n, h, w, c], or tokens, int32 [n, length].
+      inputs: images, uint8 [n, h, w, c], not smaller than those that a model gets,
+        or tokens, int32 [n, length].
       labels: int64 [n].
     """
 
@@ -73,7 +74,8 @@ class Source:
       train: the training examples.
       test: the examples of the split `test`, or `validation` without one.
       num_classes: labels are in [0, num_classes).
-      input_shape: (h, w, c) of images, (length,) of texts.
+      input_shape: (h, w, c) of the images that a model gets: those in the middle of
+        what is held; (length,) of texts.
       class_names: one name for each class.
       mean: float64 [c], of pixel / 255 over the training examples; [0] for texts.
       std: float64 [c], likewise (population); 1 for a constant channel.
@@ -100,7 +102,11 @@ class Source:
         """Makes a model's inputs: float32 of pixels, int32 tokens as they are."""
         if self.is_text:
             return inputs
-        pixels = tf.cast(inputs, tf.float32)
+        height, width, _ = self.input_shape
+        top = (inputs.shape[1] - height) // 2
+        left = (inputs.shape[2] - width) // 2
+        middle = inputs[:, top : top + height, left : left + width]
+        pixels = tf.cast(middle, tf.float32)
         if self.preprocess is not None:
             return self.preprocess(pixels)
         scale, offset = 1 / (255 * self.std), -self.mean / self.std
@@ -111,6 +117,7 @@ def load(
     name: str,
     data_dir: str = "",
     image_size: int = 0,
+    crop_pct: float = 1.0,
     tokenize: Callable[[Sequence[bytes]], np.ndarray] | None = None,
 ) -> Source:
     """Reads a TFDS data set of images, or texts, and labels into memory.
@@ -123,7 +130,10 @@ def load(
         TFDS can read without builder code.
       data_dir: TFDS's folder; empty is TFDS's default.
       image_size: of each image the largest square in the middle is taken, and
-        resized to this side; 0: images stay as they are.
+        resized so that its own middle, `crop_pct` of its side, has this side; 0:
+        images stay as they are.
+      crop_pct: in (0, 1]. Models get that middle, as is the custom for ImageNet
+        (0.875), or a random part of the whole (`flip_crop`).
       tokenize: makes tokens, int32 [n, length], of n texts in UTF-8; None: the data
         set must hold images.
 
@@ -140,7 +150,8 @@ def load(
     if tokenize is not None:
         convert, at_once = tokenize, 1024
     elif image_size:
-        convert, at_once = functools.partial(_resized, size=image_size), 1
+        whole = round(image_size / crop_pct)
+        convert, at_once = functools.partial(_resized, size=whole), 1
     else:
         # Images whose size is not declared are compared one by one.
         declared = None not in builder.info.features[feature].shape
@@ -159,12 +170,15 @@ def load(
     mean = std = np.empty(0)
     if tokenize is None:
         mean, std = _moments(train.inputs)
+    shape = train.inputs.shape[1:]
+    if image_size and tokenize is None:
+        shape = (image_size, image_size, shape[-1])
     return Source(
         name=name,
         train=train,
         test=test,
         num_classes=builder.info.features[label].num_classes,
-        input_shape=train.inputs.shape[1:],
+        input_shape=shape,
         class_names=tuple(builder.info.features[label].names),
         mean=mean,
         std=std,
@@ -217,7 +231,7 @@ def training_batches(
       augment: `none`; or a horizontal flip with probability 1/2 and then, for
         `flip_shift`, a shift by up to `MAX_SHIFT` pixels in each direction, black
         moved in, or, for `flip_crop`, a part of the image, of its shape and of
-        `MIN_CROP` to all of its area, resized to the whole.
+        `MIN_CROP` to all of its area, resized.
       worker: only the share of this one of `workers` is read.
       workers: each of them has a share of every batch.
       replicas: equal parts that a batch is cut into; a worker's follow each other.
@@ -251,6 +265,8 @@ def training_batches(
     words = _random_words(len(source.train), seed, epoch)
     order = np.argsort(words[:, 0], kind="stable")
     drawn, change = _AUGMENTED[augment]
+    if augment == "flip_crop":
+        change = functools.partial(change, size=source.input_shape[:2])
     taken = slice(start_batch * batch_size, steps * batch_size)
     share = batch_size // replicas
     columns = tuple(
@@ -569,7 +585,12 @@ def _flip_shift(
 
 
 def _flip_crop(
-    images: tf.Tensor, flip: tf.Tensor, area: tf.Tensor, y: tf.Tensor, x: tf.Tensor
+    images: tf.Tensor,
+    flip: tf.Tensor,
+    area: tf.Tensor,
+    y: tf.Tensor,
+    x: tf.Tensor,
+    size: tuple[int, int],
 ) -> tf.Tensor:
     """Takes a part of each image, flipped or not, and resizes it bilinearly.
 
@@ -579,17 +600,17 @@ def _flip_crop(
       area: float32 [b], share of the image, in (0, 1].
       y: float32 [b], where the part is: from 0, at the top, to 1, at the bottom.
       x: float32 [b], likewise from left to right.
+      size: height and width of what is returned.
 
     Returns:
-      float32 [b, h, w, c], in [0, 255].
+      float32 [b, *size, c], in [0, 255].
     """
-    batch, height, width, _ = images.shape
     side = tf.sqrt(area)
     top, left = y * (1 - side), x * (1 - side)
     right = left + side
     left, right = tf.where(flip == 1, right, left), tf.where(flip == 1, left, right)
     boxes = tf.stack([top, left, top + side, right], axis=1)
-    return tf.image.crop_and_resize(images, boxes, tf.range(batch), (height, width))
+    return tf.image.crop_and_resize(images, boxes, tf.range(images.shape[0]), size)
 
 
 # What is drawn for each position, and what is done with it.

@@ -205,7 +205,11 @@ def _source(settings: config.Config) -> Any:
             tokenize = hub.tokenizer(preset, settings.sequence_length)
     with command.bad_input(data.DataError, flag="dataset", value=settings.dataset):
         source = data.load(
-            settings.dataset, settings.data_dir, settings.image_size, tokenize
+            settings.dataset,
+            settings.data_dir,
+            settings.image_size,
+            settings.crop_pct,
+            tokenize,
         )
     if source.is_text:
         return source
@@ -224,7 +228,7 @@ def _source(settings: config.Config) -> Any:
 def _refuse_for_texts(settings: config.Config) -> None:
     """Names the first flag that texts have no use for."""
     defaults = config.Config()
-    for name in ("augment", "image_size", "preprocessing", "weights"):
+    for name in ("augment", "image_size", "crop_pct", "preprocessing", "weights"):
         value = getattr(settings, name)
         if value != getattr(defaults, name):
             raise command.UsageError(

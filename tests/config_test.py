@@ -93,6 +93,7 @@ REFUSED = {
     "turned": ({"profile_steps": "8:4"}, "--profile_steps (8:4) must be A:B"),
     "pattern": ({"float32_layers": "("}, "--float32_layers (() must be a regular"),
     "frozen": ({"freeze": "["}, "--freeze ([) must be a regular"),
+    "crop": ({"crop_pct": 0.875}, "--crop_pct (0.875) needs --image_size."),
     "all head": (
         {"head_epochs": 5, "epochs": 5},
         "--head_epochs (5) must be fewer than --epochs (5).",

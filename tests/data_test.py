@@ -271,7 +271,7 @@ def test_flip_crop_of_all_is_the_image_or_its_mirror(flip):
     drawn = [tf.constant([v] * 2) for v in (flip, 1.0, 0.3, 0.7)]
     wanted = images[:, :, ::-1] if flip else images
     np.testing.assert_allclose(
-        data._flip_crop(tf.constant(images), *drawn), wanted, atol=1e-3
+        data._flip_crop(tf.constant(images), *drawn, size=(6, 5)), wanted, atol=1e-3
     )
 
 
@@ -281,7 +281,7 @@ def test_flip_crop_takes_the_part_it_is_told(y, x):
     rows, columns = np.mgrid[0:9, 0:9]
     images = (10 * rows + columns).astype(np.uint8)[None, :, :, None]
     drawn = [tf.constant([v]) for v in (1, 0.25, y, x)]
-    got = data._flip_crop(tf.constant(images), *drawn)[0, :, :, 0]
+    got = data._flip_crop(tf.constant(images), *drawn, size=(9, 9))[0, :, :, 0]
     top, left = 4 * y, 4 * x
     wanted = 10 * (top + rows / 2) + (left + 4 - columns / 2)
     np.testing.assert_allclose(got, wanted, atol=1e-4)
@@ -468,6 +468,24 @@ def test_images_are_cut_to_squares_and_resized(tmp_path):
     ]
     smaller = data.load("made", str(tmp_path), image_size=2)
     assert smaller.test.inputs[0].ravel().tolist() == [200] * 12
+
+
+def test_models_get_the_middle_of_an_image_or_parts_of_the_whole(tmp_path):
+    frame = np.full((8, 8, 3), 255, np.uint8)
+    frame[2:6, 2:6] = 0
+    examples = [{"image": frame, "label": 0}] * 4
+    write(tmp_path, ANY_IMAGE, LABEL, examples)
+    made = data.load("made", str(tmp_path), image_size=4, crop_pct=0.5)
+    assert made.input_shape == (4, 4, 3) and made.train.inputs.shape == (4, 8, 8, 3)
+    made = dataclasses.replace(made, preprocess=lambda pixels: pixels)
+    for batches_ in (
+        data.training_batches(made, 4, 0, 0),
+        data.evaluation_batches(made, 4),
+    ):
+        (x, _), *_ = batches_
+        np.testing.assert_array_equal(x, np.zeros((4, 4, 4, 3)))
+    (x, _), *_ = data.training_batches(made, 4, 0, 0, augment="flip_crop")
+    assert x.shape == (4, 4, 4, 3) and np.all(np.max(x, (1, 2, 3)) > 0)
 
 
 SENTENCES = [
