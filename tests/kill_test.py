@@ -130,7 +130,8 @@ def same(folder, whole):
     for name in one:
         assert str(one[name]) == str(other[name]), name
     steps = [line["step"] for line in record.read_metrics(folder)]
-    assert steps == [*range(5, 48, 5), 48]
+    phases = "--head_epochs=1" in (folder / "flags.txt").read_text().split()
+    assert steps == sorted({*range(5, 48, 5), 48} | ({31} if phases else set()))
     assert not [*(folder / "checkpoints").glob(".*")]
 
 
@@ -158,6 +159,16 @@ def test_killed_again_and_again(tmp_path, survives):
     lines = record.read_metrics(tmp_path / "run")
     scales = [line["loss_scale"] for line in lines]
     assert lines[-1]["skipped_steps"] > 3 and sorted(scales)[0] < scales[-1]
+
+
+def test_killed_between_two_phases(tmp_path, survives):
+    # The sixth checkpoint is the first of the second phase, and replaces the fifth.
+    moments = [
+        "before a checkpoint:6:0",
+        "in a replacement:1:0",
+        "before a checkpoint:2:0",
+    ]
+    assert survives(tmp_path / "run", "two phases", moments) == moments
 
 
 @pytest.mark.slow
