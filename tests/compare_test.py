@@ -359,6 +359,23 @@ def test_a_comparison_of_made_runs(tmp_path, monkeypatch, capsys):
     assert "accuracy, difference" in page
 
 
+METRICS = [
+    pytest.param("sparse_categorical_accuracy", True, id="a share"),
+    pytest.param("mean_absolute_error", False, id="an error"),
+]
+
+
+@pytest.mark.parametrize(("metric", "share"), METRICS)
+def test_only_shares_are_drawn_in_points(tmp_path, monkeypatch, metric, share):
+    seen = []
+    monkeypatch.setattr(compare, "_train", fake_train({}))
+    monkeypatch.setattr(compare.forest, "draw", lambda *args: seen.append(args))
+    words = [f"--output_dir={tmp_path / 'o'}", "--repeats=2", f"--metric={metric}"]
+    assert compare.run(*flag_values(words)) == 0
+    ((_, results, reference, drawn),) = seen
+    assert (list(results), reference, drawn) == ([CUSTOM], KERAS, share)
+
+
 def test_one_repeat_has_no_differences(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "_train", fake_train({}))
     out = tmp_path / "out"
