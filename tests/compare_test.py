@@ -359,6 +359,23 @@ def test_a_comparison_of_made_runs(tmp_path, monkeypatch, capsys):
     assert "accuracy, difference" in page
 
 
+METRICS = [
+    pytest.param("sparse_categorical_accuracy", True, id="a share"),
+    pytest.param("mean_absolute_error", False, id="an error"),
+]
+
+
+@pytest.mark.parametrize(("metric", "share"), METRICS)
+def test_only_shares_are_drawn_in_points(tmp_path, monkeypatch, metric, share):
+    seen = []
+    monkeypatch.setattr(compare, "_train", fake_train({}))
+    monkeypatch.setattr(compare.forest, "draw", lambda *args: seen.append(args))
+    words = [f"--output_dir={tmp_path / 'o'}", "--repeats=2", f"--metric={metric}"]
+    assert compare.run(*flag_values(words)) == 0
+    ((_, results, reference, drawn),) = seen
+    assert (list(results), reference, drawn) == ([CUSTOM], KERAS, share)
+
+
 def test_one_repeat_has_no_differences(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "_train", fake_train({}))
     out = tmp_path / "out"
@@ -406,7 +423,8 @@ UNTESTABLE = [
 
 
 @pytest.mark.parametrize(("words", "said"), UNTESTABLE)
-def test_a_margin_that_cannot_be_tested_is_refused(tmp_path, words, said):
+def test_a_margin_that_cannot_be_tested_is_refused(tmp_path, monkeypatch, words, said):
+    monkeypatch.setattr(compare, "_train", fake_train({}))
     out = tmp_path / "out"
     with pytest.raises(command.UsageError) as error:
         compare.run(*flag_values([f"--output_dir={out}", *words]))
@@ -486,7 +504,7 @@ DIFFERING = [
     pytest.param(
         ["--change_precision"], ["--change_precision (True, was False)"], id="change"
     ),
-    pytest.param(["--repeats=1"], ["--repeats (1)", "at least 2"], id="repeats"),
+    pytest.param(["--repeats=1"], ["--repeats (1) must be at least 2"], id="repeats"),
     pytest.param(
         [f"--arms={CUSTOM}"], ["--arms", f"must name {KERAS} too"], id="an arm less"
     ),

@@ -236,19 +236,25 @@ def test_repeats_needed_of_extremes():
     assert (near.verdict, near.repeats_needed) == ("not shown", None)
 
 
-def test_the_picture_shows_what_there_is(tmp_path, monkeypatch):
+@pytest.fixture
+def pictures(monkeypatch):
+    """Every picture that is saved; none is written."""
     from matplotlib import figure
 
     seen = []
     monkeypatch.setattr(
         figure.Figure, "savefig", lambda self, path, dpi: seen.append(self)
     )
+    return seen
+
+
+def test_the_picture_shows_what_there_is(pictures):
     results = {
         "custom:float16": equivalence.paired([0.001, 0.002, 0.003], 0.005),
         "custom:float32": equivalence.paired([-0.01, -0.011, -0.009], 0.005),
     }
-    assert forest.draw(tmp_path / "x.png", results, "keras:float16")
-    (axis,) = seen[0].axes
+    assert forest.draw("x.png", results, "keras:float16")
+    (axis,) = pictures[0].axes
     assert [label.get_text() for label in axis.get_yticklabels()] == list(results)
     said = " ".join(text.get_text() for text in axis.texts)
     for part in ("+0.20 (+0.03 to +0.37)", "equivalent, p = 0.018", "different"):
@@ -265,8 +271,19 @@ def test_the_picture_shows_what_there_is(tmp_path, monkeypatch):
     assert low == -high and high > 1.1
 
 
-def test_the_picture_of_another_unit_and_no_margin(tmp_path):
+def test_the_picture_of_another_unit_and_no_margin(pictures):
+    results = {"custom:float16": equivalence.paired([1.0, 2.0, 3.0])}
+    assert forest.draw("x.png", results, "keras:float16", share=False)
+    (axis,) = pictures[0].axes
+    said = " ".join(text.get_text() for text in axis.texts)
+    assert "+2.00 (+0.31 to +3.69)" in said
+    assert "margin" not in said and "equivalent" not in said
+    assert "percentage" not in axis.get_xlabel()
+    assert not axis.patches
+
+
+def test_a_picture_is_written_also_of_what_is_not_a_number(tmp_path):
     path = tmp_path / "x.png"
-    results = {"custom:float16": equivalence.paired([3.0, math.nan])}
-    assert forest.draw(path, results, "keras:float16", share=False)
+    results = {"custom:float16": equivalence.paired([3.0, math.nan], 0.1)}
+    assert forest.draw(path, results, "keras:float16")
     assert path.read_bytes()[:4] == b"\x89PNG"
