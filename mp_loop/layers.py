@@ -468,8 +468,9 @@ def with_float32_bias(
 class _Attention(keras.layers.MultiHeadAttention):
     """Multi-head attention: 16-bit products, softmax in float32."""
 
-    def share(self, master: keras.layers.MultiHeadAttention) -> None:
+    def share(self, master: keras.layers.MultiHeadAttention, own: bool) -> None:
         self._master = lambda: master  # a closure hides it from Keras' tracking
+        self._own_dropout = own
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         super().build(query_shape, value_shape, key_shape)
@@ -484,7 +485,7 @@ class _Attention(keras.layers.MultiHeadAttention):
         axis = self._softmax.axis
         self._tracker.untrack(self._softmax)
         self._softmax = keras.layers.Softmax(axis=axis, dtype="float32")
-        if self._dropout > 0:
+        if self._own_dropout and self._dropout > 0:
             self._tracker.untrack(self._dropout_layer)
             self._dropout_layer = dropout(
                 self._master()._dropout_layer, self.dtype_policy
@@ -527,13 +528,16 @@ class _Attention(keras.layers.MultiHeadAttention):
 
 
 def attention(
-    layer: keras.layers.MultiHeadAttention, policy: keras.DTypePolicy
+    layer: keras.layers.MultiHeadAttention,
+    policy: keras.DTypePolicy,
+    own_dropout: bool = False,
 ) -> keras.layers.MultiHeadAttention:
     """Copies a built `MultiHeadAttention` to 16 bits, its softmax in float32.
 
     Args:
       layer: a built float32 layer. Its projections' biases are shared.
       policy: dtype of kernels and results, and of the products.
+      own_dropout: whether it drops as `dropout` does, not as Keras.
 
     Returns:
       A layer with 16-bit projection kernels of its own.
@@ -541,7 +545,7 @@ def attention(
     config = twin_config(layer, policy)
     config["flash_attention"] = False
     twin = _Attention.from_config(config)
-    twin.share(layer)
+    twin.share(layer, own_dropout)
     return twin
 
 
@@ -915,6 +919,8 @@ def dropout(
     layer: keras.layers.Dropout, policy: keras.DTypePolicy
 ) -> keras.layers.Layer:
     """Copies a `Dropout` to 16 bits; the mean of its outputs is that of its inputs.
+
+    It drops other numbers than Keras does from the same seed.
 
     Args:
       layer: one whose seed the copy continues from.
