@@ -386,7 +386,9 @@ def _feature_names(
     known = dict(features.items()) if hasattr(features, "items") else {}
     keys = info.supervised_keys
     if not (keys and len(keys) == 2 and all(isinstance(key, str) for key in keys)):
-        keys = ("text" if text else "image", "label")
+        kind = tfds.features.Text if text else tfds.features.Image
+        found = [key for key, value in known.items() if isinstance(value, kind)]
+        keys = (found[0] if len(found) == 1 else "text" if text else "image", "label")
     first, label = (known.get(key) for key in keys)
     if text:
         fits = isinstance(first, tfds.features.Text)

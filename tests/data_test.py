@@ -489,7 +489,7 @@ def test_models_get_the_middle_of_an_image_or_parts_of_the_whole(tmp_path):
 
 
 SENTENCES = [
-    {"text": text, "label": len(text) % 2}
+    {"sentence": text, "label": len(text) % 2}
     for text in ("one", "two three", "", "fünf sechs sieben")
 ]
 
@@ -501,7 +501,7 @@ def tokenize(texts):
 
 
 def test_texts_become_tokens_of_the_stored_order(tmp_path):
-    write(tmp_path, tfds.features.Text(), LABEL, SENTENCES, key="text")
+    write(tmp_path, tfds.features.Text(), LABEL, SENTENCES, key="sentence")
     made = data.load("made", str(tmp_path), tokenize=tokenize)
     assert made.is_text and made.input_shape == (3,)
     assert made.train.inputs.tolist() == [[3, 0, 0], [3, 5, 0], [0, 0, 0], [4, 5, 6]]
