@@ -269,7 +269,7 @@ def _resnet9(input_shape: Shape, num_classes: int) -> keras.Model:
     """Page's residual network for short trainings (DAWNBench 2018), half as wide.
 
     Eight 3x3 convolutions and the logits. The image is halved after the second,
-    third and sixth; a block of two convolutions is added to its input after the
+    fifth and sixth; a block of two convolutions is added to its input after the
     second and the sixth.
     """
 
