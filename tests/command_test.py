@@ -52,7 +52,7 @@ def test_what_a_config_writes_is_read_back_equal(tmp_path):
 
 
 BAD = [
-    pytest.param(["--sead=3"], ["sead", "Did you mean: seed"], id="unknown flag"),
+    pytest.param(["--sead=3"], ["sead", "Did you mean: ", "seed"], id="unknown flag"),
     pytest.param(["--seed=three"], ["--seed=three"], id="no number"),
     pytest.param(["--seed="], ["--seed="], id="empty number"),
     pytest.param(["--seed"], ["--seed"], id="no value"),
