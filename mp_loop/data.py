@@ -335,7 +335,7 @@ def _download(name: str, builder: tfds.core.DatasetBuilder, root: str) -> None:
         "run once with network so that TFDS downloads it, or point --data_dir at a "
         "folder that holds it"
     )
-    if not _network():
+    if not has_network(_PROBE_ADDRESS):
         raise DataError(
             f"Data set '{name}' is not in '{root}' and there is no network: {advice}."
         )
@@ -368,12 +368,16 @@ def _lineage(folder: str) -> list[pathlib.Path]:
     return [path, *path.parents]
 
 
-def _network() -> bool:
-    """Whether a download can begin: at once where TFDS retries for minutes."""
+def has_network(address: tuple[str, int]) -> bool:
+    """Whether a download can begin: at once where libraries retry for minutes.
+
+    Args:
+      address: host and port that answer then, unless there is a proxy.
+    """
     if {"http", "https", "all"} & set(urllib.request.getproxies()):
         return True
     try:
-        socket.create_connection(_PROBE_ADDRESS, timeout=_PROBE_SECONDS).close()
+        socket.create_connection(address, timeout=_PROBE_SECONDS).close()
     except OSError:
         return False
     return True

@@ -16,15 +16,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
-import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from mp_loop import models
+from mp_loop import data, models
 
 PREFIX = "keras_hub:"
 """What `--model` starts with, before the preset."""
@@ -32,7 +30,6 @@ PREFIX = "keras_hub:"
 # Where keras_hub's presets are: if not even this host answers, there is no network.
 _PROBE_ADDRESSES = {"hf": ("huggingface.co", 443)}
 _PROBE_ADDRESS = ("www.kaggle.com", 443)
-_PROBE_SECONDS = 5.0
 _INPUTS = ("token_ids", "segment_ids", "padding_mask")
 
 
@@ -194,7 +191,8 @@ def _from_preset(kind: str, preset: str, **arguments: Any) -> Any:
                 f"`model` ('{name}') must name a folder, a preset of keras_hub such as "
                 "bert_tiny_en_uncased, or a handle such as hf://user/model."
             )
-        if not _network(preset):
+        host = preset.partition("://")[0]
+        if not data.has_network(_PROBE_ADDRESSES.get(host, _PROBE_ADDRESS)):
             raise models.ModelError(
                 f"`model` ('{name}') may have to be downloaded and there is no "
                 "network: run once with network, then name the folder it was put in."
@@ -205,15 +203,3 @@ def _from_preset(kind: str, preset: str, **arguments: Any) -> Any:
         raise models.ModelError(
             models.line(f"`model` ('{name}') cannot be loaded", error)
         ) from error
-
-
-def _network(preset: str) -> bool:
-    """Whether a download can begin: at once where retries would take minutes."""
-    if {"http", "https", "all"} & set(urllib.request.getproxies()):
-        return True
-    address = _PROBE_ADDRESSES.get(preset.partition("://")[0], _PROBE_ADDRESS)
-    try:
-        socket.create_connection(address, timeout=_PROBE_SECONDS).close()
-    except OSError:
-        return False
-    return True

@@ -596,30 +596,25 @@ class _BatchNorm(keras.layers.Layer):
         else:
             factor = gamma * tf.math.rsqrt(variance + master.epsilon)
             affine = (x, factor, beta - mean * factor)
-            y = _affine(*affine)
+            y = _affine()(*affine)
             if len(inputs.shape) == 4:
                 y._affine = affine  # see `_ReLU`
         return tf.reshape(y, tf.shape(inputs)) if len(inputs.shape) != 4 else y
 
 
-def _affine(
-    x: tf.Tensor,
-    factor: tf.Tensor,
-    offset: tf.Tensor,
-    low: float = -math.inf,
-    high: float = math.inf,
-) -> tf.Tensor:
-    """Computes `x * factor + offset`, between bounds, in float32, one loop each way.
+@functools.cache
+def _affine(low: float = -math.inf, high: float = math.inf) -> Callable[..., tf.Tensor]:
+    """Makes `x * factor + offset`, between bounds, in float32, one loop each way.
 
     Where factor and offset are not trained, the output alone is kept for the
     backward pass, and nothing where there are no bounds.
 
     Args:
-      x: 16-bit [..., channels].
-      factor: float32 [channels].
-      offset: float32 [channels].
       low: least value of the output.
       high: largest value.
+
+    Returns:
+      A function of x, 16-bit [..., channels], factor and offset, float32 [channels].
     """
     bounded = low > -math.inf
 
@@ -653,7 +648,7 @@ def _affine(
 
         return y, gradient
 
-    return compute(x, factor, offset)
+    return compute
 
 
 class _ReLU(keras.layers.Activation):
@@ -663,8 +658,7 @@ class _ReLU(keras.layers.Activation):
         affine = getattr(inputs, "_affine", None)
         if affine is None:
             return super().call(inputs)
-        six = self._six
-        return _affine(*affine, low=0.0, high=6.0 if six else math.inf)
+        return _affine(0.0, 6.0 if self._six else math.inf)(*affine)
 
 
 def relu(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> Any:

@@ -202,7 +202,7 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
             for phase in range(built.phase, len(built.phase_ends)):
                 if phase != built.phase:
                     checkpoints.begin(phase, enter(phase))
-                    checkpoints.save(results[-1].evaluation if results else {})
+                    checkpoints.save(results[-1].evaluation)
                 results.append(
                     loop.train(
                         built.step,

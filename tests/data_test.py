@@ -547,7 +547,7 @@ def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch, made):
         (pathlib.Path(download_dir) / "half.tar.gz.tmp").write_text("half")
         raise ConnectionError("reset\nby peer")
 
-    monkeypatch.setattr(data, "_network", lambda: True)
+    monkeypatch.setattr(data, "has_network", lambda address: True)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -571,7 +571,7 @@ def test_a_download_that_works_is_read(tmp_path, monkeypatch):
             (target / renamed).write_bytes(content)
         self.info.read_from_directory(str(target))
 
-    monkeypatch.setattr(data, "_network", lambda: True)
+    monkeypatch.setattr(data, "has_network", lambda address: True)
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
     assert len(data.load("mnist", str(tmp_path)).train) == 6000
     assert [path.name for path in tmp_path.iterdir()] == ["mnist"]

@@ -3,6 +3,7 @@
 import shutil
 import socket
 import sys
+import urllib.request
 
 import keras
 import numpy as np
@@ -218,7 +219,7 @@ def test_without_network_a_name_is_refused_at_once(name, monkeypatch):
         raise OSError
 
     monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
     with pytest.raises(models.ModelError, match=f"{name}.*there is no network"):
         hub.build(name, LENGTH, 3)
 
