@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from mp_loop import capability, machine
+
 
 def use_xla(choice: str) -> bool:
     """Resolves `--jit_compile`.
@@ -20,9 +22,11 @@ def use_xla(choice: str) -> bool:
 def multiplies_slowly(dtype: str) -> bool:
     """Tells whether products in a dtype are slower here than in float32.
 
-    TensorFlow's CPU kernels for float16 are emulated; for bfloat16 they are not.
+    On a processor all of float16's are, and those of bfloat16 where it has no
+    instructions for them: TensorFlow's kernels then convert number by number.
     """
-    return dtype == "float16" and not has_gpu()
+    processor = capability.Device("CPU", "", instructions=machine.cpu_instructions())
+    return not has_gpu() and capability.support(processor, dtype).gain == "no"
 
 
 def has_gpu() -> bool:
