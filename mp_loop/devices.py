@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mp_loop import capability, machine
+from mp_loop import capability, processor
 
 
 def use_xla(choice: str) -> bool:
@@ -25,8 +25,8 @@ def multiplies_slowly(dtype: str) -> bool:
     On a processor all of float16's are, and those of bfloat16 where it has no
     instructions for them: TensorFlow's kernels then convert number by number.
     """
-    processor = capability.Device("CPU", "", instructions=machine.cpu_instructions())
-    return not has_gpu() and capability.support(processor, dtype).gain == "no"
+    cpu = capability.Device("CPU", "CPU:0", instructions=processor.instructions())
+    return not has_gpu() and capability.support(cpu, dtype).gain == "no"
 
 
 def has_gpu() -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 
 from absl import flags
 
-from mp_loop import capability, command, record
+from mp_loop import capability, command, processor, record
 
 _GAINS = {"yes": "faster", "perhaps": "measure", "memory": "less memory", "no": "no"}
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "bf16")
@@ -37,6 +37,7 @@ def declare(flag_values: flags.FlagValues) -> None:
 
 def run(_settings: Any, flag_values: Any) -> int:
     """Examines the machine and prints what it found; returns the exit code."""
+    processor.prefer_onednn()
     with command.quiet_start():
         from mp_loop import machine
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
-from mp_loop import cluster, command, config
+from mp_loop import cluster, command, config, processor
 
 
 def prepare(settings: config.Config) -> None:
     """Sets what TensorFlow reads when it is imported."""
-    if settings.loop == "keras" and settings.precision == "float16":
-        # On a CPU with AVX512-FP16, oneDNN's float16 convolution gradients run on
-        # its reference code, a hundred times slower.
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # On a CPU with AVX512-FP16, oneDNN's float16 convolution gradients run on its
+    # reference code, a hundred times slower.
+    keras_float16 = settings.loop == "keras" and settings.precision == "float16"
+    processor.prefer_onednn(unless=keras_float16)
 
 
 @dataclasses.dataclass(frozen=True)

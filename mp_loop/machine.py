@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-from mp_loop import capability
+from mp_loop import capability, processor
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 # Seconds that each kind of product is timed for, all types together.
@@ -49,7 +47,9 @@ def find() -> list[capability.Device]:
         kind, name = physical.device_type, physical.name.split("physical_device:")[-1]
         if kind == "CPU":
             devices.append(
-                capability.Device(kind, name, cpu_model(), None, cpu_instructions())
+                capability.Device(
+                    kind, name, processor.model(), None, processor.instructions()
+                )
             )
         elif not kind.startswith("XLA"):
             details = tf.config.experimental.get_device_details(physical)
@@ -186,31 +186,3 @@ def warning(precision: str) -> str | None:
     if capability.must_measure(devices, precision):
         devices = with_ratios(devices, measure(devices))
     return capability.warning(devices, precision)
-
-
-def cpu_instructions() -> frozenset[str] | None:
-    """Returns the processor's flags (Linux), None where they cannot be read."""
-    return _from_cpuinfo(_cpuinfo())
-
-
-def cpu_model() -> str:
-    """Returns the processor's name."""
-    for line in _cpuinfo().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _cpuinfo() -> str:
-    try:
-        return pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
-
-
-def _from_cpuinfo(text: str) -> frozenset[str] | None:
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):  # x86, Arm
-            return frozenset(value.lower().split())
-    return None

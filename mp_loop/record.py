@@ -36,6 +36,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mp_loop import processor
+
 FLAGS_FILE = "flags.txt"
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
@@ -544,7 +546,7 @@ def environment() -> dict[str, Any]:
         "mp_loop": _own_version(),
         "git_commit": _git_commit(),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
+        "cpu": processor.model(),
         "cpu_cores": os.cpu_count(),
         "gpus": gpus,
         "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
@@ -771,11 +773,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+changes" if changes else "")
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import tensorflow as tf
 
 import mp_loop
@@ -50,20 +49,3 @@ def test_float16_warns_on_a_cpu_alone():
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     assert (machine.warning("float16") is None) == on_gpu
     assert machine.warning("float32") is None
-
-
-CPUINFO = {
-    "x86": (
-        "processor\t: 0\nflags\t\t: fpu avx512_bf16 amx_bf16\n",
-        {"fpu", "avx512_bf16", "amx_bf16"},
-    ),
-    "Arm": ("Features\t: fp asimd bf16\n", {"fp", "asimd", "bf16"}),
-    "none": ("", None),
-    "no flags": ("processor : 0\n", None),
-}
-
-
-@pytest.mark.parametrize("name", CPUINFO)
-def test_instructions_are_read(name):
-    text, expected = CPUINFO[name]
-    assert machine._from_cpuinfo(text) == expected
