@@ -28,7 +28,6 @@ ROWS = [
         "state",
     },
     {
-        "capability",
         "chart",
         "profiling",
         "progress",
@@ -46,6 +45,7 @@ ROWS = [
         "cluster",
     },
     {"devices", "distribution"},
+    {"capability", "processor"},
 ]
 COMMANDS = ROWS[0] | ROWS[2]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
