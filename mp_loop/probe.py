@@ -170,14 +170,14 @@ class Probe:
             counts["masters"] = [_measured(x) for x in masters]
             counts["weights"] = [_measured(v) for v in state.working_weights]
             counts["batch"] = [_measured(x) for x in tf.nest.flatten((inputs, labels))]
-        watch = _Watch()
+        watch = _Watch(_measured, and_inputs=not full)
         with watch.on(step.twin), _recorded(step) as recorded:
             metrics = step._one_step(inputs, labels, sample_weight)
         for name in ("loss", "loss_scale", "grads_finite", "grad_norm"):
             counts[name] = metrics[name]
         self._layers = watch.layers
-        counts["activations"] = [_measured(x) for x in watch.outputs]
-        counts["activation_grads"] = [_measured(x) for x in watch.grads]
+        counts["activations"] = watch.outputs
+        counts["activation_grads"] = watch.grads
         counts["grads"] = [_measured(x) for x in recorded["grads"]]
         if full:
             dtype = tf.as_dtype(self._half or "float16")
@@ -186,7 +186,7 @@ class Probe:
                 _moved(old, new, dtype) for old, new in zip(masters, after, strict=True)
             ]
         else:
-            counts["inputs"] = [[_measured(x) for x in each] for each in watch.inputs]
+            counts["inputs"] = watch.inputs
         return counts
 
     def _float32_pass(
@@ -207,7 +207,7 @@ class Probe:
             precisions.seeds(model), precisions.seeds(step.twin), strict=False
         ):
             own.assign(twins)
-        watch = _Watch()
+        watch = _Watch(_histogram)
         with watch.on(model), tf.GradientTape() as tape:
             outputs = model(inputs, training=True)
             loss = steps.mean_loss(step._loss, labels, outputs, sample_weight)
@@ -215,28 +215,43 @@ class Probe:
                 loss += tf.cast(extra, tf.float32)
         grads = tape.gradient(loss, step.state.master_weights)
         places = _places(self._layers, watch.layers)
+
+        def counted(found: list[Any]) -> list[dict[str, tf.Tensor]]:
+            return [(found[p] or {}) if p is not None else {} for p in places]
+
         return {
-            "activations": _histograms(watch.outputs, places),
-            "activation_grads": _histograms(watch.grads, places),
-            "grads": _histograms(grads, range(len(grads))),
+            "activations": counted(watch.outputs),
+            "activation_grads": counted(watch.grads),
+            "grads": [{} if grad is None else _histogram(grad) for grad in grads],
         }
 
 
 class _Watch:
-    """Observes the outputs of layers, and their gradients, while a graph is traced.
+    """Counts the outputs of layers, and their gradients, while a graph is traced.
+
+    Each is counted before anything is computed from it, so that it need not be kept
+    for that: else all of a model's tensors would be in memory at once.
 
     Attributes:
       layers: whose outputs were observed, in order of execution.
-      outputs: the tensors.
-      inputs: the tensors that each output was made from, as the layer casts them.
-      grads: the gradients that arrived there, None where none did.
+      outputs: what was counted in each.
+      inputs: in the tensors that each was made from, as the layer casts them.
+      grads: in the gradients that arrived there, None where none did.
     """
 
-    def __init__(self):
+    def __init__(self, count: Callable[[Any], Any], and_inputs: bool = False):
+        """Observes nothing yet.
+
+        Args:
+          count: returns nested tensors for a tensor, or None.
+          and_inputs: whether inputs are counted.
+        """
         self.layers: list[reading.Layer] = []
-        self.outputs: list[tf.Tensor] = []
-        self.inputs: list[list[tf.Tensor]] = []
-        self.grads: list[tf.Tensor | None] = []
+        self.outputs: list[Any] = []
+        self.inputs: list[list[Any]] = []
+        self.grads: list[Any] = []
+        self._count = count
+        self._and_inputs = and_inputs
         self._graph = None
 
     @contextlib.contextmanager
@@ -259,39 +274,43 @@ class _Watch:
 
         @functools.wraps(call)
         def observed(*args: Any, **kwargs: Any) -> Any:
+            counts = []
+            if self._and_inputs:
+                inputs = [x for x in tf.nest.flatten((args, kwargs)) if self._counts(x)]
+                # Where a layer stores in 16 bits and multiplies in float32, the
+                # inputs are cast inside.
+                stored = getattr(operation, "variable_dtype", "float32")
+                if stored in precisions.HALF_PRECISIONS:
+                    inputs = [tf.cast(x, stored) for x in inputs]
+                counts = [self._count(x) for x in inputs]
             outputs = call(*args, **kwargs)
-            inputs = [x for x in tf.nest.flatten((args, kwargs)) if self._counts(x)]
-            # Where a layer stores in 16 bits and multiplies in float32, the inputs
-            # are cast inside.
-            stored = getattr(operation, "variable_dtype", "float32")
-            if stored in precisions.HALF_PRECISIONS:
-                inputs = [tf.cast(x, stored) for x in inputs]
             tap = functools.partial(
-                self._tap, name, type(_inner(operation)).__name__, inputs
+                self._tap, name, type(_inner(operation)).__name__, counts
             )
             return keras.tree.map_structure(tap, outputs)
 
         return observed
 
-    def _tap(self, name: str, kind: str, inputs: list[tf.Tensor], output: Any) -> Any:
+    def _tap(self, name: str, kind: str, inputs: list[Any], output: Any) -> Any:
         if not self._counts(output):
             return output
         again = sum(layer.name.split("#")[0] == name for layer in self.layers)
         place = len(self.layers)
         name = f"{name}#{again + 1}" if again else name
         self.layers.append(reading.Layer(name, kind.lstrip("_"), output.dtype.name))
-        self.outputs.append(output)
+        self.outputs.append(self._count(output))
         self.inputs.append(inputs)
         self.grads.append(None)
 
         @tf.custom_gradient
         def watched(x: tf.Tensor) -> Any:
             def gradient(dy: tf.Tensor) -> tf.Tensor:
-                if self._is_here(dy):
-                    self.grads[place] = dy
-                return dy
+                if not self._is_here(dy):
+                    return dy
+                self.grads[place] = self._count(dy)
+                return _after(self.grads[place], dy)
 
-            return tf.identity(x), gradient
+            return _after((self.outputs[place], inputs), x), gradient
 
         return watched(output)
 
@@ -379,22 +398,20 @@ def _measured(tensor: Any) -> dict[str, tf.Tensor] | None:
     }
 
 
-def _histograms(tensors: list[Any], places: Any) -> list[dict[str, tf.Tensor]]:
-    """Counts float32 tensors by magnitude; nothing where there is none."""
-    counts = []
-    for place in places:
-        tensor = None if place is None else tensors[place]
-        if tensor is None:
-            counts.append({})
-            continue
-        tensor = tf.convert_to_tensor(tensor)
-        counts.append(
-            {
-                "histogram": numerics.histogram(tensor),
-                "largest": numerics.largest(tensor),
-            }
-        )
-    return counts
+def _histogram(tensor: Any) -> dict[str, tf.Tensor]:
+    """Counts a float32 tensor by magnitude."""
+    tensor = tf.convert_to_tensor(tensor)  # a sparse gradient, too
+    return {
+        "histogram": numerics.histogram(tensor),
+        "largest": numerics.largest(tensor),
+    }
+
+
+def _after(counts: Any, tensor: tf.Tensor) -> tf.Tensor:
+    """Returns a tensor that is there only after others."""
+    first = [count for count in tf.nest.flatten(counts) if count is not None]
+    with tf.control_dependencies(first):
+        return tf.identity(tensor)
 
 
 def _places(here: list[reading.Layer], there: list[reading.Layer]) -> list[int | None]:
