@@ -100,7 +100,9 @@ def _on_cpu(instructions: frozenset[str] | None, precision: str) -> Support:
     if "bf16" in instructions:  # Arm
         return Support("perhaps", "the processor multiplies bfloat16 (Arm BF16)")
     return Support(
-        "no", "without AVX512_BF16 or AMX bfloat16 is converted for every product"
+        "no",
+        "without AVX512_BF16 or AMX bfloat16 is stored in 16 bits and multiplied in "
+        "float32",
     )
 
 

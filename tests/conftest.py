@@ -1,6 +1,10 @@
-"""Two logical CPUs for every test: `tf.distribute` then has two replicas."""
+"""The kernels that the commands take, and two replicas: two logical CPUs."""
 
-import tensorflow as tf
+from mp_loop import processor
+
+processor.prefer_onednn()
+
+import tensorflow as tf  # noqa: E402
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
