@@ -38,7 +38,11 @@ def prefer_onednn(*, unless: bool = False) -> None:
 
 def instructions() -> frozenset[str] | None:
     """Returns the processor's flags (Linux), None where they cannot be read."""
-    return _instructions(_cpuinfo())
+    for line in _cpuinfo().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):  # x86, Arm
+            return frozenset(value.lower().split())
+    return None
 
 
 def model() -> str:
@@ -54,11 +58,3 @@ def _cpuinfo() -> str:
         return pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
         return ""
-
-
-def _instructions(text: str) -> frozenset[str] | None:
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):  # x86, Arm
-            return frozenset(value.lower().split())
-    return None
