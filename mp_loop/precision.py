@@ -21,7 +21,7 @@ from typing import Any
 
 import keras
 
-from mp_loop import devices, layers
+from mp_loop import devices, layers, norm, transformer
 
 HALF_PRECISIONS = ("float16", "bfloat16")
 
@@ -229,31 +229,31 @@ def _convert_layer(
         return layer
     if type(layer) in layers.BIASED:
         return layers.with_float32_bias(layer, product_policy)
-    if layers.can_fuse(layer):
-        return layers.batch_norm(layer, product_policy)
-    if layers.can_fuse_layer_norm(layer):
-        return layers.layer_norm(layer, product_policy)
-    if layers.can_look_up(layer):
-        return layers.embedding(layer, policy)
-    if layers.can_number(layer):
-        return layers.position_embedding(layer, policy)
-    parts = layers.parts(layer)
+    if norm.can_fuse(layer):
+        return norm.batch_norm(layer, product_policy)
+    if norm.can_fuse_layer_norm(layer):
+        return norm.layer_norm(layer, product_policy)
+    if transformer.can_look_up(layer):
+        return transformer.embedding(layer, policy)
+    if transformer.can_number(layer):
+        return transformer.position_embedding(layer, policy)
+    parts = transformer.parts(layer)
     if parts:
         twins = {
             name: _convert_layer(part, policy, product_policy, inside=True)
             for name, part in parts.items()
         }
         islands = any(twins[name] is part for name, part in parts.items())
-        return layer if islands else layers.composite(layer, policy, twins)
+        return layer if islands else transformer.composite(layer, policy, twins)
     if type(layer) is keras.layers.MultiHeadAttention:
         gated = getattr(layer, "_gate_dense", None) is not None
-        return layer if gated else layers.attention(layer, product_policy, inside)
+        return layer if gated else transformer.attention(layer, product_policy, inside)
     if inside and type(layer) is keras.layers.Dropout:
-        return layers.dropout(layer, policy)
+        return transformer.dropout(layer, policy)
     exponential = layers.needs_float32(getattr(layer, "activation", None))
     elementwise = type(layer) in _ELEMENTWISE and not exponential
     merge = type(layer) in _MERGES and _inputs_agree(layer)
-    relu = layers.relu(layer, policy)
+    relu = norm.relu(layer, policy)
     if relu is not None:
         return relu
     if type(layer) in _GATHERS or elementwise or merge:
@@ -277,7 +277,7 @@ def _convert_operation(operation: keras.Operation) -> Any:
 def _has_copies(layer: keras.layers.Layer) -> bool:
     """Tells whether the layer's twin has 16-bit weights of its own."""
     heavy = (*layers.BIASED, keras.layers.MultiHeadAttention)
-    parts = layers.parts(layer).values()
+    parts = transformer.parts(layer).values()
     return type(layer) in heavy or any(map(_has_copies, parts))
 
 

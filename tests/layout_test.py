@@ -27,6 +27,7 @@ ROWS = [
         "recompute",
         "state",
     },
+    {"norm", "transformer"},
     {
         "chart",
         "profiling",
