@@ -142,6 +142,7 @@ def build(settings: config.Config) -> Experiment:
         model = _model(settings, source)
         if settings.freeze:
             models.freeze(model, settings.freeze)
+            _keep_on_host(settings, model)
     if settings.sync_batch_norm:
         distribution.synchronize_batch_norm(model)
     phase_ends = _phase_ends(settings, steps_per_epoch)
@@ -255,6 +256,21 @@ def _model(settings: config.Config, source: Any) -> Any:
         settings.weights,
         settings.dropout,
     )
+
+
+def _keep_on_host(settings: config.Config, model: Any) -> None:
+    """Leaves an accelerator's memory to what its steps read."""
+    from mp_loop import precision
+
+    if settings.loop == "keras" or settings.keras_arithmetic:
+        return
+    if settings.strategy != "none" or settings.precision == "float32":
+        return
+    if not all(map(precision.is_on_host, model.non_trainable_weights)):
+        twin = precision.half_precision_twin(
+            model, settings.precision, settings.float32_layers
+        )
+        precision.keep_on_host(model, twin)
 
 
 def _phase_ends(settings: config.Config, steps_per_epoch: int) -> tuple[int, ...]:

@@ -182,6 +182,13 @@ class TrainStep:
             slots=self._update.slots,
             loss_scale=self.rule.init(),
         )
+        # What the forward pass may write: statistics; rarely a trained weight.
+        read = {v.value.ref() for v in twin.weights}
+        self._writable = [
+            v
+            for v in [*self.state.other_weights, *self.state.master_weights]
+            if v.ref() in read
+        ]
         self.reload()
         self._recomputed = None
         if recompute:
@@ -264,9 +271,7 @@ class TrainStep:
     def _one_step(
         self, inputs: Any, labels: Any, sample_weight: Any = None
     ) -> dict[str, tf.Tensor]:
-        # What the forward pass may write: statistics; rarely a trained weight.
-        weights = [*self.state.other_weights, *self.state.master_weights]
-        before = [tf.identity(variable) for variable in weights]
+        before = [tf.identity(variable) for variable in self._writable]
         scale = self._scale()
         with self._replicas.own_seeds(self.state.seeds):
             loss, scaled_grads = self._accumulate(
@@ -275,8 +280,8 @@ class TrainStep:
         if scaled_grads and all(grad is None for grad in scaled_grads):
             paths = ", ".join(v.path for v in self.model.trainable_variables)
             raise ValueError(f"No gradient reaches any weight: {paths}.")
-        written = [] if self._keras_arithmetic else _written(weights)
-        moved = [*itertools.compress(zip(weights, before, strict=True), written)]
+        written = [] if self._keras_arithmetic else _written(self._writable)
+        moved = [*itertools.compress(zip(self._writable, before, strict=True), written)]
         loss, scaled_grads = self._replicas.unite(
             loss, scaled_grads, self._from_float16, [variable for variable, _ in moved]
         )

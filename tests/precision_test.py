@@ -1,5 +1,8 @@
 """The twin: what runs in which dtype, on every kind of layer."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -555,3 +558,65 @@ def test_a_real_architecture_converts_and_trains():
     inputs = generator.uniform(size=(4, 32, 32, 3)).astype(np.float32)
     finite = [bool(step(inputs, np.arange(4))["grads_finite"]) for _ in range(2)]
     assert finite == [True, True]
+
+
+# Frozen weights.
+
+
+def half_frozen():
+    """On the second of two processors, which stands for an accelerator."""
+    keras.utils.set_random_seed(3)
+    with tf.device("CPU:1"):
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                L.Conv2D(6, 3, name="frozen"),
+                L.BatchNormalization(name="frozen_norm"),
+                L.ReLU(),
+                L.Flatten(),
+                L.Dense(4, name="head"),
+            ]
+        )
+    for name in ("frozen", "frozen_norm"):
+        model.get_layer(name).trainable = False
+    return model
+
+
+def device_of(variable):
+    return variable.value.device.rsplit("/", 1)[-1].removeprefix("device:")
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["plain", "XLA"])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_originals_of_frozen_copies_wait_on_the_host(dtype, jit_compile, tmp_path):
+    x = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
+    y = np.arange(16) % 4
+    weights, outputs = [], []
+    for move in (False, True):
+        model = half_frozen()
+        kernel = model.get_layer("frozen").kernel
+        before = weakref.ref(kernel.value)
+        if move:
+            precision.keep_on_host(model, precision.half_precision_twin(model, dtype))
+            gc.collect()
+            assert before() is None, "somebody keeps the old one"
+        with tf.device("CPU:1"):
+            step = mp_loop.TrainStep(
+                model,
+                keras.optimizers.Adam(0.01),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                dtype,
+                jit_compile=jit_compile,
+            )
+            for _ in range(3):
+                assert step(x, y)["grads_finite"]
+        assert device_of(kernel) == ("CPU:0" if move else "CPU:1")
+        others = [*model.weights, *step.twin.weights]
+        assert {device_of(v) for v in others if v is not kernel} == {"CPU:1"}
+        weights.append([np.asarray(v) for v in others])
+        model.save(tmp_path / "model.keras")
+        outputs.append(keras.models.load_model(tmp_path / "model.keras")(x).numpy())
+        np.testing.assert_array_equal(outputs[-1], model(x))
+    for stayed, moved in zip(*weights, strict=True):
+        np.testing.assert_array_equal(moved, stayed)
+    np.testing.assert_array_equal(*outputs)

@@ -604,6 +604,18 @@ def test_frozen_layers_have_no_master_slot_or_gradient():
     assert slots == 2 * sum(masters)
 
 
+def test_frozen_originals_leave_the_device_in_every_phase():
+    """The second of two processors stands for an accelerator."""
+    words = [word for word in PHASES if not word.startswith("--freeze")]
+    with tf.device("CPU:1"):
+        built = experiment.build(settings(*words, "--freeze=^conv"))
+        second = built.in_phase(1)
+        second.step.run(iter(second.batches(0)), 2)
+        assert 0 <= second.evaluate()["eval_accuracy"] <= 1
+    where = [v.value.device[-5:] for v in second.model.weights]
+    assert where == ["CPU:0"] + 7 * ["CPU:1"]  # the first is the frozen kernel
+
+
 @pytest.mark.parametrize(
     ("words", "law"),
     [
