@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-from mp_loop import capability, processor
+from mp_loop import capability, devices, processor
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 # Seconds that each kind of product is timed for, all types together.
@@ -68,8 +68,8 @@ def time_products(device: capability.Device, budget: float = BUDGET) -> list[Tim
     """Times a matrix product and a convolution, forward and backward, in each type.
 
     The types take turns, so that a busy moment meets them all; the best of at least
-    three runs counts. On a processor float16 is computed as `TrainStep` does it:
-    stored in 16 bits, multiplied in float32.
+    three runs counts. A type that a processor has no fast products of is computed as
+    `TrainStep` does it: stored in 16 bits, multiplied in float32.
 
     Args:
       device: one of `find`.
@@ -106,7 +106,8 @@ def _differentiated(
 ) -> Callable[[], tf.Tensor]:
     """Returns a function that computes a product and its gradients once."""
     inputs = [tf.cast(tf.random.normal(shape), precision) for shape in shapes]
-    wide = on_cpu and precision == "float16"
+    halved = precision in capability.HALF_PRECISIONS
+    wide = on_cpu and halved and devices.multiplies_slowly(precision)
 
     @tf.function(autograph=False)
     def run() -> tf.Tensor:
