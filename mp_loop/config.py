@@ -204,7 +204,7 @@ class Config:
     )
     weight_decay: float = _field(
         0.0,
-        "Decoupled weight decay (adamw), of kernels and embeddings alone.",
+        "Decoupled weight decay, of kernels and embeddings alone; not with adam.",
         at_least=0,
     )
     clip_norm: float = _field(
@@ -450,10 +450,9 @@ def _refuse_contradictions(config: Config) -> None:
             f"--batch_size ({config.batch_size})."
         )
     _refuse_what_strategies_lack(config)
-    if config.weight_decay and config.optimizer != "adamw":
+    if config.weight_decay and config.optimizer == "adam":
         raise ValueError(
-            f"--weight_decay ({config.weight_decay}) needs --optimizer=adamw, "
-            f"not {config.optimizer}."
+            f"--weight_decay ({config.weight_decay}) needs --optimizer=adamw, not adam."
         )
     try:
         fractions = config.decay_fractions

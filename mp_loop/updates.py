@@ -390,20 +390,25 @@ def make_optimizer(
       name: "sgd", "momentum", "nesterov", "adam" or "adamw".
       rate: learning rate or schedule.
       momentum: for "momentum" and "nesterov".
-      weight_decay: decoupled, for "adamw"; biases and the parameters of
-        normalization are exempt.
+      weight_decay: decoupled: an update takes `rate * weight_decay` of a weight off
+        (Loshchilov and Hutter 2019, without their separate schedule). Biases and the
+        parameters of normalization are exempt. Not for "adam".
       **arguments: passed on to Keras, such as `global_clipnorm`.
     """
     optimizers = keras.optimizers
-    if name == "sgd":
-        return optimizers.SGD(rate, **arguments)
-    if name in ("momentum", "nesterov"):
-        nesterov = name == "nesterov"
-        return optimizers.SGD(rate, momentum, nesterov=nesterov, **arguments)
     if name == "adam":
         return optimizers.Adam(rate, **arguments)
     if name == "adamw":
-        adamw = optimizers.AdamW(rate, weight_decay=weight_decay, **arguments)
-        adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        return adamw
-    raise ValueError(f"`name` ({name}) is not an optimizer that is known here.")
+        optimizer = optimizers.AdamW(rate, weight_decay=weight_decay, **arguments)
+    elif name in ("sgd", "momentum", "nesterov"):
+        optimizer = optimizers.SGD(
+            rate,
+            momentum=0.0 if name == "sgd" else momentum,
+            nesterov=name == "nesterov",
+            weight_decay=weight_decay or None,
+            **arguments,
+        )
+    else:
+        raise ValueError(f"`name` ({name}) is not an optimizer that is known here.")
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer

@@ -31,7 +31,7 @@ def cases():
             words += ["--clip_norm=1"] * clips
             words += ["--schedule=cosine", "--warmup_steps=20"] * scheduled
             words += ["--learning_rate=0.02"] * (optimizer in ("sgd", "nesterov"))
-            words += ["--weight_decay=0.01"] * (optimizer == "adamw")
+            words += ["--weight_decay=0.01"] * (optimizer in ("adamw", "nesterov"))
             slow = [] if clips and scheduled else [pytest.mark.slow]
             said = "clipped" * clips + " scheduled" * scheduled
             yield pytest.param(

@@ -105,7 +105,18 @@ def test_optimizers_by_name(name, kind, momentum):
     assert optimizer.global_clipnorm == 2.0
     assert getattr(optimizer, "momentum", None) == momentum
     assert getattr(optimizer, "nesterov", False) is (name == "nesterov")
-    assert optimizer.weight_decay == (0.25 if name == "adamw" else None)
+    assert optimizer.weight_decay == (None if name == "adam" else 0.25)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adamw"])
+def test_weight_decay_takes_its_part_of_kernels_alone(name):
+    layer = keras.layers.Dense(2, kernel_initializer="ones", bias_initializer="ones")
+    layer.build((None, 3))
+    optimizer = updates.make_optimizer(name, 0.5, weight_decay=0.25)
+    update = updates.make(optimizer, layer.trainable_variables)
+    update([tf.zeros((3, 2)), tf.zeros(2)], tf.constant(1.0), tf.constant(True))
+    np.testing.assert_array_equal(layer.kernel, np.full((3, 2), 1 - 0.5 * 0.25))
+    np.testing.assert_array_equal(layer.bias, np.ones(2))
 
 
 def test_an_unknown_optimizer_is_refused():
