@@ -1,5 +1,7 @@
 """The 16-bit layers against float64 and against Keras, at sizes that matter."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -69,6 +71,10 @@ PRODUCTS = {
         keras.layers.DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2),
         (4, 8, 7, 3),
     ),
+    "depthwise strided, plain": lambda: (
+        keras.layers.DepthwiseConv2D(3, strides=2, padding="same"),
+        (4, 8, 7, 3),
+    ),
     "einsum": lambda: (
         keras.layers.EinsumDense("abc,cde->abde", (4, 2, 3), bias_axes="de"),
         (8, 4, 5),
@@ -120,6 +126,31 @@ def test_a_products_values_and_gradients(name, dtype, policy):
         # The product and the sum with the bias are each rounded once.
         bound = 3 * EPSILON[dtype] * np.abs(exact).max()
         np.testing.assert_allclose(np.asarray(ours, np.float32), exact, atol=bound)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_the_gradient_through_strides_is_exact(stride, padding):
+    """Sums of a few small integers, at every remainder of size and kernel."""
+    generator = np.random.default_rng(0)
+
+    def integers(shape):
+        return tf.constant(generator.integers(-8, 9, shape), tf.float32)
+
+    for height, width, length in itertools.product(range(5, 10), (6, 9), (1, 2, 3, 5)):
+        x, kernel = integers((2, height, width, 3)), integers((length, 3, 3, 1))
+        strides = [1, stride, stride, 1]
+        y = tf.nn.depthwise_conv2d(x, kernel, strides, padding)
+        dy = integers(y.shape)
+        exact = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+            input_sizes=x.shape,
+            filter=kernel,
+            out_backprop=dy,
+            strides=strides,
+            padding=padding,
+        )
+        ours = layers._through_strides(dy, kernel, stride, padding, x.shape)
+        np.testing.assert_array_equal(ours, exact)
 
 
 def test_float32_products_overflow_where_tensor_cores_would():
