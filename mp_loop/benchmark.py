@@ -377,8 +377,9 @@ def run(_settings: config.Config, flag_values: Any) -> int:
             "--same_memory."
         )
     folder = command.new_folder(flag_values.output_dir, "a benchmark")
-    results = {
-        name: measure(
+    results: dict[str, dict[str, Any]] = {}
+    for name in names:
+        results[name] = measure(
             name,
             arms,
             flag_values.repeats,
@@ -387,8 +388,15 @@ def run(_settings: config.Config, flag_values: Any) -> int:
             flag_values.same_memory,
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )
-        for name in names
-    }
+        print(table(name, results[name]), flush=True)
+        drawn = _write(folder, results)  # by now, in case that the next one is stopped
+    print(f"Table{' and picture' if drawn else ''}: {folder}")
+    failed = [arm for result in results.values() for arm in result.values()]
+    return int(any("failed" in arm for arm in failed))
+
+
+def _write(folder: pathlib.Path, results: Mapping[str, Any]) -> bool:
+    """Writes the workloads that are done; tells whether there is a picture."""
     text = "\n".join(table(name, result) for name, result in results.items())
     record.write_atomically(folder / "benchmark.md", text)
     words = ["python", "-m", "mp_loop.benchmark", *sys.argv[1:]]
@@ -398,11 +406,7 @@ def run(_settings: config.Config, flag_values: Any) -> int:
         "workloads": results,
     }
     record.write_atomically(folder / "benchmark.json", record.to_json(whole))
-    drawn = draw(folder / "benchmark.png", results)
-    print(text)
-    print(f"Table{' and picture' if drawn else ''}: {folder}")
-    failed = [arm for result in results.values() for arm in result.values()]
-    return int(any("failed" in arm for arm in failed))
+    return draw(folder / "benchmark.png", results)
 
 
 if __name__ == "__main__":

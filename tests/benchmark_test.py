@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import hypothesis
 import pytest
@@ -210,3 +211,28 @@ def test_other_arms_may_take_the_memory_of_the_first(monkeypatch):
     results = benchmark.measure("cnn", arms, 1, 0.0, same_memory=True)
     sizes = {name: result["batch_size"] for name, result in results.items()}
     assert sizes == {"keras:float32": 128, "custom:bfloat16": 256}
+
+
+def test_a_benchmark_that_is_stopped_keeps_what_is_done(monkeypatch, tmp_path):
+    real = benchmark.measure
+
+    def measure(workload, *arguments, **others):
+        if workload == "update20":
+            raise KeyboardInterrupt
+        return real(workload, *arguments, **others)
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    flag_values = types.SimpleNamespace(
+        arms="custom:float16",
+        workloads="mlp_tiny,update20",
+        repeats=1,
+        block_seconds=0.0,
+        memory_budget_mib=0.0,
+        same_memory=False,
+        output_dir=str(tmp_path / "out"),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.run(None, flag_values)
+    written = json.loads((tmp_path / "out/benchmark.json").read_text())
+    assert list(written["workloads"]) == ["mlp_tiny"]
+    assert "### mlp_tiny" in (tmp_path / "out/benchmark.md").read_text()
