@@ -270,7 +270,7 @@ def _resnet9(input_shape: Shape, num_classes: int) -> keras.Model:
 
     Eight 3x3 convolutions and the logits. The image is halved after the second,
     fifth and sixth; a block of two convolutions is added to its input after the
-    second and the sixth.
+    second and the sixth. The maximum over the image goes into the logits.
     """
 
     def residual(x, width: int):
@@ -282,7 +282,7 @@ def _resnet9(input_shape: Shape, num_classes: int) -> keras.Model:
         x = keras.layers.MaxPooling2D(2, padding="same")(_conv_bn(x, width))
         if width != 128:
             x = residual(x, width)
-    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.GlobalMaxPooling2D()(x)
     return keras.Model(inputs, _logits(x, num_classes), name="resnet9")
 
 
