@@ -209,7 +209,7 @@ def pairs(
     return list(zip(masters, workings, strict=True))
 
 
-def keep_on_host(model: keras.Model, twin: keras.Model) -> list[keras.Variable]:
+def keep_on_host(model: keras.Model, twin: keras.Model) -> None:
     """Moves what a step does not read out of an accelerator's memory.
 
     That is: the float32 originals of frozen weights of which the twin has 16-bit
@@ -219,7 +219,6 @@ def keep_on_host(model: keras.Model, twin: keras.Model) -> list[keras.Variable]:
     Args:
       model: the float32 model; it may not be trained further in what is frozen now.
       twin: what was made of it.
-
     """
     for master, working in pairs(model, twin):
         if working is not master and not master.trainable and not is_on_host(master):
