@@ -21,17 +21,21 @@ import tensorflow as tf
 from mp_loop import layers
 
 
-class _BatchNorm(keras.layers.Layer):
+class _Norm(keras.layers.Layer):
+    """Stands in for a normalization layer of the float32 model."""
+
+    def share(self, master: keras.layers.Layer) -> None:
+        self._master = lambda: master  # a closure hides it from Keras' tracking
+        self.trainable = master.trainable
+        self.supports_masking = True
+
+
+class _BatchNorm(_Norm):
     """The master's batch normalization on TensorFlow's fused kernel.
 
     16-bit in and out, statistics and their gradients in float32; Keras keeps
     several float32 tensors of the layer's size instead.
     """
-
-    def share(self, master: keras.layers.BatchNormalization) -> None:
-        self._master = lambda: master  # a closure hides it from Keras' tracking
-        self.trainable = master.trainable
-        self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
         master = self._master()
@@ -243,13 +247,8 @@ def batch_norm(
     return twin
 
 
-class _LayerNorm(keras.layers.Layer):
+class _LayerNorm(_Norm):
     """The master's layer normalization, 16-bit in and out, float32 between."""
-
-    def share(self, master: keras.layers.LayerNormalization) -> None:
-        self._master = lambda: master  # a closure hides it from Keras' tracking
-        self.trainable = master.trainable
-        self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
         master = self._master()

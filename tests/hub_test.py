@@ -11,15 +11,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
-from mp_loop import (
-    hub,
-    keras_baseline,
-    models,
-    norm,
-    precision,
-    recompute,
-    updates,
-)
+from mp_loop import hub, keras_baseline, models, norm, precision, recompute, updates
 from tests import precision_test
 
 keras_hub = pytest.importorskip("keras_hub")
