@@ -33,7 +33,6 @@ _ELEMENTWISE = (
     keras.layers.Cropping1D,
     keras.layers.Cropping2D,
     keras.layers.Cropping3D,
-    keras.layers.Dropout,
     keras.layers.ELU,
     keras.layers.Flatten,
     keras.layers.GlobalMaxPooling1D,
@@ -47,9 +46,6 @@ _ELEMENTWISE = (
     keras.layers.Permute,
     keras.layers.ReLU,
     keras.layers.Reshape,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
     keras.layers.ZeroPadding1D,
     keras.layers.ZeroPadding2D,
     keras.layers.ZeroPadding3D,
@@ -242,8 +238,8 @@ def _convert_layer(
 ) -> keras.layers.Layer:
     """Returns a 16-bit copy of the layer where that is safe, else the layer.
 
-    Dropout in the model's own graph is Keras', mask by mask; `inside` a composite
-    layer, where that costs a tenth of a step, it is one that draws fewer bits.
+    Dropout in the model's own graph has the masks of the float32 model; `inside` a
+    composite layer, where that costs a tenth of a step, it draws fewer bits.
     """
     plain = (
         layer.dtype_policy.name == "float32"  # else: the user's own choice stands
@@ -274,8 +270,8 @@ def _convert_layer(
     if type(layer) is keras.layers.MultiHeadAttention:
         gated = getattr(layer, "_gate_dense", None) is not None
         return layer if gated else transformer.attention(layer, product_policy, inside)
-    if inside and type(layer) is keras.layers.Dropout:
-        return transformer.dropout(layer, policy)
+    if type(layer) in transformer.DROPOUTS:
+        return transformer.dropout(layer, policy, few_bits=inside)
     exponential = layers.needs_float32(getattr(layer, "activation", None))
     elementwise = type(layer) in _ELEMENTWISE and not exponential
     merge = type(layer) in _MERGES and _inputs_agree(layer)

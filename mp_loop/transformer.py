@@ -1,7 +1,7 @@
 """What a Transformer is made of, beside products and normalization, in 16 bits.
 
     attention(mha, policy)              16-bit products, float32 softmax
-    dropout(layer, policy)              16-bit in and out, of the expected mean
+    dropout(layer, policy)              16-bit in and out, the masks of float32
     embedding(layer, policy)            rows of the float32 table, rounded
     position_embedding(layer, policy)   likewise, their gradient a float32 sum
     composite(layer, policy, parts)     a layer made of other layers
@@ -39,9 +39,9 @@ def _of_keras_hub(names: tuple[str, ...]) -> tuple[type, ...]:
 class _Attention(keras.layers.MultiHeadAttention):
     """Multi-head attention: 16-bit products, softmax in float32."""
 
-    def share(self, master: keras.layers.MultiHeadAttention, own: bool) -> None:
+    def share(self, master: keras.layers.MultiHeadAttention, few_bits: bool) -> None:
         self._master = lambda: master  # a closure hides it from Keras' tracking
-        self._own_dropout = own
+        self._few_bits = few_bits
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         super().build(query_shape, value_shape, key_shape)
@@ -56,10 +56,10 @@ class _Attention(keras.layers.MultiHeadAttention):
         axis = self._softmax.axis
         self._tracker.untrack(self._softmax)
         self._softmax = keras.layers.Softmax(axis=axis, dtype="float32")
-        if self._own_dropout and self._dropout > 0:
+        if self._dropout > 0:
             self._tracker.untrack(self._dropout_layer)
             self._dropout_layer = dropout(
-                self._master()._dropout_layer, self.dtype_policy
+                self._master()._dropout_layer, self.dtype_policy, self._few_bits
             )
 
     def _compute_attention(
@@ -101,14 +101,14 @@ class _Attention(keras.layers.MultiHeadAttention):
 def attention(
     layer: keras.layers.MultiHeadAttention,
     policy: keras.DTypePolicy,
-    own_dropout: bool = False,
+    few_bits: bool = False,
 ) -> keras.layers.MultiHeadAttention:
     """Copies a built `MultiHeadAttention` to 16 bits, its softmax in float32.
 
     Args:
       layer: a built float32 layer. Its projections' biases are shared.
       policy: dtype of kernels and results, and of the products.
-      own_dropout: whether it drops as `dropout` does, not as Keras.
+      few_bits: as for `dropout`.
 
     Returns:
       A layer with 16-bit projection kernels of its own.
@@ -116,16 +116,40 @@ def attention(
     config = layers.twin_config(layer, policy)
     config["flash_attention"] = False
     twin = _Attention.from_config(config)
-    twin.share(layer, own_dropout)
+    twin.share(layer, few_bits)
     return twin
 
 
-class _Dropout(keras.layers.Dropout):
-    """Dropout that draws 16 random bits for each number, not a 16-bit number.
+class _Float32Masks:
+    """Mixin: Keras' dropout in float32, of 16-bit inputs and outputs.
 
-    A bfloat16 number in [0, 1) is one of 128, and 1 / (1 - rate) is rounded, so that
-    Keras' mean of the outputs is not that of the inputs. Here the rate gives way: it
-    is such that the mean is right, for the rounded factor.
+    In 16 bits Keras draws other masks, of another rate where a bfloat16 number in
+    [0, 1) is one of 128, and rounds 1 / (1 - rate).
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not training or self.rate == 0:
+            return inputs
+        outputs = super().call(tf.cast(inputs, tf.float32), training)
+        return tf.cast(outputs, self.variable_dtype)  # float32 -> 16 bits
+
+
+DROPOUTS = {
+    kind: type(kind.__name__, (_Float32Masks, kind), {})
+    for kind in (
+        keras.layers.Dropout,
+        keras.layers.SpatialDropout1D,
+        keras.layers.SpatialDropout2D,
+        keras.layers.SpatialDropout3D,
+    )
+}
+
+
+class _FewBitsDropout(keras.layers.Dropout):
+    """Dropout that draws 16 random bits for each number, where float32 takes 32.
+
+    The factor is rounded to 16 bits, and the rate gives way: it is such that the mean
+    of the outputs is that of the inputs.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -160,8 +184,8 @@ def _random_bits(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return both[..., : shape[-1]]
 
 
-def can_drop(layer: keras.layers.Layer) -> bool:
-    """Tells whether the layer is a dropout of independent numbers."""
+def _needs_few_bits(layer: keras.layers.Layer) -> bool:
+    """Tells whether the layer drops independent numbers, at a rate of 16 bits."""
     # At a rate near 1 the factor would overflow, and at one near 0 nothing drop.
     return (
         type(layer) is keras.layers.Dropout
@@ -171,18 +195,20 @@ def can_drop(layer: keras.layers.Layer) -> bool:
 
 
 def dropout(
-    layer: keras.layers.Dropout, policy: keras.DTypePolicy
+    layer: keras.layers.Layer, policy: keras.DTypePolicy, few_bits: bool = False
 ) -> keras.layers.Layer:
-    """Copies a `Dropout` to 16 bits; the mean of its outputs is that of its inputs.
-
-    It drops other numbers than Keras does from the same seed.
+    """Copies a dropout to 16 bits; the mean of its outputs is that of its inputs.
 
     Args:
-      layer: one whose seed the copy continues from.
+      layer: one of `DROPOUTS`, whose seed the copy continues from.
       policy: dtype of inputs and outputs.
+      few_bits: drop other numbers than the float32 layer does from the same seed, for
+        half the random bits. Very large and small rates, and layers that drop more
+        than single numbers, do not.
     """
     narrow = keras.DTypePolicy(policy.variable_dtype)
-    twin = _Dropout if can_drop(layer) else keras.layers.Dropout
+    few_bits = few_bits and _needs_few_bits(layer)
+    twin = _FewBitsDropout if few_bits else DROPOUTS[type(layer)]
     return twin.from_config(layers.twin_config(layer, narrow))
 
 
