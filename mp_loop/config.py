@@ -511,11 +511,6 @@ def _refuse_what_strategies_lack(config: Config) -> None:
             f"--rollback ({config.rollback}) is not available with "
             "--strategy=multi_worker, whose chief alone has the checkpoints."
         )
-    if config.head_epochs and config.strategy == "multi_worker":
-        raise ValueError(
-            f"--head_epochs ({config.head_epochs}) is not available with "
-            "--strategy=multi_worker, whose chief alone has the checkpoints."
-        )
     if config.all_reduce_dtype == "float16" and not (
         many and config.precision == "float16"
     ):

@@ -146,9 +146,17 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
     out: record.Run | None = None
 
     def enter(phase: int) -> Any:
+        """All workers enter the largest phase that one says: building is a meeting."""
         nonlocal built
-        built = built.in_phase(phase)
+        built = built.in_phase(built.workers.any(phase))
         return built.step.state
+
+    def follow() -> None:
+        """Enters what the chief's checkpoints make it enter, until it stays."""
+        before = None
+        while built.phase != before:
+            before = built.phase
+            enter(0)
 
     checkpoints = checkpointing.Checkpoints(
         os.path.join(settings.output_dir, "checkpoints"),
@@ -185,6 +193,10 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
     slower = machine.warning(settings.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
+    if writes:
+        enter(built.phase)  # to stay
+    else:
+        follow()
     built.workers.give_first(list(built.step.state.named().values()))
 
     if writes and not done:

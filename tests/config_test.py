@@ -93,10 +93,6 @@ REFUSED = {
     "turned": ({"profile_steps": "8:4"}, "--profile_steps (8:4) must be A:B"),
     "pattern": ({"float32_layers": "("}, "--float32_layers (() must be a regular"),
     "frozen": ({"freeze": "["}, "--freeze ([) must be a regular"),
-    "phases of workers": (
-        {"head_epochs": 1, "strategy": "multi_worker"},
-        "--head_epochs (1) is not available with --strategy=multi_worker",
-    ),
     "crop": ({"crop_pct": 0.875}, "--crop_pct (0.875) needs --image_size."),
     "all head": (
         {"head_epochs": 5, "epochs": 5},

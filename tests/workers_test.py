@@ -148,6 +148,21 @@ def test_a_lost_worker_stops_the_other_and_all_resume_exactly(tmp_path, mirrored
     assert evaluations[0] == evaluations[1]
 
 
+def test_all_resume_in_the_phase_of_the_chief(tmp_path):
+    flags = (*FLAGS, "--head_epochs=1", "--batch_size=384")  # the head for 15 steps
+    mirrored, folder = tmp_path / "mirrored", tmp_path / "run"
+    assert run(mirrored, *flags, "--strategy=mirrored") == 0
+    workers = start_both(folder, *flags)
+    wait_for_lines(folder, 10, workers)  # step 18
+    workers[1].kill()
+    codes, said = finish(workers)
+    assert codes == [75, -signal.SIGKILL], said
+    codes, said = finish(start_both(folder, *flags, "--resume"))
+    assert codes == [0, 0], said
+    assert lines(folder) == lines(mirrored)
+    assert weights(folder) == weights(mirrored)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1], ids=["chief", "worker"])
 def test_a_signal_to_one_worker_stops_all_with_a_checkpoint(tmp_path, mirrored, number):
