@@ -130,6 +130,7 @@ def build(settings: config.Config) -> Experiment:
 
         tf.config.list_physical_devices()
         strategy = distribution.make(settings.strategy)
+        tf.ones((2, 2), "float16")  # of the first one oneDNN may say what it lacks
     settings = resolved(settings)
 
     keras.utils.set_random_seed(settings.seed)
