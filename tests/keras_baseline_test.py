@@ -9,14 +9,20 @@ from mp_loop import keras_baseline
 from tests import step_test as helpers
 
 
-def keras_step(precision, **arguments):
+def keras_step(precision, model=None, **arguments):
     return keras_baseline.KerasStep(
-        helpers.conv_model(),
+        model or helpers.conv_model(),
         keras.optimizers.SGD(0.05, momentum=0.9),
         helpers.loss(),
         precision,
         **arguments,
     )
+
+
+def without_dropout(model):
+    """In 16 bits Keras draws masks of its own."""
+    layers = [x for x in model.layers if not isinstance(x, keras.layers.Dropout)]
+    return keras.Sequential([keras.Input(model.input_shape[1:]), *layers])
 
 
 @pytest.mark.parametrize(
@@ -41,16 +47,21 @@ def test_both_loops_see_the_same_scales_and_nearly_the_same_losses(precision):
     scaling = precision == "float16"
     rule = mp_loop.NoLossScale()
     if scaling:
-        rule = mp_loop.DynamicLossScale(initial_scale=2.0**24, growth_interval=4)
+        # At some powers of 2 only Keras' 16-bit bias gradients overflow.
+        rule = mp_loop.DynamicLossScale(initial_scale=1.5 * 2**23, growth_interval=4)
     ours = mp_loop.TrainStep(
-        helpers.conv_model(),
+        without_dropout(helpers.conv_model()),
         keras.optimizers.SGD(0.05, momentum=0.9),
         helpers.loss(),
         precision,
         rule,
     )
     theirs = keras_step(
-        precision, scaling=scaling, initial_scale=2.0**24, growth_interval=4
+        precision,
+        without_dropout(helpers.conv_model()),
+        scaling=scaling,
+        initial_scale=1.5 * 2**23,
+        growth_interval=4,
     )
     skips = 0
     for seed in range(12):
