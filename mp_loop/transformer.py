@@ -184,7 +184,7 @@ def _random_bits(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return both[..., : shape[-1]]
 
 
-def _needs_few_bits(layer: keras.layers.Layer) -> bool:
+def _may_draw_few_bits(layer: keras.layers.Layer) -> bool:
     """Tells whether the layer drops independent numbers, at a rate of 16 bits."""
     # At a rate near 1 the factor would overflow, and at one near 0 nothing drop.
     return (
@@ -207,7 +207,7 @@ def dropout(
         than single numbers, do not.
     """
     narrow = keras.DTypePolicy(policy.variable_dtype)
-    few_bits = few_bits and _needs_few_bits(layer)
+    few_bits = few_bits and _may_draw_few_bits(layer)
     twin = _FewBitsDropout if few_bits else DROPOUTS[type(layer)]
     return twin.from_config(layers.twin_config(layer, narrow))
 
