@@ -85,14 +85,12 @@ def test_dropout_drops_what_float32_does(name, dtype, few_bits):
 
 
 def test_attention_drops_what_float32_does():
+    inputs = keras.Input((6, 16))
     layer = keras.layers.MultiHeadAttention(2, 8, dropout=0.4, seed=7)
-    x = np.random.default_rng(0).normal(size=(4, 6, 16)).astype(np.float32)
-    layer(x, x)
-    model_inputs = keras.Input((6, 16))
-    model = keras.Model(model_inputs, layer(model_inputs, model_inputs))
-    outputs = L.Dense(1)(model.output)  # the last layer stays float32
-    model = keras.Model(model_inputs, outputs)
+    outputs = L.Dense(1)(layer(inputs, inputs))  # the last layer stays float32
+    model = keras.Model(inputs, outputs)
     twin = mp_loop.half_precision_twin(model, "float16")
+    x = np.random.default_rng(0).normal(size=(4, 6, 16)).astype(np.float32)
     for _ in range(2):
         exact, ours = model(x, training=True), twin(x, training=True)
         np.testing.assert_allclose(ours, exact, atol=0.02)
