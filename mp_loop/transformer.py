@@ -128,7 +128,7 @@ class _Float32Masks:
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        if not training or self.rate == 0:
+        if not training:
             return inputs
         outputs = super().call(tf.cast(inputs, tf.float32), training)
         return tf.cast(outputs, self.variable_dtype)  # float32 -> 16 bits
@@ -153,7 +153,7 @@ class _FewBitsDropout(keras.layers.Dropout):
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        if not training or self.rate == 0:
+        if not training:
             return inputs
         x = tf.cast(inputs, self.variable_dtype)
         factor = tf.cast(1.0 / (1.0 - self.rate), x.dtype)

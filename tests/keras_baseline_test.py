@@ -47,7 +47,7 @@ def test_both_loops_see_the_same_scales_and_nearly_the_same_losses(precision):
     scaling = precision == "float16"
     rule = mp_loop.NoLossScale()
     if scaling:
-        # At some powers of 2 only Keras' 16-bit bias gradients overflow.
+        # Below 2**24 comes a power of 2 at which Keras overflows and ours does not.
         rule = mp_loop.DynamicLossScale(initial_scale=1.5 * 2**23, growth_interval=4)
     ours = mp_loop.TrainStep(
         without_dropout(helpers.conv_model()),
