@@ -4,17 +4,17 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "Checkpoints": "checkpoints",
-    "DynamicLossScale": "loss_scale",
-    "EvalStep": "step",
-    "LossScaleState": "loss_scale",
-    "NoLossScale": "loss_scale",
-    "StaticLossScale": "loss_scale",
-    "TrainStep": "step",
-    "TrainingDiverged": "loop",
-    "best_precision": "machine",
-    "for_fit": "fit",
-    "half_precision_twin": "precision",
+    "Checkpoints": "run.checkpointing",
+    "DynamicLossScale": "step.loss_scale",
+    "EvalStep": "step.train_step",
+    "LossScaleState": "step.loss_scale",
+    "NoLossScale": "step.loss_scale",
+    "StaticLossScale": "step.loss_scale",
+    "TrainStep": "step.train_step",
+    "TrainingDiverged": "run.loop",
+    "best_precision": "hardware.machine",
+    "for_fit": "step.fit",
+    "half_precision_twin": "precision.twins",
 }
 __all__ = list(_HOME)
 

@@ -42,7 +42,11 @@ from typing import Any
 
 from absl import flags
 
-from mp_loop import command, config, record, worker, workloads
+from mp_loop.bench import arm_process, workloads
+from mp_loop.cli import app
+from mp_loop.config import errors, settings
+from mp_loop.hardware import environment
+from mp_loop.run import record
 
 LOOPS = ("custom", "keras", "fit", "unscaled", "floor", "torch", "stream")
 OPTIONS = ("xla", "recompute", "tf32")
@@ -78,21 +82,21 @@ def parse_arms(text: str) -> list[Arm]:
         arm = Arm(loop, precision, tuple(options))
         if (
             loop not in LOOPS
-            or precision not in config.PRECISIONS
+            or precision not in settings.PRECISIONS
             or not set(options) <= set(OPTIONS)
         ):
-            raise command.UsageError(
+            raise errors.UsageError(
                 f"--arms ({text}) must be loop:precision with options after plus "
                 f"signs, parted by commas, not '{word}'; loops: {', '.join(LOOPS)}; "
-                f"precisions: {', '.join(config.PRECISIONS)}; options: "
+                f"precisions: {', '.join(settings.PRECISIONS)}; options: "
                 f"{', '.join(OPTIONS)}."
             )
         if "recompute" in options and loop not in ("custom", "unscaled", "floor"):
-            raise command.UsageError(f"--arms ({text}): {loop} cannot recompute.")
+            raise errors.UsageError(f"--arms ({text}): {loop} cannot recompute.")
         if loop == "torch" and options:
-            raise command.UsageError(f"--arms ({text}): torch takes no options.")
+            raise errors.UsageError(f"--arms ({text}): torch takes no options.")
         if arm in arms:
-            raise command.UsageError(f"--arms ({text}) names {arm.name} twice.")
+            raise errors.UsageError(f"--arms ({text}) names {arm.name} twice.")
         arms.append(arm)
     return arms
 
@@ -107,7 +111,7 @@ def parse_workloads(text: str, arms: Sequence[Arm]) -> list[str]:
     for name in names:
         if name not in workloads.WORKLOADS:
             known = ", ".join(workloads.WORKLOADS)
-            raise command.UsageError(
+            raise errors.UsageError(
                 f"--workloads ({text}) must be among: {known}; not '{name}'."
             )
         updates = workloads.WORKLOADS[name].is_update
@@ -116,7 +120,7 @@ def parse_workloads(text: str, arms: Sequence[Arm]) -> list[str]:
             can -= {"torch"}
         for arm in arms:
             if arm.loop not in can or (updates and arm.options):
-                raise command.UsageError(
+                raise errors.UsageError(
                     f"--workloads ({text}): {name} does not run on {arm.name}."
                 )
     return names
@@ -186,7 +190,7 @@ def measure(
     size = workloads.WORKLOADS[workload].batch_size
     results: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
-        running: list[tuple[worker.Worker, int]] = []
+        running: list[tuple[arm_process.Worker, int]] = []
         for arm in arms:
             say(f"{workload}, {arm.name}: starting")
             try:
@@ -200,7 +204,7 @@ def measure(
                 process = _start(arm, workload, batch_size)
                 if same_memory and not running:
                     memory_budget_mib = process.facts["step_bytes"] / MIB
-            except worker.WorkerFailed as error:
+            except arm_process.WorkerFailed as error:
                 say(str(error))
                 results[arm.name] = {"failed": str(error)}
                 continue
@@ -221,9 +225,9 @@ def measure(
     return results
 
 
-def _start(arm: Arm, workload: str, batch_size: int) -> worker.Worker:
+def _start(arm: Arm, workload: str, batch_size: int) -> arm_process.Worker:
     task = {**dataclasses.asdict(arm), "workload": workload, "batch_size": batch_size}
-    return worker.Worker(arm.name, task)
+    return arm_process.Worker(arm.name, task)
 
 
 def _step_mib(arm: Arm, workload: str, batch_size: int) -> float:
@@ -367,16 +371,16 @@ def draw(path: pathlib.Path, results: Mapping[str, Mapping[str, Any]]) -> bool:
     return True
 
 
-def run(_settings: config.Config, flag_values: Any) -> int:
+def run(_settings: settings.Config, flag_values: Any) -> int:
     """Runs the benchmark; returns the exit code."""
     arms = parse_arms(flag_values.arms)
     names = parse_workloads(flag_values.workloads, arms)
     if flag_values.same_memory and flag_values.memory_budget_mib:
-        raise command.UsageError(
+        raise errors.UsageError(
             f"--memory_budget_mib ({flag_values.memory_budget_mib}) contradicts "
             "--same_memory."
         )
-    folder = command.new_folder(flag_values.output_dir, "a benchmark")
+    folder = app.new_folder(flag_values.output_dir, "a benchmark")
     results: dict[str, dict[str, Any]] = {}
     for name in names:
         results[name] = measure(
@@ -402,7 +406,7 @@ def _write(folder: pathlib.Path, results: Mapping[str, Any]) -> bool:
     words = ["python", "-m", "mp_loop.benchmark", *sys.argv[1:]]
     whole = {
         "command": " ".join(words),
-        "environment": record.environment(),
+        "environment": environment.environment(),
         "workloads": results,
     }
     record.write_atomically(folder / "benchmark.json", record.to_json(whole))
@@ -410,4 +414,4 @@ def _write(folder: pathlib.Path, results: Mapping[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    command.main(run, declare, of_experiment=False)
+    app.main(run, declare, of_experiment=False)

@@ -38,16 +38,12 @@ from typing import Any
 
 from absl import flags
 
-from mp_loop import (
-    chart,
-    command,
-    config,
-    equivalence,
-    experiment,
-    forest,
-    record,
-    report,
-)
+from mp_loop.cli import app
+from mp_loop.comparison import equivalence, forest_plot
+from mp_loop.config import errors, settings
+from mp_loop.hardware import startup
+from mp_loop.report import charts, run_page
+from mp_loop.run import experiment, record
 
 TABLE_FILE = "comparison.md"
 JSON_FILE = "comparison.json"
@@ -84,7 +80,7 @@ class Turn:
 
     arm: Arm
     repeat: int
-    settings: config.Config
+    config: settings.Config
 
     @property
     def name(self) -> str:
@@ -110,14 +106,14 @@ class Design:
     """What a comparison is; written down before its first run.
 
     Attributes:
-      settings: of every run, apart from what its arm and repeat change.
+      config: of every run, apart from what its arm and repeat change.
       arms: in the order of the table.
       repeats: of each arm.
       margin: the largest difference in accuracy that counts as none; 0: no test.
       stages: how arms and repeats came to be what they are.
     """
 
-    settings: config.Config
+    config: settings.Config
     arms: tuple[Arm, ...]
     repeats: int
     margin: float
@@ -141,12 +137,10 @@ class Design:
                 "margin": self.margin,
                 "reference": reference(self.arms).name,
                 "stages": [dataclasses.asdict(stage) for stage in self.stages],
-                "flags": self.settings.to_flagfile().splitlines(),
+                "flags": self.config.to_flagfile().splitlines(),
             }
         )
-        with command.bad_input(
-            OSError, flag="output_dir", value=self.settings.output_dir
-        ):
+        with errors.bad_input(OSError, flag="output_dir", value=self.config.output_dir):
             record.write_atomically(folder / DESIGN_FILE, text)
 
     @classmethod
@@ -163,22 +157,22 @@ class Design:
                 Stage(**{**stage, "arms": tuple(stage["arms"])})
                 for stage in found["stages"]
             ]
-            settings, _ = command.parse(["compare", *found["flags"]])
-            arms = parse_arms(",".join(stages[-1].arms), settings.precision)
+            config, _ = app.parse(["compare", *found["flags"]])
+            arms = parse_arms(",".join(stages[-1].arms), config.precision)
             return cls(
-                settings,
+                config,
                 tuple(arms),
                 int(stages[-1].repeats),
                 float(found["margin"]),
                 tuple(stages),
             )
         except FileNotFoundError:
-            raise command.UsageError(
+            raise errors.UsageError(
                 f"--output_dir ({folder}) holds no comparison to resume."
             ) from None
         except (OSError, ValueError, TypeError, LookupError) as error:
-            raise command.UsageError(
-                f"{path} is not the design of a comparison: {command.one_line(error)}"
+            raise errors.UsageError(
+                f"{path} is not the design of a comparison: {errors.one_line(error)}"
             ) from error
 
 
@@ -211,38 +205,38 @@ def declare(flag_values: flags.FlagValues) -> None:
     )
 
 
-def run(settings: config.Config, flag_values: Any) -> int:
+def run(config: settings.Config, flag_values: Any) -> int:
     """Runs the comparison; returns the exit code."""
-    if settings.precision == "auto" and (flag_values.exact or not settings.resume):
-        with command.quiet_start():
-            settings = experiment.resolved(settings)
+    if config.precision == "auto" and (flag_values.exact or not config.resume):
+        with startup.quiet_start():
+            config = experiment.resolved(config)
     if flag_values.exact:
-        return _prove(settings)
-    if settings.resume:
-        return _resume(settings, flag_values)
+        return _prove(config)
+    if config.resume:
+        return _resume(config, flag_values)
     design = Design(
-        settings,
-        tuple(parse_arms(flag_values.arms, settings.precision)),
+        config,
+        tuple(parse_arms(flag_values.arms, config.precision)),
         flag_values.repeats,
         flag_values.margin,
     ).staged()
     _refuse_untestable(design)
-    turns = plan(settings, design.arms, design.repeats)
-    folder = command.new_folder(settings.output_dir, "a comparison without --resume")
+    turns = plan(config, design.arms, design.repeats)
+    folder = app.new_folder(config.output_dir, "a comparison without --resume")
     return _run_locked(folder, record.Lock(folder), design, turns)
 
 
-def _resume(settings: config.Config, flag_values: Any) -> int:
+def _resume(config: settings.Config, flag_values: Any) -> int:
     """Goes on with a comparison; returns the exit code."""
-    if not settings.output_dir:
-        raise command.UsageError("--output_dir must name the comparison to resume.")
-    folder = pathlib.Path(settings.output_dir)
+    if not config.output_dir:
+        raise errors.UsageError("--output_dir must name the comparison to resume.")
+    folder = pathlib.Path(config.output_dir)
     before = Design.read(folder)
     lock = record.Lock(folder)
     try:
-        design = continued(before, settings, flag_values)
+        design = continued(before, config, flag_values)
         _refuse_untestable(design)
-        turns = plan(design.settings, design.arms, design.repeats)
+        turns = plan(design.config, design.arms, design.repeats)
         design = design.staged((folder / JSON_FILE).exists())
     except BaseException:
         lock.release()
@@ -250,57 +244,57 @@ def _resume(settings: config.Config, flag_values: Any) -> int:
     return _run_locked(folder, lock, design, turns)
 
 
-def continued(before: Design, settings: config.Config, flag_values: Any) -> Design:
+def continued(before: Design, config: settings.Config, flag_values: Any) -> Design:
     """The design of a resumed comparison: as it was, and what is added.
 
     Args:
       before: as it was written down.
-      settings: what the command line says.
+      config: what the command line says.
       flag_values: parsed flags, which tell what was said at all.
 
     Raises:
       UsageError: a flag contradicts what was written down.
     """
-    if settings.precision == "auto":
-        settings = settings.at_precision(before.settings.precision)
+    if config.precision == "auto":
+        config = config.at_precision(before.config.precision)
     said = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(config.Config)
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(settings.Config)
         if flag_values[field.name].present
     }
     differing = [
-        f"--{name} ({value}, was {getattr(before.settings, name)})"
+        f"--{name} ({value}, was {getattr(before.config, name)})"
         for name, value in said.items()
-        if value != getattr(before.settings, name) and name not in _MAY_CHANGE
+        if value != getattr(before.config, name) and name not in _MAY_CHANGE
     ]
     if flag_values["margin"].present and flag_values.margin != before.margin:
         differing.append(f"--margin ({flag_values.margin:g}, was {before.margin:g})")
     if differing:
-        raise command.UsageError(
+        raise errors.UsageError(
             f"{', '.join(differing)} must be as in the comparison to be resumed."
         )
     repeats = flag_values.repeats if flag_values["repeats"].present else before.repeats
     if repeats < before.repeats:
-        raise command.UsageError(
+        raise errors.UsageError(
             f"--repeats ({repeats}) must be at least {before.repeats}, as in the "
             "comparison to be resumed."
         )
     arms = before.arms
     if flag_values["arms"].present:
-        arms = tuple(parse_arms(flag_values.arms, before.settings.precision))
+        arms = tuple(parse_arms(flag_values.arms, before.config.precision))
     missing = [arm.name for arm in before.arms if arm not in arms]
     if missing:
-        raise command.UsageError(
+        raise errors.UsageError(
             f"--arms ({flag_values.arms}) must name {', '.join(missing)} too, as in "
             "the comparison to be resumed."
         )
     if reference(arms) != reference(before.arms):
-        raise command.UsageError(
+        raise errors.UsageError(
             f"--arms ({flag_values.arms}) must leave {reference(before.arms).name} the "
             f"reference, not {reference(arms).name}."
         )
     changed = {name: said[name] for name in _MAY_CHANGE if name in said}
-    own = dataclasses.replace(before.settings, **(changed | {"resume": False}))
+    own = dataclasses.replace(before.config, **(changed | {"resume": False}))
     return Design(own, arms, repeats, before.margin, before.stages)
 
 
@@ -308,14 +302,14 @@ def _refuse_untestable(design: Design) -> None:
     """Raises UsageError where a margin is given that cannot be tested."""
     said = f"--margin ({design.margin:g})"
     if not math.isfinite(design.margin):
-        raise command.UsageError(f"{said} must be finite.")
+        raise errors.UsageError(f"{said} must be finite.")
     if design.margin and design.repeats < 2:
-        raise command.UsageError(
+        raise errors.UsageError(
             f"{said} needs --repeats ({design.repeats}) of at least 2: one pair of "
             "runs has no spread to test by."
         )
     if design.margin and len(design.arms) < 2:
-        raise command.UsageError(
+        raise errors.UsageError(
             f"{said} needs --arms ({design.arms[0].name}) of at least 2: nothing is "
             "compared with the reference."
         )
@@ -341,9 +335,9 @@ def _take_turns(folder: pathlib.Path, turns: Sequence[Turn]) -> int:
     continue_with = (
         f"Continue with: python -m mp_loop.compare --output_dir={folder} --resume"
     )
-    with command.stop_requested() as stop_requested:
+    with app.stop_requested() as stop_requested:
         for number, turn in enumerate(turns, start=1):
-            said = f"[{number}/{len(turns)}] {turn.arm.name}, seed {turn.settings.seed}"
+            said = f"[{number}/{len(turns)}] {turn.arm.name}, seed {turn.config.seed}"
             began = time.monotonic()
             done = (folder / turn.name / record.SUMMARY_FILE).exists()
             if not done:
@@ -359,8 +353,8 @@ def _take_turns(folder: pathlib.Path, turns: Sequence[Turn]) -> int:
                     print(_tail(log), file=sys.stderr)
                     print(f"All it said: {log}\n{continue_with}", file=sys.stderr)
                     return 2 if code == 2 else 1
-            elif not (folder / turn.name / report.FILE).exists():
-                report.write(folder / turn.name)  # killed just before
+            elif not (folder / turn.name / run_page.FILE).exists():
+                run_page.write(folder / turn.name)  # killed just before
             summary = record.read_summary(folder / turn.name)
             took = "before" if done else f"{time.monotonic() - began:.0f} s in all"
             print(
@@ -400,12 +394,12 @@ def _conclude(folder: pathlib.Path, design: Design, turns: Sequence[Turn]) -> No
     }
     if drawn and results:
         # --metric may be an error, whose differences are no percentage points.
-        share = "accuracy" in design.settings.metric
-        forest.draw(folder / FOREST_FILE, results, comparison["reference"], share)
+        share = "accuracy" in design.config.metric
+        forest_plot.draw(folder / FOREST_FILE, results, comparison["reference"], share)
     print(f"\n{text}\nTable and runs: {folder}")
     cells, note = _cells(comparison)
     runs = {turn.name: turn.arm.name for turn in turns}
-    print(f"Report: {report.write_comparison(folder, cells, runs, note)}")
+    print(f"Report: {run_page.write_comparison(folder, cells, runs, note)}")
     if not drawn:
         print("No picture: matplotlib is missing (pip install 'mp_loop[plots]').")
         return
@@ -414,18 +408,18 @@ def _conclude(folder: pathlib.Path, design: Design, turns: Sequence[Turn]) -> No
         print(f"Differences: {folder / FOREST_FILE}")
 
 
-def _prove(settings: config.Config) -> int:
+def _prove(config: settings.Config) -> int:
     """Takes the steps of both loops side by side; returns the exit code."""
     own = {"keras": {"loop": "keras"}}
     own["custom"] = {"loop": "custom", "keras_arithmetic": True}
-    if settings.loss_scale_kind == "dynamic":
+    if config.loss_scale_kind == "dynamic":
         own["custom"]["scale_preset"] = "keras"
     # A compiler may fuse, and so round, the two loops differently.
-    jit = "off" if settings.jit_compile == "auto" else settings.jit_compile
-    with command.bad_input(ValueError):
+    jit = "off" if config.jit_compile == "auto" else config.jit_compile
+    with errors.bad_input(ValueError):
         sides = {
             loop: dataclasses.replace(
-                settings,
+                config,
                 **values,
                 deterministic=True,
                 jit_compile=jit,
@@ -440,9 +434,9 @@ def _prove(settings: config.Config) -> int:
         for epoch in itertools.count():
             yield from ours.batches(epoch)
 
-    from mp_loop import exact
+    from mp_loop.comparison import bitwise
 
-    proof = exact.prove(ours.step, theirs.step, batches(), ours.total_steps)
+    proof = bitwise.prove(ours.step, theirs.step, batches(), ours.total_steps)
     print(proof)
     return 0 if proof.difference is None else 1
 
@@ -456,44 +450,44 @@ def parse_arms(text: str, precision: str) -> list[Arm]:
     arms = []
     for word in (text or f"custom:{precision},keras:{precision}").split(","):
         loop, _, name = word.strip().partition(":")
-        if loop not in config.LOOPS or name not in config.PRECISIONS:
-            raise command.UsageError(
+        if loop not in settings.LOOPS or name not in settings.PRECISIONS:
+            raise errors.UsageError(
                 f"--arms ({text}) must be loop:precision parted by commas, not "
-                f"'{word}'; loops: {', '.join(config.LOOPS)}; precisions: "
-                f"{', '.join(config.PRECISIONS)}."
+                f"'{word}'; loops: {', '.join(settings.LOOPS)}; precisions: "
+                f"{', '.join(settings.PRECISIONS)}."
             )
         arm = Arm(loop, name)
         if arm in arms:
-            raise command.UsageError(f"--arms ({text}) names {arm.name} twice.")
+            raise errors.UsageError(f"--arms ({text}) names {arm.name} twice.")
         arms.append(arm)
     return arms
 
 
-def plan(settings: config.Config, arms: Sequence[Arm], repeats: int) -> list[Turn]:
+def plan(config: settings.Config, arms: Sequence[Arm], repeats: int) -> list[Turn]:
     """Every run, in order: the arms take turns, so that drifts meet them alike.
 
     Raises:
       UsageError: an arm cannot do what the flags ask for, or the folder is not
         named.
     """
-    if not settings.output_dir:
-        raise command.UsageError("--output_dir must name a folder for the comparison.")
-    folder = pathlib.Path(settings.output_dir)
+    if not config.output_dir:
+        raise errors.UsageError("--output_dir must name a folder for the comparison.")
+    folder = pathlib.Path(config.output_dir)
     turns = []
     for repeat in range(repeats):
         for arm in arms:
-            turn = Turn(arm, repeat, settings)
+            turn = Turn(arm, repeat, config)
             try:
                 own = dataclasses.replace(
-                    settings,
+                    config,
                     loop=arm.loop,
                     precision=arm.precision,
                     output_dir=str(folder / turn.name),
-                    seed=settings.seed + repeat,
+                    seed=config.seed + repeat,
                 )
             except ValueError as error:
-                raise command.UsageError(f"Arm {arm.name}: {error}") from error
-            turns.append(dataclasses.replace(turn, settings=own))
+                raise errors.UsageError(f"Arm {arm.name}: {error}") from error
+            turns.append(dataclasses.replace(turn, config=own))
     return turns
 
 
@@ -520,7 +514,7 @@ MEASURES = (
     Measure("eval_accuracy", "accuracy", "{:.4f}".format),
     Measure("eval_loss", "loss", "{:.4f}".format),
     Measure("skipped_steps", "skipped steps", "{:g}".format),
-    Measure("final_loss_scale", "final loss scale", chart.power_of_two),
+    Measure("final_loss_scale", "final loss scale", charts.power_of_two),
     Measure("milliseconds_per_step", "ms/step", "{:.2f}".format, ratio=True),
     Measure("examples_per_second", "examples/s", "{:.0f}".format, ratio=True),
     Measure(
@@ -713,7 +707,7 @@ def _train(
       The exit code of the process.
     """
     flagfile = folder / "arms" / f"{turn.name}.flags"
-    record.write_atomically(flagfile, turn.settings.to_flagfile())
+    record.write_atomically(flagfile, turn.config.to_flagfile())
     words = [sys.executable, "-m", "mp_loop.train", f"--flagfile={flagfile}"]
     if (folder / turn.name / record.FLAGS_FILE).exists():
         words.append("--resume")
@@ -744,4 +738,4 @@ def _tail(log: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-    command.main(run, declare)
+    app.main(run, declare)

@@ -22,7 +22,9 @@ from typing import Any
 
 from absl import flags
 
-from mp_loop import capability, command, processor, record
+from mp_loop.cli import app
+from mp_loop.hardware import capability, processor, startup
+from mp_loop.run import record
 
 _GAINS = {"yes": "faster", "perhaps": "measure", "memory": "less memory", "no": "no"}
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "bf16")
@@ -38,8 +40,8 @@ def declare(flag_values: flags.FlagValues) -> None:
 def run(_settings: Any, flag_values: Any) -> int:
     """Examines the machine and prints what it found; returns the exit code."""
     processor.prefer_onednn()
-    with command.quiet_start():
-        from mp_loop import machine
+    with startup.quiet_start():
+        from mp_loop.hardware import machine
 
         devices = machine.find()
     timings = machine.measure(devices)
@@ -194,4 +196,4 @@ _INDENT = {"subsequent_indent": " " * 14}
 
 
 if __name__ == "__main__":
-    command.main(run, declare, of_experiment=False)
+    app.main(run, declare, of_experiment=False)

@@ -37,7 +37,9 @@ from typing import Any
 
 from absl import flags
 
-from mp_loop import command, config, experiment, record
+from mp_loop.cli import app
+from mp_loop.config import errors, settings
+from mp_loop.run import experiment, record
 
 _EVERY = 10
 _WIDTH = 96
@@ -86,34 +88,34 @@ def declare(flag_values: flags.FlagValues) -> None:
     )
 
 
-def run(settings: config.Config, flag_values: Any) -> int:
+def run(config: settings.Config, flag_values: Any) -> int:
     """Looks, prints and advises; returns the exit code."""
-    settings = _settings(settings, flag_values)
+    config = _settings(config, flag_values)
     if not flag_values.checkpoints:
-        settings = dataclasses.replace(settings, head_epochs=0)
-    built = experiment.build(settings)
-    from mp_loop import probe, reading
+        config = dataclasses.replace(config, head_epochs=0)
+    built = experiment.build(config)
+    from mp_loop.numerics import probe, probe_report
 
     if flag_values.checkpoints:
         built = _restored(built, flag_values.checkpoints)
     start = int(built.step.state.step)
     out = None
-    if settings.output_dir:
-        out = record.Run.create(settings.output_dir, settings.to_flagfile())
+    if config.output_dir:
+        out = record.Run.create(config.output_dir, config.to_flagfile())
     looker = probe.Probe(built.step)
     lines = []
     try:
         for look in range(flag_values.looks):
-            position = start + look * settings.inspect_every
+            position = start + look * config.inspect_every
             _train_to(built, position)
             batch = next(iter(_batches(built, position)))
-            lines.append(reading.line(looker.look(*batch), flag_values.share))
+            lines.append(probe_report.line(looker.look(*batch), flag_values.share))
             _say_progress(lines[-1])
             if out:
                 out.log_numerics(lines[-1])
-        print(report(built.settings, lines[-1]))
+        print(report(built.config, lines[-1]))
         if out:
-            _draw(settings.output_dir, lines)
+            _draw(config.output_dir, lines)
         if not flag_values.advise:
             return 0
         return _advise(built, lines, flag_values)
@@ -122,36 +124,36 @@ def run(settings: config.Config, flag_values: Any) -> int:
             out.close()
 
 
-def _settings(settings: config.Config, flag_values: Any) -> config.Config:
+def _settings(config: settings.Config, flag_values: Any) -> settings.Config:
     """Checks what only this command asks for, and fills in its defaults."""
-    if settings.resume:
-        raise command.UsageError("--resume (True) must not be given: inspect starts.")
-    if settings.loop != "custom":
-        raise command.UsageError(
+    if config.resume:
+        raise errors.UsageError("--resume (True) must not be given: inspect starts.")
+    if config.loop != "custom":
+        raise errors.UsageError(
             f"--loop ({settings.loop}) must be custom: only our own step can be looked "
             "into."
         )
-    if settings.strategy != "none":
-        raise command.UsageError(
+    if config.strategy != "none":
+        raise errors.UsageError(
             f"--strategy ({settings.strategy}) must be none: one device is looked into."
         )
     for name in ("share", "bound", "grad_bound"):
         value = getattr(flag_values, name)
         if not value > 0:
-            raise command.UsageError(f"--{name} ({value}) must be greater than 0.")
-    if flag_values.advise and settings.precision == "float32":
-        raise command.UsageError(
+            raise errors.UsageError(f"--{name} ({value}) must be greater than 0.")
+    if flag_values.advise and config.precision == "float32":
+        raise errors.UsageError(
             "--precision (float32) needs no advice: give float16 or bfloat16."
         )
-    return dataclasses.replace(settings, inspect_every=settings.inspect_every or _EVERY)
+    return dataclasses.replace(config, inspect_every=config.inspect_every or _EVERY)
 
 
 def _restored(built: experiment.Experiment, folder: str) -> experiment.Experiment:
     """Puts the newest checkpoint of a folder into the step; nothing is written."""
-    from mp_loop import checkpoints
+    from mp_loop.run import checkpointing
 
     if not os.path.isdir(folder) or not os.listdir(folder):
-        raise command.UsageError(f"--checkpoints ({folder}) holds no checkpoint.")
+        raise errors.UsageError(f"--checkpoints ({folder}) holds no checkpoint.")
 
     def enter(phase: int) -> Any:
         nonlocal built
@@ -159,8 +161,8 @@ def _restored(built: experiment.Experiment, folder: str) -> experiment.Experimen
         return built.step.state
 
     state = built.step.state
-    with command.bad_input(checkpoints.CheckpointError):
-        checkpoints.Checkpoints(folder, state, keep=1, enter=enter).restore()
+    with errors.bad_input(checkpointing.CheckpointError):
+        checkpointing.Checkpoints(folder, state, keep=1, enter=enter).restore()
     return built
 
 
@@ -188,7 +190,7 @@ def _say_progress(line: dict[str, Any]) -> None:
     )
 
 
-def report(settings: config.Config, line: dict[str, Any]) -> str:
+def report(config: settings.Config, line: dict[str, Any]) -> str:
     """Lays one look out as two tables, at most 96 columns wide."""
     scale = _power(line["loss_scale"])
     half = "2^-8" if line["precision"] == "bfloat16" else "2^-11"
@@ -327,10 +329,10 @@ def _power(scale: float) -> str:
 
 
 def _draw(folder: str, lines: list[dict[str, Any]]) -> None:
-    from mp_loop import heatmap
+    from mp_loop.report import heatmaps
 
-    drawn = heatmap.draw_steps(os.path.join(folder, "numerics.png"), lines)
-    drawn &= heatmap.draw_exponents(os.path.join(folder, "exponents.png"), lines[-1])
+    drawn = heatmaps.draw_steps(os.path.join(folder, "numerics.png"), lines)
+    drawn &= heatmaps.draw_exponents(os.path.join(folder, "exponents.png"), lines[-1])
     print(f"\nEvery look: {folder}")
     if drawn:
         print(f"Pictures: {folder}/numerics.png, {folder}/exponents.png")
@@ -342,10 +344,10 @@ def _advise(
     built: experiment.Experiment, lines: list[dict[str, Any]], flag_values: Any
 ) -> int:
     """Measures, prints and writes the advice; returns the exit code."""
-    from mp_loop import advice, loss_scale
-    from mp_loop import step as steps
+    from mp_loop.numerics import advice
+    from mp_loop.step import loss_scale, train_step
 
-    settings = built.settings
+    config = built.config
     near = flag_values.bound, flag_values.grad_bound
     batches = [
         next(iter(_batches(built, line["step"])))[:2] for line in (lines[0], lines[-1])
@@ -354,7 +356,7 @@ def _advise(
     def judge(precision: str, scale: float) -> advice.Judge:
         return advice.Judge(
             built.model,
-            lambda labels, outputs: steps.mean_loss(
+            lambda labels, outputs: train_step.mean_loss(
                 built.step._loss, labels, outputs, None
             ),
             batches,
@@ -364,12 +366,12 @@ def _advise(
         )
 
     rule = loss_scale.DynamicLossScale()
-    scaled = settings.precision == "float16"
+    scaled = config.precision == "float16"
     limits = advice.limits(lines)
     first = advice.initial_scale(rule, limits) if scaled else 1.0
     print(f"\nMeasuring {settings.precision} against {flag_values.reference} ...")
-    with command.bad_input(ValueError):
-        own = judge(settings.precision, first)
+    with errors.bad_input(ValueError):
+        own = judge(config.precision, first)
     islands = advice.fewest(
         own.candidates, lambda names: own.error(names).within(*near)
     )
@@ -382,7 +384,7 @@ def _advise(
     advised = [f"--precision={settings.precision}"]
     if islands.names:
         advised.append(f"--float32_layers={advice.regex(islands.names)}")
-    measured = {settings.precision: own.error(())}
+    measured = {config.precision: own.error(())}
     if islands.names:
         measured[f"{settings.precision} as advised"] = own.error(islands.names)
     said = [_islands(islands, own)]
@@ -403,7 +405,7 @@ def _advise(
     print("\nFlags:")
     for flag in advised:
         print(f"  {shlex.quote(flag)}")
-    if settings.output_dir:
+    if config.output_dir:
         found = {
             "flags": advised,
             "float32_layers": list(islands.names),
@@ -420,7 +422,7 @@ def _advise(
                 "growth_interval": interval,
                 "bfloat16_is_safer": safer,
             }
-        path = pathlib.Path(settings.output_dir) / "advice.json"
+        path = pathlib.Path(config.output_dir) / "advice.json"
         record.write_atomically(path, record.to_json(found))
     return 0
 
@@ -479,4 +481,4 @@ def _errors(measured: dict[str, Any], near: tuple[float, float], reference: str)
 
 
 if __name__ == "__main__":
-    command.main(run, declare)
+    app.main(run, declare)

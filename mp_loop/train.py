@@ -1,6 +1,6 @@
 """Trains a model: `python -m mp_loop.train --flagfile=exp.flags`.
 
-Flags are the fields of `mp_loop.config.Config`; a later flag overrides an
+Flags are the fields of `mp_loop.config.settings.Config`; a later flag overrides an
 earlier one; with --resume the flags of the run are the defaults. Exit codes:
 
     0    done
@@ -22,7 +22,12 @@ import os
 import sys
 from typing import Any
 
-from mp_loop import cluster, command, config, experiment, record, report
+from mp_loop.cli import app
+from mp_loop.config import errors, settings
+from mp_loop.distributed import cluster
+from mp_loop.hardware import environment
+from mp_loop.report import run_page
+from mp_loop.run import experiment, record
 
 # EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
 _WORKER_LOST = 75
@@ -66,12 +71,12 @@ _OF_THE_PRECISION = (
 )
 
 
-def run(settings: config.Config, flag_values: Any) -> int:
+def run(config: settings.Config, flag_values: Any) -> int:
     """Runs one experiment; returns the exit code."""
     try:
-        return _run_locked(settings, flag_values)
+        return _run_locked(config, flag_values)
     except Exception as error:
-        lost = _lost_worker(settings, error)
+        lost = _lost_worker(config, error)
         if not lost:
             raise
         print(
@@ -82,63 +87,66 @@ def run(settings: config.Config, flag_values: Any) -> int:
         return _WORKER_LOST
 
 
-def _lost_worker(settings: config.Config, error: Exception) -> str:
+def _lost_worker(config: settings.Config, error: Exception) -> str:
     """What an error says of a worker that did not come or is gone; if nothing, ''."""
-    if settings.strategy != "multi_worker" or isinstance(error, command.BAD_INPUT):
+    if config.strategy != "multi_worker" or isinstance(error, app.BAD_INPUT):
         return ""
     if isinstance(error, cluster.WorkerLost):
         return str(error)
-    from mp_loop import distribution  # with TensorFlow
+    from mp_loop.distributed import strategies
 
-    return distribution.lost_worker(error)
+    return strategies.lost_worker(error)
 
 
-def _run_locked(settings: config.Config, flag_values: Any) -> int:
+def _run_locked(config: settings.Config, flag_values: Any) -> int:
     """Runs it; meanwhile nobody else can write the run folder."""
-    if not settings.output_dir:
-        raise command.UsageError("--output_dir must name a folder for the run.")
+    if not config.output_dir:
+        raise errors.UsageError("--output_dir must name a folder for the run.")
     writes = True
-    if settings.strategy == "multi_worker":
-        with command.bad_input(cluster.ClusterError):
+    if config.strategy == "multi_worker":
+        with errors.bad_input(cluster.ClusterError):
             writes = cluster.task().is_chief  # the others write no file
     lock = None
-    if writes and settings.resume:
-        settings = _settings_to_resume(settings, flag_values)
-        lock = record.Lock(settings.output_dir)
+    if writes and config.resume:
+        config = _settings_to_resume(config, flag_values)
+        lock = record.Lock(config.output_dir)
     elif writes:
-        _refuse_used_folder(settings.output_dir)
+        _refuse_used_folder(config.output_dir)
     try:
-        return _run(settings, lock, writes)
+        return _run(config, lock, writes)
     finally:
         if lock is not None:
             lock.release()
 
 
-def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int:
+def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int:
     """Builds, trains and writes down.
 
     Args:
-      settings: lawful settings.
+      config: lawful settings.
       lock: of the run to be resumed.
       writes: whether this process is the one of all workers that writes files.
     """
-    built = experiment.build(settings)
-    settings = built.settings  # --precision=auto resolved
+    built = experiment.build(config)
+    config = built.config  # --precision=auto resolved
     total_steps = built.total_steps
-    if settings.profile_range and settings.profile_range[0] >= total_steps:
-        raise command.UsageError(
+    if config.profile_range and config.profile_range[0] >= total_steps:
+        raise errors.UsageError(
             f"--profile_steps ({settings.profile_steps}) must begin within the "
             f"{total_steps} steps of the run."
         )
     # With TensorFlow, which takes seconds: a bad flag is told at once.
-    from mp_loop import checkpoints as checkpointing
-    from mp_loop import distribution, heatmap, loop, machine, profiling, progress
+    from mp_loop.cli import progress
+    from mp_loop.distributed import strategies
+    from mp_loop.hardware import machine
+    from mp_loop.report import heatmaps
+    from mp_loop.run import checkpointing, loop, profiling
 
     plan = loop.Plan(
         total_steps=total_steps,
         steps_per_epoch=built.steps_per_epoch,
         **{
-            field.name: getattr(settings, field.name)
+            field.name: getattr(config, field.name)
             for field in dataclasses.fields(loop.Plan)
             if field.name not in ("total_steps", "steps_per_epoch")
         },
@@ -159,38 +167,38 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
             enter(0)
 
     checkpoints = checkpointing.Checkpoints(
-        os.path.join(settings.output_dir, "checkpoints"),
+        os.path.join(config.output_dir, "checkpoints"),
         built.step.state,
-        settings.keep_checkpoints,
-        settings.best_by,
+        config.keep_checkpoints,
+        config.best_by,
         before_publishing=lambda: out.sync(),
         rescue_folder=lambda: out.rescue("a checkpoint cannot be written"),
         enter=enter,
     )
     flagfile = dataclasses.replace(
-        settings, resume=False, change_precision=False
+        config, resume=False, change_precision=False
     ).to_flagfile()
     done = 0
-    with command.bad_input(
+    with errors.bad_input(
         checkpointing.CheckpointError,
         record.RecordError,
         OSError,
         flag="output_dir",
-        value=settings.output_dir,
+        value=config.output_dir,
     ):
         if not writes:
-            out = checkpoints = distribution.Silence()
-        elif settings.resume:
-            done = checkpoints.restore(convert=settings.change_precision)
-            _refuse_the_past(settings, done, total_steps)
+            out = checkpoints = strategies.Silence()
+        elif config.resume:
+            done = checkpoints.restore(convert=config.change_precision)
+            _refuse_the_past(config, done, total_steps)
             if checkpoints.converted:
                 built.step.reload()
             built.step.export()
-            out = record.Run.reopen(settings.output_dir, flagfile, done, lock)
+            out = record.Run.reopen(config.output_dir, flagfile, done, lock)
             checkpoints.forget_after(done)
         else:
-            out = record.Run.create(settings.output_dir, flagfile)
-    slower = machine.warning(settings.precision)
+            out = record.Run.create(config.output_dir, flagfile)
+    slower = machine.warning(config.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
     if writes:
@@ -200,16 +208,16 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
     built.workers.give_first(list(built.step.state.named().values()))
 
     if writes and not done:
-        out.log_setup(dataclasses.asdict(settings), _graph(built))
+        out.log_setup(dataclasses.asdict(config), _graph(built))
     done = int(built.step.state.step.numpy())  # every worker's, after the chief's
-    shown = progress.Progress(total_steps, done, settings.quiet or not writes)
+    shown = progress.Progress(total_steps, done, config.quiet or not writes)
     profile = profiling.Profile(
-        os.path.join(settings.output_dir, "tensorboard"),
-        settings.profile_range if writes else None,
+        os.path.join(config.output_dir, "tensorboard"),
+        config.profile_range if writes else None,
     )
     continue_with = "python -m mp_loop.train --flagfile={}/flags.txt --resume"
     try:
-        with command.stop_requested() as stop_requested:
+        with app.stop_requested() as stop_requested:
             results = []
             for phase in range(built.phase, len(built.phase_ends)):
                 if phase != built.phase:
@@ -234,7 +242,7 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
         print(f"Training diverged: {error}", file=sys.stderr)
         _report(out, f"Training diverged: {error}")
         return 1
-    except distribution.ReplicasDiffer as error:
+    except strategies.ReplicasDiffer as error:
         print(f"Replicas differ: {error}", file=sys.stderr)
         return 1
     except loop.Interrupted as stop:
@@ -272,13 +280,13 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
         **dataclasses.asdict(result),
         **result.evaluation,
         "train_seconds": sum(part.train_seconds for part in results),
-        "peak_memory_bytes": record.peak_memory_bytes(),
-        "precision": settings.precision,
-        "loop": settings.loop,
-        "dataset": settings.dataset,
-        "model": settings.model,
+        "peak_memory_bytes": environment.peak_memory_bytes(),
+        "precision": config.precision,
+        "loop": config.loop,
+        "dataset": config.dataset,
+        "model": config.model,
         "parameters": built.model.count_params(),
-        "seed": settings.seed,
+        "seed": config.seed,
     }
     del summary["evaluation"]
     try:
@@ -287,18 +295,18 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
         picture = out.draw()
         looks = out.read_numerics()
         if looks:
-            heatmap.draw_steps(out.folder / "numerics.png", looks)
+            heatmaps.draw_steps(out.folder / "numerics.png", looks)
     except OSError as error:
         print(
             f"--output_dir ({settings.output_dir}) cannot be written: "
-            f"{error.strerror or command.one_line(error)}. The training is done and in "
+            f"{error.strerror or errors.one_line(error)}. The training is done and in "
             "its last checkpoint. Write the rest with: "
             f"{continue_with.format(settings.output_dir)}",
             file=sys.stderr,
         )
         return 3
     page = _report(out)
-    if not settings.quiet:
+    if not config.quiet:
         print(_table(summary))
         print(f"Model, metrics and checkpoints: {settings.output_dir}")
         print(f"Picture: {picture}" if picture else _NO_PICTURE)
@@ -308,17 +316,18 @@ def _run(settings: config.Config, lock: record.Lock | None, writes: bool) -> int
 
 def _witness(built: experiment.Experiment, out: record.Run) -> Any:
     """Watches our own step on one device, of which a probe can take all back."""
-    settings = built.settings
-    if settings.loop != "custom" or settings.strategy != "none":
+    config = built.config
+    if config.loop != "custom" or config.strategy != "none":
         return None
-    from mp_loop import probe, witness
+    from mp_loop.numerics import probe
+    from mp_loop.run import watcher
 
-    return witness.Witness(
+    return watcher.Witness(
         probe.Probe(built.step),
         built.batches,
         built.steps_per_epoch,
         out,
-        settings.explain_skips,
+        config.explain_skips,
     )
 
 
@@ -336,7 +345,7 @@ def _report(out: record.Run, note: str = "") -> str | None:
     if not isinstance(out, record.Run):
         return None  # a worker that writes no file
     try:
-        return report.write(out.folder, note)
+        return run_page.write(out.folder, note)
     except record.RecordError as error:
         print(f"No report: {error}", file=sys.stderr)
         return None
@@ -347,38 +356,38 @@ _NO_PICTURE = "No picture: matplotlib is missing (pip install 'mp_loop[plots]').
 
 def _refuse_used_folder(folder: str) -> None:
     if os.path.exists(os.path.join(folder, "flags.txt")):
-        raise command.UsageError(
+        raise errors.UsageError(
             f"--output_dir ({folder}) already holds a run: add --resume to continue "
             "it, or choose another folder."
         )
 
 
-def _settings_to_resume(settings: config.Config, flag_values: Any) -> config.Config:
+def _settings_to_resume(config: settings.Config, flag_values: Any) -> settings.Config:
     """Returns the settings of a resumed run: its own, and what may change.
 
     Args:
-      settings: what the command line says.
+      config: what the command line says.
       flag_values: parsed flags, which tell what was said at all; None: everything.
 
     Raises:
       UsageError: there is no run, or a flag contradicts it.
     """
-    path = os.path.join(settings.output_dir, "flags.txt")
+    path = os.path.join(config.output_dir, "flags.txt")
     if not os.path.exists(path):
-        raise command.UsageError(
+        raise errors.UsageError(
             f"--output_dir ({settings.output_dir}) holds no run to resume."
         )
-    before, _ = command.parse(["train", f"--flagfile={path}"])
-    if settings.precision == "auto":
-        settings = settings.at_precision(before.precision)
-    names = [field.name for field in dataclasses.fields(config.Config)]
+    before, _ = app.parse(["train", f"--flagfile={path}"])
+    if config.precision == "auto":
+        config = config.at_precision(before.precision)
+    names = [field.name for field in dataclasses.fields(settings.Config)]
     said = {
-        name: getattr(settings, name)
+        name: getattr(config, name)
         for name in names
         if flag_values is None or flag_values[name].present
     }
     may_change = _MAY_CHANGE
-    if settings.change_precision:
+    if config.change_precision:
         may_change += _OF_THE_PRECISION
         before = before.at_precision(said.get("precision", before.precision))
     differing = [
@@ -390,17 +399,17 @@ def _settings_to_resume(settings: config.Config, flag_values: Any) -> config.Con
         advice = ""
         if any(word.startswith("--precision ") for word in differing):
             advice = " To go on in another precision, add --change_precision."
-        raise command.UsageError(
+        raise errors.UsageError(
             f"{', '.join(differing)} must be as in the run to be resumed.{advice}"
         )
-    with command.bad_input(ValueError):
+    with errors.bad_input(ValueError):
         return dataclasses.replace(before, **said)
 
 
-def _refuse_the_past(settings: config.Config, done: int, total_steps: int) -> None:
+def _refuse_the_past(config: settings.Config, done: int, total_steps: int) -> None:
     if done > total_steps:
-        flag = "steps" if settings.steps else "epochs"
-        raise command.UsageError(
+        flag = "steps" if config.steps else "epochs"
+        raise errors.UsageError(
             f"--{flag} ({getattr(settings, flag)}) ends at step {total_steps}, before "
             f"the checkpoint, which is of step {done}."
         )
@@ -428,4 +437,4 @@ def _table(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command.main(run)
+    app.main(run)

@@ -9,7 +9,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from mp_loop import benchmark, command, workloads
+from mp_loop import benchmark
+from mp_loop.bench import workloads
+from mp_loop.config import errors
 
 
 def test_arms_are_read():
@@ -35,7 +37,7 @@ BAD_ARMS = {
 @pytest.mark.parametrize("name", BAD_ARMS)
 def test_bad_arms_are_refused(name):
     text, said = BAD_ARMS[name]
-    with pytest.raises(command.UsageError, match=f"--arms .*{said}"):
+    with pytest.raises(errors.UsageError, match=f"--arms .*{said}"):
         benchmark.parse_arms(text)
 
 
@@ -50,7 +52,7 @@ BAD_WORKLOADS = {
 @pytest.mark.parametrize("name", BAD_WORKLOADS)
 def test_bad_workloads_are_refused(name):
     text, arms, said = BAD_WORKLOADS[name]
-    with pytest.raises(command.UsageError, match=f"--workloads .*{said}"):
+    with pytest.raises(errors.UsageError, match=f"--workloads .*{said}"):
         benchmark.parse_workloads(text, benchmark.parse_arms(arms))
 
 
@@ -155,11 +157,11 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path):
 
 
 def test_without_a_gpu_nothing_is_copied():
-    from mp_loop import arms
+    from mp_loop.bench import keras_loops
 
-    program = arms.make("custom", "bfloat16", (), "mlp_tiny", 4)
+    program = keras_loops.make("custom", "bfloat16", (), "mlp_tiny", 4)
     program.run(1)
-    assert arms.host_copies(program.run) == 0
+    assert keras_loops.host_copies(program.run) == 0
 
 
 @pytest.mark.parametrize("name", workloads.WORKLOADS)
@@ -183,9 +185,9 @@ def test_pytorch_has_the_same_parameters(name):
     )
     words = [sys.executable, "-c", code]
     theirs = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    from mp_loop import arms
+    from mp_loop.bench import keras_loops
 
-    model = arms.build_model(name)
+    model = keras_loops.build_model(name)
     ours = sum(v.shape.num_elements() for v in model.trainable_variables)
     assert int(theirs) == ours
 

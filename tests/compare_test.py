@@ -10,7 +10,10 @@ import time
 
 import pytest
 
-from mp_loop import command, compare, config, record
+from mp_loop import compare
+from mp_loop.cli import app
+from mp_loop.config import errors, settings
+from mp_loop.run import record
 
 CUSTOM, KERAS = "custom:float16", "keras:float16"
 
@@ -61,18 +64,18 @@ BAD_ARMS = [
 
 @pytest.mark.parametrize(("text", "said"), BAD_ARMS)
 def test_malformed_arms(text, said):
-    with pytest.raises(command.UsageError) as error:
+    with pytest.raises(errors.UsageError) as error:
         compare.parse_arms(text, "float16")
     assert f"--arms ({text})" in str(error.value)
     assert said in str(error.value)
 
 
 def test_arms_take_turns_and_share_the_seed_of_a_repeat():
-    settings = config.Config(output_dir="out", seed=5, learning_rate=0.5)
+    config = settings.Config(output_dir="out", seed=5, learning_rate=0.5)
     arms = compare.parse_arms("custom:float16,keras:float32", "float16")
-    turns = compare.plan(settings, arms, 2)
-    assert [turn.settings for turn in turns] == [
-        config.Config(
+    turns = compare.plan(config, arms, 2)
+    assert [turn.config for turn in turns] == [
+        settings.Config(
             output_dir=f"out/{loop}-{precision}-{repeat}",
             seed=5 + repeat,
             learning_rate=0.5,
@@ -112,8 +115,8 @@ BAD_PLANS = [
 @pytest.mark.parametrize(("values", "repeats", "said"), BAD_PLANS)
 def test_a_plan_is_refused_before_anything_runs(values, repeats, said):
     arms = compare.parse_arms("", "float16")
-    with pytest.raises(command.UsageError) as error:
-        compare.plan(config.Config(**values), arms, repeats)
+    with pytest.raises(errors.UsageError) as error:
+        compare.plan(settings.Config(**values), arms, repeats)
     assert all(part in str(error.value) for part in said)
 
 
@@ -302,13 +305,13 @@ def test_a_used_folder_is_refused_and_left_alone(tmp_path, make, said):
     path = tmp_path / "out"
     make(path)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(command.UsageError, match=said):
-        command.new_folder(str(path), "a comparison")
+    with pytest.raises(errors.UsageError, match=said):
+        app.new_folder(str(path), "a comparison")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def flag_values(words):
-    return command.parse(["compare", *words], compare.declare)
+    return app.parse(["compare", *words], compare.declare)
 
 
 def fake_train(results, made=None, accuracy=lambda turn: 0.5):
@@ -322,12 +325,10 @@ def fake_train(results, made=None, accuracy=lambda turn: 0.5):
             log = folder / "arms" / f"{turn.name}.log"
             log.write_text("".join(f"line {number}\n" for number in range(40)))
             return code
-        run = record.Run.create(turn.settings.output_dir, turn.settings.to_flagfile())
+        run = record.Run.create(turn.config.output_dir, turn.config.to_flagfile())
         run.log({"step": 1, "loss": 1.0, "loss_scale": 2.0, "skipped_steps": 0})
         run.log_evaluation(1, {"eval_accuracy": 0.5, "eval_loss": 1.0})
-        run.write_summary(
-            summary(seed=turn.settings.seed, eval_accuracy=accuracy(turn))
-        )
+        run.write_summary(summary(seed=turn.config.seed, eval_accuracy=accuracy(turn)))
         run.close()
         return 0
 
@@ -426,7 +427,7 @@ UNTESTABLE = [
 def test_a_margin_that_cannot_be_tested_is_refused(tmp_path, monkeypatch, words, said):
     monkeypatch.setattr(compare, "_train", fake_train({}))
     out = tmp_path / "out"
-    with pytest.raises(command.UsageError) as error:
+    with pytest.raises(errors.UsageError) as error:
         compare.run(*flag_values([f"--output_dir={out}", *words]))
     assert "margin" in str(error.value)
     assert all(part in str(error.value) for part in said)
@@ -523,7 +524,7 @@ DIFFERING = [
 def test_a_resumed_comparison_is_the_one_begun(begun, words, said):
     out, _ = begun
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(command.UsageError) as error:
+    with pytest.raises(errors.UsageError) as error:
         compare.run(*flag_values([f"--output_dir={out}", "--resume", *words]))
     assert all(part in str(error.value) for part in said)
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -547,12 +548,12 @@ NOT_BEGUN = [
 def test_what_is_no_comparison_is_not_resumed(begun, change, said):
     out, _ = begun
     change(out)
-    with pytest.raises(command.UsageError, match=said):
+    with pytest.raises(errors.UsageError, match=said):
         compare.run(*flag_values([f"--output_dir={out}", "--resume"]))
 
 
 def test_a_comparison_to_resume_is_named():
-    with pytest.raises(command.UsageError, match="--output_dir"):
+    with pytest.raises(errors.UsageError, match="--output_dir"):
         compare.run(*flag_values(["--resume"]))
 
 
@@ -605,13 +606,13 @@ def test_a_run_is_a_process_with_a_flagfile_and_a_log(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", Process)
     (tmp_path / "arms").mkdir()
-    settings = config.Config(output_dir=str(tmp_path))
-    (turn,) = compare.plan(settings, [compare.Arm("keras", "float32")], 1)
+    config = settings.Config(output_dir=str(tmp_path))
+    (turn,) = compare.plan(config, [compare.Arm("keras", "float32")], 1)
     assert compare._train(tmp_path, turn) == 3
     flagfile = tmp_path / "arms" / "keras-float32-0.flags"
     words = [sys.executable, "-m", "mp_loop.train", f"--flagfile={flagfile}"]
     assert seen == [words]
-    assert command.parse(["train", f"--flagfile={flagfile}"])[0] == turn.settings
+    assert app.parse(["train", f"--flagfile={flagfile}"])[0] == turn.config
     log = tmp_path / "arms" / "keras-float32-0.log"
     assert log.read_bytes() == b"said\n"
     # What was begun goes on, and so does its log.
@@ -641,8 +642,8 @@ def deaf_turn(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     (tmp_path / "arms").mkdir()
-    settings = config.Config(output_dir=str(tmp_path))
-    (turn,) = compare.plan(settings, [compare.Arm("keras", "float32")], 1)
+    config = settings.Config(output_dir=str(tmp_path))
+    (turn,) = compare.plan(config, [compare.Arm("keras", "float32")], 1)
 
     def ready():
         return (tmp_path / "arms" / "keras-float32-0.log").read_text() == "ready\n"

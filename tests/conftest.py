@@ -1,6 +1,6 @@
 """The kernels that the commands take, and two replicas: two logical CPUs."""
 
-from mp_loop import processor
+from mp_loop.hardware import processor
 
 processor.prefer_onednn()
 

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from mp_loop import capability, doctor, machine
+from mp_loop import doctor
+from mp_loop.hardware import capability, machine
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -6,17 +6,20 @@ import shlex
 import keras
 import pytest
 
-from mp_loop import command, experiment, inspect, record, train
+from mp_loop import inspect, train
+from mp_loop.cli import app
+from mp_loop.config import errors
+from mp_loop.run import experiment, record
 
 BROKEN = "--model=experiments.advice.model:energies"
 
 
 def run(*words):
     keras.utils.clear_session(free_memory=False)  # names start anew
-    settings, flag_values = command.parse(
+    config, flag_values = app.parse(
         ["inspect", "--batch_size=32", *words], inspect.declare
     )
-    return inspect.run(settings, flag_values)
+    return inspect.run(config, flag_values)
 
 
 def width(lines, folder):
@@ -52,8 +55,8 @@ def test_tables_and_files_of_a_healthy_model(tmp_path, capsys):
 def test_a_run_is_looked_into_where_it_is(tmp_path, capsys):
     folder = tmp_path / "run"
     words = ["--model=mlp", "--steps=6", "--inspect_every=3", "--log_every=6"]
-    settings, flag_values = command.parse(["x", *words, f"--output_dir={folder}"])
-    assert train.run(settings, flag_values) == 0
+    config, flag_values = app.parse(["x", *words, f"--output_dir={folder}"])
+    assert train.run(config, flag_values) == 0
     looks = record.read_numerics(folder)
     assert [line["step"] for line in looks] == [0, 3]
     assert (folder / "numerics.png").exists()
@@ -86,9 +89,9 @@ def test_a_broken_model_is_repaired_by_the_printed_flags(tmp_path, capsys):
     assert found["errors"]["float16"]["outputs"] == "inf"
     assert found["errors"]["float16 as advised"]["outputs"] < 0.01
 
-    before = experiment.build(command.parse(["x", *words])[0])
+    before = experiment.build(app.parse(["x", *words])[0])
     assert steps(before, 8)[0] == [False] * 8
-    after = experiment.build(command.parse(["x", *words, *flags])[0])
+    after = experiment.build(app.parse(["x", *words, *flags])[0])
     finite, losses = steps(after, 20)
     assert finite == [True] * 20
     assert losses[-5:].mean() < 0.7 * losses[:2].mean()
@@ -110,5 +113,5 @@ def test_a_broken_model_is_repaired_by_the_printed_flags(tmp_path, capsys):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_bad_input_is_one_line(words, said):
-    with pytest.raises(command.UsageError, match=said):
+    with pytest.raises(errors.UsageError, match=said):
         run(*words)

@@ -6,50 +6,30 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "mp_loop"
-# Top to bottom; modules of one row know nothing of each other.
-ROWS = [
-    {"train", "compare", "benchmark", "doctor", "formats", "inspect"},
-    {"experiment", "worker"},
-    {"command"},
-    {"arms", "loop", "exact", "witness"},
-    {"probe"},
-    {"fit", "keras_baseline"},
-    {"step"},
-    {"advice", "report"},
-    {
-        "checkpoints",
-        "forest",
-        "hub",
-        "machine",
-        "peer",
-        "precision",
-        "reading",
-        "recompute",
-        "state",
-    },
-    {"norm", "transformer"},
-    {
-        "chart",
-        "profiling",
-        "progress",
-        "loss_scale",
-        "layers",
-        "updates",
-        "config",
-        "data",
-        "models",
-        "numerics",
-        "record",
-        "equivalence",
-        "heatmap",
-        "workloads",
-        "cluster",
-    },
-    {"devices", "distribution"},
-    {"capability", "processor"},
+# From top to bottom: a folder imports only from folders below it. The commands are
+# the modules of the package itself.
+FOLDERS = [
+    "comparison",
+    "cli",
+    "report",
+    "run",
+    "numerics",
+    "bench",
+    "step",
+    "precision",
+    "models",
+    "data",
+    "distributed",
+    "hardware",
+    "config",
 ]
-COMMANDS = ROWS[0] | ROWS[2]
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+WITHOUT_TENSORFLOW = ["config", "cli"]
+MODULES = sorted(
+    path.relative_to(PACKAGE).with_suffix("").as_posix()
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__" and path.parent.name != "datasets"
+)
+COMMANDS = [name for name in MODULES if "/" not in name]
 
 
 def tree(module):
@@ -57,30 +37,53 @@ def tree(module):
 
 
 def imported(module):
+    """The modules of the package that a module imports, at its top or later."""
     names = set()
     for node in ast.walk(tree(module)):
-        if isinstance(node, ast.ImportFrom) and node.module == "mp_loop":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert not node.module.startswith("mp_loop."), "import modules, not names"
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             assert not [a for a in node.names if a.name.startswith("mp_loop")]
-    return names & set(MODULES)
+        if not isinstance(node, ast.ImportFrom) or node.level or not node.module:
+            continue
+        if node.module.split(".")[0] == "mp_loop":
+            folder = node.module.removeprefix("mp_loop").removeprefix(".")
+            found = {f"{folder}/{a.name}".removeprefix("/") for a in node.names}
+            assert found <= set(MODULES), "import modules, not names"
+            names |= found
+    return names
 
 
-def test_every_module_has_its_row():
-    assert sorted(name for row in ROWS for name in row) == MODULES
+def test_every_folder_has_its_floor():
+    found = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert found - {"datasets"} == set(FOLDERS)
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", [name for name in MODULES if "/" in name])
 def test_imports_point_down(module):
-    (row,) = [i for i, names in enumerate(ROWS) if module in names]
-    below = set().union(*ROWS[row + 1 :]) if row + 1 < len(ROWS) else set()
-    assert imported(module) <= below
+    folder = module.split("/")[0]
+    below = FOLDERS[FOLDERS.index(folder) :]
+    assert {name.split("/")[0] for name in imported(module)} <= set(below)
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - COMMANDS))
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_has_no_cycle(folder):
+    inside = {name for name in MODULES if name.startswith(f"{folder}/")}
+    left = {name: imported(name) & inside for name in inside}
+    while left:
+        leaves = {name for name, needs in left.items() if not needs & set(left)}
+        assert leaves, f"a cycle among {sorted(left)}"
+        left = {name: needs for name, needs in left.items() if name not in leaves}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_says_what_it_is_and_nothing_else(folder):
+    body = ast.parse((PACKAGE / folder / "__init__.py").read_text()).body
+    assert len(body) == 1 and ast.get_docstring(ast.Module(body, []))
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - set(COMMANDS)))
 def test_only_commands_print_and_read_flags(module):
+    if module.startswith("cli/"):
+        return
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id != "print"

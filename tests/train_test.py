@@ -19,7 +19,10 @@ import tensorflow as tf
 from absl import flags
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from mp_loop import command, config, experiment, record, train
+from mp_loop import train
+from mp_loop.cli import app
+from mp_loop.config import errors, settings
+from mp_loop.run import experiment, record
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = ("--model=mlp", "--steps=12", "--log_every=4", "--eval_every=8")
@@ -37,8 +40,8 @@ EXACT = (
 )
 
 
-def settings(*words, **changes):
-    parsed, _ = command.parse(["train", *map(str, words)])
+def config(*words, **changes):
+    parsed, _ = app.parse(["train", *map(str, words)])
     return parsed
 
 
@@ -70,7 +73,7 @@ def weights(folder):
 def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     folder = tmp_path / "run"
     words = [*QUICK, f"--precision={precision}", f"--loop={loop}"]
-    assert train.run(settings(*words, f"--output_dir={folder}"), None) == 0
+    assert train.run(config(*words, f"--output_dir={folder}"), None) == 0
     said = capsys.readouterr().out
     assert f"mlp on fashion_mnist_mini, {precision}, {loop} loop" in said
     assert re.search(r"accuracy +0\.\d{4}", said) and "training.png" in said
@@ -101,7 +104,7 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
 def test_tensorboard_holds_scalars_settings_graph_and_profile(tmp_path, capsys):
     folder = tmp_path / "run"
     words = [*QUICK, "--profile_steps=5:7", "--quiet", f"--output_dir={folder}"]
-    assert train.run(settings(*words), None) == 0
+    assert train.run(config(*words), None) == 0
     assert capsys.readouterr().out == ""
     events = [
         event
@@ -130,14 +133,14 @@ def test_tensorboard_holds_scalars_settings_graph_and_profile(tmp_path, capsys):
 def test_a_profile_that_outlives_the_run_is_written(tmp_path):
     folder = tmp_path / "run"
     words = [*QUICK, "--profile_steps=11:99", f"--output_dir={folder}"]
-    assert train.run(settings(*words), None) == 0
+    assert train.run(config(*words), None) == 0
     assert len(list(folder.glob("tensorboard/plugins/profile/*/*.xplane.pb"))) == 1
 
 
 def test_flags_txt_replays_the_run(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    train.run(settings(*QUICK, f"--output_dir={first}"), None)
-    again = settings(f"--flagfile={first / 'flags.txt'}", f"--output_dir={second}")
+    train.run(config(*QUICK, f"--output_dir={first}"), None)
+    again = config(f"--flagfile={first / 'flags.txt'}", f"--output_dir={second}")
     train.run(again, None)
     assert lines(first) == lines(second)
     assert weights(first) == weights(second)
@@ -175,17 +178,17 @@ def test_a_signal_saves_and_the_printed_command_resumes(tmp_path, number):
 
 def test_a_finished_run_is_continued(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train.run(settings(*QUICK, f"--output_dir={whole}"), None)
-    train.run(settings(*QUICK, "--steps=8", f"--output_dir={parts}"), None)
-    train.run(settings(*QUICK, f"--output_dir={parts}", "--resume"), None)
+    train.run(config(*QUICK, f"--output_dir={whole}"), None)
+    train.run(config(*QUICK, "--steps=8", f"--output_dir={parts}"), None)
+    train.run(config(*QUICK, f"--output_dir={parts}", "--resume"), None)
     assert lines(parts) == lines(whole)
     assert weights(parts) == weights(whole)
-    assert train.run(settings(*QUICK, f"--output_dir={parts}", "--resume"), None) == 0
+    assert train.run(config(*QUICK, f"--output_dir={parts}", "--resume"), None) == 0
     assert lines(parts) == lines(whole)
 
 
 def test_auto_is_resolved_once_and_recorded(tmp_path, monkeypatch):
-    from mp_loop import machine
+    from mp_loop.hardware import machine
 
     folder = tmp_path / "run"
     words = [
@@ -195,25 +198,25 @@ def test_auto_is_resolved_once_and_recorded(tmp_path, monkeypatch):
         f"--output_dir={folder}",
     ]
     monkeypatch.setattr(machine, "best_precision", lambda: "bfloat16")
-    assert train.run(settings(*words, "--steps=8"), None) == 0
-    replayed = settings(f"--flagfile={folder / 'flags.txt'}")
+    assert train.run(config(*words, "--steps=8"), None) == 0
+    replayed = config(f"--flagfile={folder / 'flags.txt'}")
     assert (replayed.precision, replayed.growth_interval) == ("bfloat16", None)
     assert record.read_summary(folder)["precision"] == "bfloat16"
     # On another machine, auto is what the run has.
     monkeypatch.setattr(machine, "best_precision", lambda: "float16")
-    assert train.run(settings(*words, "--resume"), None) == 0
+    assert train.run(config(*words, "--resume"), None) == 0
     assert record.read_summary(folder)["precision"] == "bfloat16"
-    assert settings(f"--flagfile={folder / 'flags.txt'}").precision == "bfloat16"
+    assert config(f"--flagfile={folder / 'flags.txt'}").precision == "bfloat16"
 
 
 def test_a_run_slower_than_float32_says_so_at_its_start(tmp_path, capsys, monkeypatch):
-    from mp_loop import capability, machine
+    from mp_loop.hardware import capability, machine
 
     cpu = capability.Device("CPU", "CPU:0", "a CPU")
     monkeypatch.setattr(machine, "find", lambda: [cpu])
     for precision, lines_said in {"float16": 1, "bfloat16": 1, "float32": 0}.items():
         words = [*QUICK, "--steps=2", f"--output_dir={tmp_path / precision}"]
-        assert train.run(settings(*words, f"--precision={precision}"), None) == 0
+        assert train.run(config(*words, f"--precision={precision}"), None) == 0
         said = capsys.readouterr().err
         warning = f"Warning: {precision} is slower than float32 on CPU:0"
         assert said.count(warning) == said.count("Warning:") == lines_said
@@ -230,7 +233,7 @@ def test_a_run_that_diverges_says_so_once(tmp_path, capsys):
         "--loss_scale=static",
         "--initial_scale=1",
     ]
-    assert train.run(settings(*words, f"--output_dir={folder}"), None) == 1
+    assert train.run(config(*words, f"--output_dir={folder}"), None) == 1
     captured = capsys.readouterr()
     said = captured.err.split("\r")[-1].strip().splitlines()[-1]
     assert re.match(r"Training diverged: every one of the last \d+ steps", said)
@@ -242,7 +245,7 @@ def test_a_run_that_diverges_says_so_once(tmp_path, capsys):
 def test_without_matplotlib_one_line_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     folder = tmp_path / "run"
-    assert train.run(settings(*QUICK, f"--output_dir={folder}"), None) == 0
+    assert train.run(config(*QUICK, f"--output_dir={folder}"), None) == 0
     said = capsys.readouterr().out
     line = "No picture: matplotlib is missing (pip install 'mp_loop[plots]')."
     assert said.splitlines().count(line) == 1
@@ -278,12 +281,12 @@ BAD = {
 
 def refused(capsys, monkeypatch, *words):
     """Runs the command in this process; returns its one line."""
-    flag_values = command.flags.FlagValues()
-    monkeypatch.setattr(command.flags, "FLAGS", flag_values)
-    monkeypatch.setattr(command, "_log_to_stderr", lambda: None)
+    flag_values = app.flags.FlagValues()
+    monkeypatch.setattr(app.flags, "FLAGS", flag_values)
+    monkeypatch.setattr(app, "_log_to_stderr", lambda: None)
     monkeypatch.setattr(sys, "argv", ["train", *map(str, words)])
     with pytest.raises(SystemExit) as end:
-        command.main(train.run)
+        app.main(train.run)
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "Traceback" not in said, said
@@ -307,7 +310,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 def test_a_used_folder_and_contradictions_are_refused(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "run"
     out = f"--output_dir={folder}"
-    train.run(settings(*QUICK, out), None)
+    train.run(config(*QUICK, out), None)
     capsys.readouterr()
 
     def content():
@@ -339,7 +342,7 @@ def test_a_used_folder_and_contradictions_are_refused(tmp_path, capsys, monkeypa
 
 
 TINY = (
-    "--model=tests.victim:model",
+    "--model=tests.claims.victim:model",
     "--batch_size=192",
     "--steps=28",
     "--log_every=4",
@@ -390,10 +393,10 @@ def test_a_run_whose_folder_is_lost_is_saved_elsewhere_and_goes_on_there(
     tmp_path, small_disk, capsys, monkeypatch, loss
 ):
     whole, folder = tmp_path / "whole", small_disk / "run"
-    assert train.run(settings(*TINY, f"--output_dir={whole}"), None) == 0
+    assert train.run(config(*TINY, f"--output_dir={whole}"), None) == 0
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with at_evaluation(monkeypatch, 2, lambda: loss(folder)):
-        assert train.run(settings(*TINY, f"--output_dir={folder}"), None) == 3
+        assert train.run(config(*TINY, f"--output_dir={folder}"), None) == 3
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"--output_dir ({folder}) cannot be written any more: " in said
     if loss is fill:
@@ -404,7 +407,7 @@ def test_a_run_whose_folder_is_lost_is_saved_elsewhere_and_goes_on_there(
         }
     words = re.search(r"Continue with: python -m mp_loop.train (.*)", said)[1].split()
     (rescued,) = tmp_path.glob("mp_loop_*")
-    assert train.run(settings(*words), None) == 0
+    assert train.run(config(*words), None) == 0
     assert lines(rescued) == lines(whole)
     assert record.read_evaluations(rescued) == record.read_evaluations(whole)
     assert weights(rescued) == weights(whole)
@@ -419,7 +422,7 @@ def test_a_disk_that_is_full_or_read_only_from_the_start_is_refused(
     assert re.search(r"--output_dir .* must be writable: No space left on device", said)
     (small_disk / "hog").unlink()
     shutil.rmtree(small_disk / "run", ignore_errors=True)
-    assert train.run(settings(*TINY, out), None) == 0
+    assert train.run(config(*TINY, out), None) == 0
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     capsys.readouterr()
     said = refused(capsys, monkeypatch, out, "--resume", "--steps=40")
@@ -432,11 +435,11 @@ def test_a_run_goes_on_in_another_precision_when_told_to(tmp_path, new):
     old = "float32" if new == "float16" else "float16"
     constants = ["--growth_interval=3"] if old == "float16" else []
     words = [*TINY, f"--output_dir={folder}"]
-    train.run(settings(*words, f"--precision={old}", *constants), None)
+    train.run(config(*words, f"--precision={old}", *constants), None)
     more = [f"--output_dir={folder}", "--resume", "--steps=40"]
     given = flags.FlagValues()
     told = [*more, f"--precision={new}", "--change_precision"]
-    changed, _ = command.parse(["train", *told], flag_values=given)
+    changed, _ = app.parse(["train", *told], flag_values=given)
     assert train.run(changed, given) == 0
     summary = record.read_summary(folder)
     assert (summary["precision"], summary["steps"]) == (new, 40)
@@ -444,7 +447,7 @@ def test_a_run_goes_on_in_another_precision_when_told_to(tmp_path, new):
     assert scales[-1] == (2.0**15 if new == "float16" else 1.0)
     # From now on it is a run of the new precision.
     given = flags.FlagValues()
-    again, _ = command.parse(["train", *more, "--steps=44"], flag_values=given)
+    again, _ = app.parse(["train", *more, "--steps=44"], flag_values=given)
     assert train.run(again, given) == 0
 
 
@@ -452,7 +455,7 @@ def test_a_diverged_run_rolls_back_and_recovers(tmp_path):
     folder = tmp_path / "run"
     wild = ["--learning_rate=1e12", "--diverged_after=5", "--rollback_factor=1e-14"]
     words = [*TINY, *wild, "--rollback=2", f"--output_dir={folder}"]
-    assert train.run(settings(*words), None) == 0
+    assert train.run(config(*words), None) == 0
     lines = record.read_metrics(folder)
     assert [line["step"] for line in lines] == [*range(4, 29, 4)]
     assert {line["rollbacks"] for line in lines} == {1}
@@ -465,7 +468,7 @@ def test_rollbacks_come_to_an_end(tmp_path, capsys):
     folder = tmp_path / "run"
     wild = ["--learning_rate=1e12", "--diverged_after=5", "--rollback_factor=1"]
     words = [*TINY, *wild, "--rollback=2", f"--output_dir={folder}"]
-    assert train.run(settings(*words), None) == 1
+    assert train.run(config(*words), None) == 1
     assert "Training diverged" in capsys.readouterr().err
 
 
@@ -495,7 +498,7 @@ def test_every_flagfile_of_the_experiments_is_lawful():
     found = list((ROOT / "experiments").rglob("*.flags"))
     assert len(found) >= 13
     for path in found:
-        assert isinstance(settings(f"--flagfile={path}"), config.Config)
+        assert isinstance(config(f"--flagfile={path}"), settings.Config)
 
 
 @pytest.mark.slow
@@ -511,7 +514,7 @@ def test_the_default_experiment_reaches_its_accuracy(tmp_path):
 # Phases.
 
 PHASES = (
-    "--model=tests.victim:model",
+    "--model=tests.claims.victim:model",
     "--batch_size=192",
     "--head_epochs=1",  # 31 steps
     "--head_learning_rate=0.002",
@@ -543,13 +546,13 @@ def saved(folder, step, name):
 )
 def test_the_head_is_trained_first_and_then_what_is_not_frozen(words, tmp_path):
     folder = tmp_path / "run"
-    assert train.run(settings(*PHASES, *words, f"--output_dir={folder}"), None) == 0
+    assert train.run(config(*PHASES, *words, f"--output_dir={folder}"), None) == 0
     rates = [line["learning_rate"] for line in lines(folder)]
     wanted = [0.002] * 31 + [0.004 * (1 - i / 10) for i in range(10)]
     np.testing.assert_allclose(rates, wanted, rtol=1e-5)
     counts = [(line["step"], line["applied_steps"]) for line in lines(folder)]
     assert counts == [(i, i) for i in range(1, 42)]
-    built = experiment.build(settings(*PHASES))
+    built = experiment.build(config(*PHASES))
     start = [v.numpy() for v in built.model.weights]
     trained = keras.models.load_model(folder / "model.keras")
     moved = [
@@ -567,7 +570,7 @@ def test_the_head_is_trained_first_and_then_what_is_not_frozen(words, tmp_path):
 
 def test_a_phase_goes_on_with_the_scale_and_the_seeds():
     words = [word for word in PHASES if not word.startswith("--steps")]
-    first = experiment.build(settings(*words, "--initial_scale=1024"))
+    first = experiment.build(config(*words, "--initial_scale=1024"))
     first.step.run(iter(first.batches(0)), 3)
     first.step.state.loss_scale[0].assign(64.0)
     second = first.in_phase(1)
@@ -583,7 +586,7 @@ def test_a_phase_goes_on_with_the_scale_and_the_seeds():
         not np.array_equal(seed, built)
         for seed, built in zip(
             after.seeds,
-            experiment.build(settings(*words)).step.state.seeds,
+            experiment.build(config(*words)).step.state.seeds,
             strict=True,
         )
     )
@@ -591,8 +594,8 @@ def test_a_phase_goes_on_with_the_scale_and_the_seeds():
 
 def test_frozen_layers_have_no_master_slot_or_gradient():
     words = ("--model=cnn", "--batch_size=32", "--freeze=conv2d", "--optimizer=adam")
-    whole = experiment.build(settings("--model=cnn", "--batch_size=32")).step.state
-    state = experiment.build(settings(*words)).step.state
+    whole = experiment.build(config("--model=cnn", "--batch_size=32")).step.state
+    state = experiment.build(config(*words)).step.state
     frozen = sum(
         v.shape.num_elements() for v in whole.master_weights if len(v.shape) == 4
     )
@@ -608,7 +611,7 @@ def test_frozen_originals_leave_the_device_in_every_phase():
     """The second of two processors stands for an accelerator."""
     words = [word for word in PHASES if not word.startswith("--freeze")]
     with tf.device("CPU:1"):
-        built = experiment.build(settings(*words, "--freeze=^conv"))
+        built = experiment.build(config(*words, "--freeze=^conv"))
         second = built.in_phase(1)
         second.step.run(iter(second.batches(0)), 2)
         assert 0 <= second.evaluate()["eval_accuracy"] <= 1
@@ -627,7 +630,11 @@ def test_frozen_originals_leave_the_device_in_every_phase():
 )
 def test_what_cannot_be_transferred_is_refused(words, law, tmp_path):
     folder = tmp_path / "run"
-    base = ("--model=tests.victim:model", "--batch_size=192", f"--output_dir={folder}")
-    with pytest.raises(command.UsageError, match=law):
-        train.run(settings(*base, *words), None)
+    base = (
+        "--model=tests.claims.victim:model",
+        "--batch_size=192",
+        f"--output_dir={folder}",
+    )
+    with pytest.raises(errors.UsageError, match=law):
+        train.run(config(*base, *words), None)
     assert not folder.exists()

@@ -23,7 +23,9 @@ import tensorflow as tf
 from absl import app, flags
 
 import mp_loop
-from mp_loop import data, keras_baseline, models
+from mp_loop.data import sources
+from mp_loop.models import catalog
+from mp_loop.step import keras_step
 
 flags.DEFINE_string("output_dir", "runs/applications", "Where table.md goes.")
 flags.DEFINE_list("models", [], "Names; all of keras.applications if empty.")
@@ -51,8 +53,8 @@ def main(argv: list[str]) -> None:
     del argv
     folder = pathlib.Path(flags.FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    names = flags.FLAGS.models or sorted(models._applications())
-    source = data.load("fashion_mnist_mini")
+    names = flags.FLAGS.models or sorted(catalog._applications())
+    source = sources.load("fashion_mnist_mini")
     failed = []
     with open(folder / "table.md", "w") as table:
         for row in (HEADER, ["---"] + ["---:"] * (len(HEADER) - 1)):
@@ -71,7 +73,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"Failed: {', '.join(failed)}.")
 
 
-def try_out(name: str, source: data.Source) -> list[str]:
+def try_out(name: str, source: sources.Source) -> list[str]:
     """Returns a row of the table.
 
     Raises:
@@ -80,13 +82,13 @@ def try_out(name: str, source: data.Source) -> list[str]:
     begun = time.monotonic()
     keras.utils.set_random_seed(0)
     model, size = build(name, source.num_classes)
-    images, labels = next(iter(data.training_batches(source, BATCH, 0, 0)))
+    images, labels = next(iter(sources.training_batches(source, BATCH, 0, 0)))
     inputs = tf.image.grayscale_to_rgb(tf.image.resize(images, (size, size)))
     adapt(model, inputs)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     step = mp_loop.TrainStep(model, keras.optimizers.Adam(1e-4), loss, "float16")
 
-    mixed = keras_baseline.under_policy(model, "mixed_float16")
+    mixed = keras_step.under_policy(model, "mixed_float16")
     exact = model(inputs, training=False).numpy()
     ours, theirs = [
         np.max(np.abs(half(inputs, training=False) - exact)) / np.max(np.abs(exact))
@@ -129,8 +131,8 @@ def build(name: str, num_classes: int) -> tuple[keras.Model, int]:
     """Returns the architecture at the smallest size it takes."""
     for size in SIZES:
         try:
-            return models.build(name, (size, size, 3), num_classes), size
-        except models.ModelError:
+            return catalog.build(name, (size, size, 3), num_classes), size
+        except catalog.ModelError:
             if size == SIZES[-1]:
                 raise
     raise AssertionError

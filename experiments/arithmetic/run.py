@@ -22,7 +22,9 @@ import tensorflow as tf
 from absl import app, flags
 
 import mp_loop
-from mp_loop import data, keras_baseline, models
+from mp_loop.data import sources
+from mp_loop.models import catalog
+from mp_loop.step import keras_step
 
 flags.DEFINE_string("output_dir", "runs/arithmetic", "Where table.md goes.")
 flags.DEFINE_list("models", ["mlp", "cnn", "resnet20", "vit_tiny"], "Which models.")
@@ -44,7 +46,7 @@ def main(argv: list[str]) -> None:
         "| model | precision | error of the | mp_loop | Keras | ratio |",
         "| --- | --- | --- | ---: | ---: | ---: |",
     ]
-    source = data.load("fashion_mnist_mini")
+    source = sources.load("fashion_mnist_mini")
     for name in flags.FLAGS.models:
         for precision in flags.FLAGS.precisions:
             errors = compare(name, precision, source)
@@ -56,18 +58,18 @@ def main(argv: list[str]) -> None:
 
 
 def compare(
-    name: str, precision: str, source: data.Source
+    name: str, precision: str, source: sources.Source
 ) -> dict[str, tuple[float, float]]:
     """Returns mean errors (of mp_loop, of Keras) for each measure."""
     rule = mp_loop.StaticLossScale(SCALE)
     exact = Reference(build(name, source))
     ours = mp_loop.TrainStep(build(name, source), sgd(), LOSS, precision, rule)
-    theirs = keras_baseline.KerasStep(
+    theirs = keras_step.KerasStep(
         build(name, source), sgd(), LOSS, precision, initial_scale=SCALE
     )
     starts = {id(step): read(step) for step in (ours, theirs)}
     errors = []
-    batches = data.training_batches(source, flags.FLAGS.batch_size, 0, 0)
+    batches = sources.training_batches(source, flags.FLAGS.batch_size, 0, 0)
     for batch in batches.take(flags.FLAGS.batches):
         wanted = exact(*batch)
         found = [moved(step, batch, starts[id(step)]) for step in (ours, theirs)]
@@ -76,9 +78,9 @@ def compare(
     return dict(zip(measures, np.mean(errors, axis=0).tolist(), strict=True))
 
 
-def build(name: str, source: data.Source) -> keras.Model:
+def build(name: str, source: sources.Source) -> keras.Model:
     """Returns the model; its dropout, if any, off."""
-    model = models.build(name, source.input_shape, source.num_classes)
+    model = catalog.build(name, source.input_shape, source.num_classes)
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
@@ -123,7 +125,7 @@ class Reference:
 
     def __init__(self, model: keras.Model):
         """Copies the model; its last layer computes in float32."""
-        self._model = keras_baseline.under_policy(model, "float64")
+        self._model = keras_step.under_policy(model, "float64")
         self._trained = [v.value for v in self._model.trainable_variables]
         self._others = [v.value for v in self._model.non_trainable_weights]
         self._start = [v.numpy() for v in self._others]

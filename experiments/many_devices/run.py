@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mp_loop import data, models
-from mp_loop import step as steps
+from mp_loop.data import sources
+from mp_loop.models import catalog
+from mp_loop.step import train_step
 
 BATCH, BATCHES, SCALE = 128, 8, 2.0**15
 
@@ -30,12 +31,12 @@ def ring_sum(parts: np.ndarray, dtype: type) -> np.ndarray:
 
 def main() -> None:
     """Prints a row for each number of replicas."""
-    source = data.load("fashion_mnist_mini")
-    model = models.build("cnn", source.input_shape, source.num_classes, seed=0)
+    source = sources.load("fashion_mnist_mini")
+    model = catalog.build("cnn", source.input_shape, source.num_classes, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    step = steps.TrainStep(model, keras.optimizers.SGD(0.1), loss, "float16")
+    step = train_step.TrainStep(model, keras.optimizers.SGD(0.1), loss, "float16")
     half = [w.dtype == tf.float16 for w in step.working_weights]
-    batches = list(data.training_batches(source, BATCH, 0, 0).take(BATCHES))
+    batches = list(sources.training_batches(source, BATCH, 0, 0).take(BATCHES))
 
     @tf.function(reduce_retracing=True)
     def grads(inputs: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:

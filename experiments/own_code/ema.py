@@ -13,15 +13,16 @@ import keras
 import tensorflow as tf
 
 import mp_loop
-from mp_loop import data, models
+from mp_loop.data import sources
+from mp_loop.models import catalog
 
 DECAY = 0.98
 
 
 def main(epochs: int = 3) -> tuple[float, float]:
     """Trains; returns the accuracy of the last weights and of the averaged ones."""
-    source = data.load("fashion_mnist_mini")
-    model = models.build("mlp", source.input_shape, source.num_classes, seed=0)
+    source = sources.load("fashion_mnist_mini")
+    model = catalog.build("mlp", source.input_shape, source.num_classes, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     step = mp_loop.TrainStep(model, keras.optimizers.Adam(2e-3), loss)
     averages = [tf.Variable(weight) for weight in step.master_weights]
@@ -35,12 +36,12 @@ def main(epochs: int = 3) -> tuple[float, float]:
         return metrics
 
     for epoch in range(epochs):
-        for images, labels in data.training_batches(source, 128, 0, epoch):
+        for images, labels in sources.training_batches(source, 128, 0, epoch):
             metrics = train(images, labels)
         print(f"epoch {epoch + 1}: loss {metrics['loss']:.3f}")
 
     evaluate = mp_loop.EvalStep(model, loss, "sparse_categorical_accuracy")
-    test = data.evaluation_batches(source, 500)
+    test = sources.evaluation_batches(source, 500)
     last = evaluate(test)["eval_accuracy"]
     for average, weight in zip(averages, step.master_weights, strict=True):
         weight.assign(average)  # then `step.reload()`, if training goes on

@@ -10,13 +10,14 @@ import keras
 import tensorflow as tf
 
 import mp_loop
-from mp_loop import data, models
+from mp_loop.data import sources
+from mp_loop.models import catalog
 
 
 def main(epochs: int = 3) -> float:
     """Trains; returns the accuracy on the test images."""
-    source = data.load("fashion_mnist_mini")
-    model = models.build("mlp", source.input_shape, source.num_classes, seed=0)
+    source = sources.load("fashion_mnist_mini")
+    model = catalog.build("mlp", source.input_shape, source.num_classes, seed=0)
 
     model = mp_loop.for_fit(model, "float16")  # the new line
 
@@ -27,10 +28,10 @@ def main(epochs: int = 3) -> float:
         steps_per_execution=10,
     )
     history = model.fit(
-        *everything(data.training_batches(source, len(source.train), 0, 0)),
+        *everything(sources.training_batches(source, len(source.train), 0, 0)),
         batch_size=128,
         epochs=epochs,
-        validation_data=everything(data.evaluation_batches(source, 1000)),
+        validation_data=everything(sources.evaluation_batches(source, 1000)),
         class_weight=dict.fromkeys(range(10), 1.0) | {6: 2.0},  # shirts are hard
         callbacks=[keras.callbacks.ReduceLROnPlateau(patience=1)],
         verbose=2,

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import mp_loop
-from mp_loop import data
+from mp_loop.data import sources
 
 BATCH, NOISE = 64, 32
 layers = keras.layers
@@ -66,7 +66,7 @@ def main(steps: int = 600) -> tuple[float, float]:
         forge.reload()  # the discriminator has moved
         return judged, forge(noise, real)
 
-    images = data.load("fashion_mnist_mini").train.inputs / np.float32(127.5) - 1.0
+    images = sources.load("fashion_mnist_mini").train.inputs / np.float32(127.5) - 1.0
     before = distance(generator, images)
     batches = tf.data.Dataset.from_tensor_slices(images)
     batches = batches.shuffle(len(images), seed=0).repeat().batch(BATCH)

@@ -10,15 +10,16 @@ import keras
 import tensorflow as tf
 
 import mp_loop
-from mp_loop import data, models
+from mp_loop.data import sources
+from mp_loop.models import catalog
 
 RATE = 0.1
 
 
 def main(epochs: int = 2, rule: mp_loop.DynamicLossScale | None = None) -> tuple:
     """Trains; returns the model and the number of skipped steps."""
-    source = data.load("fashion_mnist_mini")
-    model = models.build("mlp", source.input_shape, source.num_classes, seed=0)
+    source = sources.load("fashion_mnist_mini")
+    model = catalog.build("mlp", source.input_shape, source.num_classes, seed=0)
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     twin = mp_loop.half_precision_twin(model, "float16")
@@ -50,7 +51,7 @@ def main(epochs: int = 2, rule: mp_loop.DynamicLossScale | None = None) -> tuple
 
     skipped = 0
     for epoch in range(epochs):
-        for images, labels in data.training_batches(source, 128, 0, epoch):
+        for images, labels in sources.training_batches(source, 128, 0, epoch):
             loss, finite, scale = train(images, labels)
             skipped += not finite
         print(f"epoch {epoch + 1}: loss {loss:.3f}, scale {scale:g}")

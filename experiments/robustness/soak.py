@@ -9,7 +9,9 @@ import os
 import pathlib
 import sys
 
-from mp_loop import command, config, experiment, record
+from mp_loop.cli import app
+from mp_loop.config import settings
+from mp_loop.run import experiment, record
 
 WATCHED = 20  # rows of the table
 DEFAULTS = (
@@ -30,26 +32,25 @@ def size(folder: pathlib.Path) -> float:
     return sum(path.stat().st_size for path in files) / 2**20
 
 
-def run(settings: config.Config, _flags: object) -> int:
+def run(config: settings.Config, _flags: object) -> int:
     """Trains and watches; returns the exit code."""
-    built = experiment.build(settings)
-    from mp_loop import checkpoints as checkpointing
-    from mp_loop import loop
+    built = experiment.build(config)
+    from mp_loop.run import checkpointing, loop
 
-    out = record.Run.create(settings.output_dir, settings.to_flagfile())
+    out = record.Run.create(config.output_dir, config.to_flagfile())
     plan = loop.Plan(
         built.total_steps,
         built.steps_per_epoch,
-        settings.batch_size,
-        settings.steps_per_call,
-        settings.log_every,
-        settings.eval_every,
-        settings.checkpoint_every,
+        config.batch_size,
+        config.steps_per_call,
+        config.log_every,
+        config.eval_every,
+        config.checkpoint_every,
     )
     checkpoints = checkpointing.Checkpoints(
         out.checkpoints,
         built.step.state,
-        settings.keep_checkpoints,
+        config.keep_checkpoints,
         before_publishing=out.sync,
     )
     rows = []
@@ -58,7 +59,7 @@ def run(settings: config.Config, _flags: object) -> int:
         # After the first epoch, which builds everything.
         due = len(rows) * built.total_steps // WATCHED + built.steps_per_epoch
         if "loss" in line and line["step"] >= due:
-            folder = pathlib.Path(settings.output_dir)
+            folder = pathlib.Path(config.output_dir)
             rows.append(
                 (
                     line["step"],
@@ -97,4 +98,4 @@ def run(settings: config.Config, _flags: object) -> int:
 
 if __name__ == "__main__":
     sys.argv[1:1] = DEFAULTS
-    command.main(run)
+    app.main(run)

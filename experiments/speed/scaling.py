@@ -40,10 +40,10 @@ def measure(width: int, layers: int, batch: int) -> list[str]:
     import tensorflow as tf
 
     import mp_loop
-    from mp_loop import worker
+    from mp_loop.bench import arm_process
 
     sys.setrecursionlimit(10**5)  # Keras walks a model by recursion
-    memory = worker.HostMemory()
+    memory = arm_process.HostMemory()
     memory.start()
     inputs = x = keras.Input((width,))
     for _ in range(layers):

@@ -25,7 +25,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import mp_loop
-from mp_loop import data
+from mp_loop.data import sources
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -161,9 +161,9 @@ def main(argv: list[str]) -> None:
     folder = pathlib.Path(flags.FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     tf.config.experimental.enable_op_determinism()
-    source = data.load("fashion_mnist_mini")
+    source = sources.load("fashion_mnist_mini")
     runs = []
-    for name in flags.FLAGS.settings:
+    for name in flags.FLAGS.config:
         setting = SETTINGS[name]
         for value in setting.values:
             seeds = flags.FLAGS.seeds if value == setting.chosen else 1
@@ -180,14 +180,14 @@ def main(argv: list[str]) -> None:
     (folder / "results.json").write_text(json.dumps(runs, indent=1) + "\n")
     (folder / "table.md").write_text(table(runs))
     draw_curves(runs, folder / "curves.png")
-    if "scaling" in flags.FLAGS.settings:
+    if "scaling" in flags.FLAGS.config:
         found = gradient_exponents(source)
         draw_gradients(found, folder / "gradients.png")
     print(table(runs))
 
 
 def train(
-    setting: Setting, arm: str, value: float, seed: int, source: data.Source
+    setting: Setting, arm: str, value: float, seed: int, source: sources.Source
 ) -> dict[str, Any]:
     """Trains one arm; `curve` holds (step, metric on the test examples)."""
     begun = time.monotonic()
@@ -250,11 +250,11 @@ def example(setting: Setting, inputs: tf.Tensor, labels: tf.Tensor) -> Any:
     return inputs, labels
 
 
-def batches(source: data.Source, batch: int, seed: int) -> Iterator[Any]:
+def batches(source: sources.Source, batch: int, seed: int) -> Iterator[Any]:
     """Yields training batches without end, epoch after epoch."""
     epoch = 0
     while True:
-        yield from data.training_batches(source, batch, seed, epoch)
+        yield from sources.training_batches(source, batch, seed, epoch)
         epoch += 1
 
 
@@ -265,10 +265,10 @@ def round_to_float16(masters: list[tf.Variable]) -> None:
         master.assign(tf.cast(tf.cast(master, tf.float16), tf.float32))
 
 
-def evaluate(model: keras.Model, setting: Setting, source: data.Source) -> float:
+def evaluate(model: keras.Model, setting: Setting, source: sources.Source) -> float:
     """Returns the metric over all test examples."""
     found = []
-    for batch in data.evaluation_batches(source, 500):
+    for batch in sources.evaluation_batches(source, 500):
         inputs, labels = example(setting, *batch)
         outputs = model(inputs, training=False)
         if setting.reconstructs:
@@ -278,7 +278,7 @@ def evaluate(model: keras.Model, setting: Setting, source: data.Source) -> float
     return float(np.mean(found))
 
 
-def gradient_exponents(source: data.Source) -> dict[str, Any]:
+def gradient_exponents(source: sources.Source) -> dict[str, Any]:
     """Counts exponents of activation gradients of the autoencoder, trained.
 
     Returns:

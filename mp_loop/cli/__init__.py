@@ -1,0 +1,1 @@
+"""What the commands share: flags in, one-line errors, progress, exit codes."""

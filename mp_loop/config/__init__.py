@@ -1,0 +1,1 @@
+"""Settings as values: their defaults, choices and rules. No TensorFlow."""

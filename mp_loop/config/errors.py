@@ -1,0 +1,34 @@
+"""Bad input of a user: one kind of exception, whose message is one line."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+
+class UsageError(ValueError):
+    """Bad input; the message is one line that names flag, value and law."""
+
+
+@contextlib.contextmanager
+def bad_input(*kinds: type[Exception], flag: str = "", value: str = "") -> Iterator:
+    """Inside, an exception of these kinds is the user's: it becomes UsageError.
+
+    Args:
+      *kinds: types of exceptions.
+      flag: the flag that is being used, for messages that do not name it.
+      value: its value.
+    """
+    try:
+        yield
+    except kinds as error:
+        said = re.sub(r"^`(\w+)` \('?(.*?)'?\)", r"--\1 (\2)", one_line(error))
+        if flag and not said.startswith("--"):
+            said = f"--{flag} ({value}): {said}"
+        raise UsageError(said) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line; its type where it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__

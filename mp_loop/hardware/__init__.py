@@ -1,0 +1,1 @@
+"""The machine at hand: processor, devices, what pays on them."""

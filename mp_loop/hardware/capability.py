@@ -1,0 +1,200 @@
+"""Which precision pays on which device, and why: pure functions of plain facts.
+
+    gpu = Device("GPU", "GPU:0", "Tesla T4", compute_capability=(7, 5))
+    support(gpu, "float16")     # Support("yes", "tensor cores multiply float16")
+    choose([gpu])               # Choice("float16", "...")
+    warning([gpu], "bfloat16")  # "bfloat16 is slower than float32 here: ..."
+
+Nothing is looked up here (`mp_loop.hardware.machine` does that), so that every GPU
+can be tested on a machine without one.
+
+Sources: NVIDIA, "CUDA C++ Programming Guide", arithmetic instructions and tensor
+cores by compute capability; "Train With Mixed Precision", sections 2 and 3. For
+processors: what TensorFlow's kernels do, measured (BUILD_NOTES.md 9, 15 and 40).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+HALF_PRECISIONS = ("bfloat16", "float16")  # in order of preference
+# A measured time counts as a gain below this share of float32's: noise is less.
+GAIN = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """The facts about one device.
+
+    Attributes:
+      kind: "CPU", "GPU", or another of TensorFlow's kinds.
+      name: as TensorFlow counts it, "GPU:0".
+      model: the maker's name.
+      compute_capability: of an NVIDIA GPU, (major, minor).
+      instructions: a processor's flags, in small letters; None where they cannot
+        be read.
+      ratios: measured time of a type over that of float32, the worst of what was
+        measured; empty where nothing was.
+    """
+
+    kind: str
+    name: str
+    model: str = ""
+    compute_capability: tuple[int, int] | None = None
+    instructions: frozenset[str] | None = frozenset()
+    ratios: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Support:
+    """What a type gains on a device.
+
+    Attributes:
+      gain: "yes": faster than float32 and smaller; "perhaps": only a measurement
+        can tell; "memory": smaller alone; "no".
+      reason: why, without a full stop.
+    """
+
+    gain: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A precision, and why it was chosen (without a full stop)."""
+
+    precision: str
+    reason: str
+
+
+def support(device: Device, precision: str) -> Support:
+    """Tells what a 16-bit type gains over float32 on a device, without measuring.
+
+    Args:
+      device: the device; `ratios` are not looked at.
+      precision: "float16" or "bfloat16".
+    """
+    if device.kind == "CPU":
+        return _on_cpu(device.instructions, precision)
+    if device.compute_capability is None:
+        return Support("perhaps", f"no rule is known for {device.model or 'it'}")
+    return _on_gpu(device.compute_capability, precision)
+
+
+def _on_cpu(instructions: frozenset[str] | None, precision: str) -> Support:
+    if precision == "float16":
+        return Support(
+            "no",
+            "TensorFlow has no fast float16 kernels for processors; it is stored in "
+            "16 bits and multiplied in float32",
+        )
+    if instructions is None:
+        return Support("perhaps", "the processor's instructions cannot be read")
+    if "amx_bf16" in instructions:
+        return Support("yes", "AMX tiles multiply bfloat16")
+    if "avx512_bf16" in instructions:
+        return Support(
+            "perhaps", "AVX512_BF16 multiplies bfloat16, but not every kernel gains"
+        )
+    if "bf16" in instructions:  # Arm
+        return Support("perhaps", "the processor multiplies bfloat16 (Arm BF16)")
+    return Support(
+        "no",
+        "without AVX512_BF16 or AMX bfloat16 is stored in 16 bits and multiplied in "
+        "float32",
+    )
+
+
+def _on_gpu(capability: tuple[int, int], precision: str) -> Support:
+    number = ".".join(map(str, capability))
+    said = f"compute capability {number}"
+    if precision == "bfloat16":
+        if capability >= (8, 0):
+            return Support("yes", f"tensor cores multiply bfloat16 ({said})")
+        return Support("no", f"bfloat16 needs compute capability 8.0, not {number}")
+    if capability >= (7, 0):
+        return Support("yes", f"tensor cores multiply float16 ({said})")
+    if capability >= (5, 3):
+        return Support(
+            "memory", f"float16 is native, but there are no tensor cores ({said})"
+        )
+    return Support("no", f"float16 is computed as float32 ({said})")
+
+
+def computing(devices: Sequence[Device]) -> list[Device]:
+    """The devices that training runs on: the accelerators, else the processor."""
+    accelerators = [device for device in devices if device.kind != "CPU"]
+    return accelerators or list(devices)
+
+
+def gains(device: Device, precision: str) -> Support:
+    """What a type gains on a device: the rule, then the measurement, if any.
+
+    A measurement decides all but a "no": there a single product may be fast, and a
+    model is not.
+    """
+    ruled, ratio = support(device, precision), device.ratios.get(precision)
+    if ratio is None or ruled.gain == "no":
+        return ruled
+    measured = f"{ratio:.2f} of float32's time, measured"
+    if ratio <= GAIN:
+        return Support("yes", f"{ruled.reason}; {measured}")
+    return Support("memory", f"{ruled.reason}; but {measured}")
+
+
+def choose(devices: Sequence[Device]) -> Choice:
+    """Chooses the precision that `--precision=auto` stands for.
+
+    bfloat16 where every device that computes gains speed from it (it is as fast as
+    float16 and has the range of float32), else float16 where every one does, else
+    float32.
+
+    Args:
+      devices: all devices of the machine. A type whose gain is "perhaps" is chosen
+        only where it was measured.
+    """
+    refusals = []
+    for precision in HALF_PRECISIONS:
+        found = [(device, gains(device, precision)) for device in computing(devices)]
+        against = [(device, said) for device, said in found if said.gain != "yes"]
+        if not against:
+            reasons = dict.fromkeys(said.reason for _, said in found)
+            return Choice(precision, "; ".join(reasons))
+        device, said = against[0]
+        refusals.append(f"{_NOT[said.gain]} from {precision} on {device.name}: ")
+        refusals[-1] += said.reason
+    return Choice("float32", "; ".join(refusals))
+
+
+_NOT = {"no": "no gain", "memory": "no speed", "perhaps": "no measured gain"}
+
+
+def warning(devices: Sequence[Device], precision: str) -> str | None:
+    """Says in one line that a run would be slower than in float32, or None.
+
+    Args:
+      devices: all devices of the machine, measured or not.
+      precision: what was asked for.
+    """
+    if precision not in HALF_PRECISIONS:
+        return None
+    for device in computing(devices):
+        ruled, ratio = support(device, precision), device.ratios.get(precision)
+        if ruled.gain == "no" or (ratio is not None and ratio > 1 / GAIN):
+            measured = "" if ratio is None else f"; {ratio:.2f} of its time, measured"
+            best = choose(devices).precision
+            return (
+                f"{precision} is slower than float32 on {device.name}: "
+                f"{ruled.reason}{measured}. --precision={best} is the fastest here; "
+                "python -m mp_loop.doctor shows why."
+            )
+    return None
+
+
+def must_measure(devices: Sequence[Device], precision: str) -> bool:
+    """Tells whether `warning` can only know after a measurement."""
+    return precision in HALF_PRECISIONS and any(
+        support(device, precision).gain in ("perhaps", "memory")
+        for device in computing(devices)
+    )

@@ -1,0 +1,80 @@
+"""What this process runs on, and how much memory it took: plain facts."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+from mp_loop.hardware import processor
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held so far (resident set, in bytes)."""
+    # Linux' ru_maxrss survives exec: a child reports at least what its parent
+    # held. VmHWM is this program's own.
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # Unix only.
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS: bytes.
+
+
+def environment() -> dict[str, Any]:
+    """What a run ran on: versions, machine, commit. No names of hosts or users."""
+    import numpy as np
+    import tensorflow as tf
+
+    gpus = []
+    for device in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(device)
+        gpus.append(details.get("device_name", "unknown"))
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": tf.keras.__version__,
+        "numpy": np.__version__,
+        "mp_loop": _own_version(),
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "cpu": processor.model(),
+        "cpu_cores": os.cpu_count(),
+        "gpus": gpus,
+        "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
+    }
+
+
+def _own_version() -> str | None:
+    try:
+        return importlib.metadata.version("mp_loop")
+    except importlib.metadata.PackageNotFoundError:
+        return None  # Runs from a checkout that was not installed.
+
+
+def _git_commit() -> str | None:
+    """The commit of a checkout of this package, "+changes" where it was edited."""
+
+    def git(*words: str) -> str:
+        here = pathlib.Path(__file__).parents[1]  # the package
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # Installed inside another project's checkout, we are not part of it.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        commit = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes else "")

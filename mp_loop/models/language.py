@@ -1,0 +1,206 @@
+"""Transformers of keras_hub, fine-tuned to classify text.
+
+    encode = hub.tokenizer("bert_tiny_en_uncased", sequence_length=64)
+    model = hub.build("bert_tiny_en_uncased", sequence_length=64, num_classes=2)
+    logits = model(encode(["a sentence", "and another"]))
+
+A preset is what `keras_hub.models.Backbone.from_preset` takes: a name that it
+knows, a handle such as `hf://user/model`, or a folder, of keras_hub's own files or
+of Hugging Face's. Token ids in, logits out: [batch, sequence_length] to [batch,
+num_classes], float32, without softmax.
+
+keras_hub is optional (`pip install 'mp_loop[text]'`), and imported at need.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from mp_loop.data import sources
+from mp_loop.models import catalog
+
+PREFIX = "keras_hub:"
+"""What `--model` starts with, before the preset."""
+
+# Where keras_hub's presets are: if not even this host answers, there is no network.
+_PROBE_ADDRESSES = {"hf": ("huggingface.co", 443)}
+_PROBE_ADDRESS = ("www.kaggle.com", 443)
+_INPUTS = ("token_ids", "segment_ids", "padding_mask")
+
+
+def tokenizer(preset: str, sequence_length: int) -> Callable[[Any], np.ndarray]:
+    """Makes the function from sentences to token ids that belongs to a preset.
+
+    Args:
+      preset: see the module's docstring.
+      sequence_length: of every row: longer sentences are cut, shorter ones padded.
+        At least 3, for a start, a word and an end.
+
+    Returns:
+      A function of n sentences (list or array of bytes or str) that returns int32
+      [n, sequence_length], special tokens included.
+
+    Raises:
+      ModelError: keras_hub is missing, or has no such preset for text.
+    """
+    _check_length(sequence_length)
+    preprocessor = _from_preset(
+        "TextClassifierPreprocessor", preset, sequence_length=sequence_length
+    )
+
+    def encode(sentences: Sequence[bytes | str]) -> np.ndarray:
+        texts = [
+            text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+            for text in sentences
+        ]
+        if not texts:
+            return np.zeros((0, sequence_length), np.int32)
+        return np.asarray(preprocessor(texts)["token_ids"], np.int32)
+
+    return encode
+
+
+def build(
+    preset: str,
+    sequence_length: int,
+    num_classes: int,
+    dropout: float = 0.1,
+    seed: int = 0,
+) -> keras.Model:
+    """Builds a float32 classifier: a pretrained backbone, a mean, and a new head.
+
+    The mean is over the positions that are not padding. What of the backbone leads
+    to no output (BERT's pooler) is left out.
+
+    Args:
+      preset: see the module's docstring.
+      sequence_length: tokens in each row; at least 3, and at most what the backbone
+        has positions for.
+      num_classes: the length of the logits; at least 1.
+      dropout: rate before the last layer, in [0, 1).
+      seed: of the last layer's weights and of dropout. `keras.utils.set_random_seed`
+        is called with it, as `models.build` does.
+
+    Returns:
+      A functional model with one input, `token_ids`, int32 [batch,
+      sequence_length], and one output, `logits`, [batch, num_classes].
+
+    Raises:
+      ModelError: unlawful argument, keras_hub is missing, or the preset is no
+        model from tokens to one vector for each token.
+    """
+    _check_length(sequence_length)
+    if num_classes < 1:
+        raise catalog.ModelError(f"`num_classes` ({num_classes}) must be at least 1.")
+    if not 0 <= dropout < 1:
+        raise catalog.ModelError(f"`dropout` ({dropout}) must be in [0, 1).")
+    if not 0 <= seed < 2**32:
+        raise catalog.ModelError(f"`seed` ({seed}) must be in [0, 2**32).")
+    name = f"{PREFIX}{preset}"
+    keras.utils.set_random_seed(seed)  # of the backbone's dropout
+    backbone = _from_preset("Backbone", preset, dtype="float32")
+    _sequence(name, backbone)
+    longest = getattr(backbone, "max_sequence_length", None)
+    if longest is not None and sequence_length > longest:
+        raise catalog.ModelError(
+            f"`model` ('{name}'): `sequence_length` ({sequence_length}) must be at "
+            f"most {longest}, the positions that it has."
+        )
+    padding = _from_preset("Tokenizer", preset).pad_token_id
+    keras.utils.set_random_seed(seed)  # however much the backbone drew
+    return with_head(backbone, sequence_length, num_classes, dropout, padding)
+
+
+def with_head(
+    backbone: Any,
+    sequence_length: int,
+    num_classes: int,
+    dropout: float = 0.1,
+    padding: int = 0,
+) -> keras.Model:
+    """Puts a linear classifier on the mean of a backbone's vectors.
+
+    Args:
+      backbone: from token ids (and segments, and a mask) to one vector for each.
+      sequence_length: tokens in each row.
+      num_classes: the length of the logits.
+      dropout: rate before the classifier.
+      padding: the token that stands for none.
+
+    Returns:
+      As `build`.
+    """
+    sequence = _sequence(backbone.name, backbone)
+    token_ids = keras.Input((sequence_length,), dtype="int32", name="token_ids")
+    mask = keras.ops.cast(keras.ops.not_equal(token_ids, padding), "int32")
+    inputs = {
+        "token_ids": token_ids,
+        "segment_ids": keras.ops.zeros_like(token_ids),
+        "padding_mask": mask,
+    }
+    # `call` adds the backbone's own layers to this graph, one by one; calling the
+    # backbone would add one layer, pooler and all.
+    x = sequence.call([inputs[key] for key in backbone.input])
+    x = keras.layers.GlobalAveragePooling1D(name="mean")(x, mask=mask)
+    x = keras.layers.Dropout(dropout, name="dropout")(x)
+    logits = keras.layers.Dense(num_classes, name="logits")(x)
+    return keras.Model(token_ids, logits, name=backbone.name)
+
+
+def _sequence(name: str, backbone: Any) -> keras.Model:
+    """The part of a backbone from its inputs to one vector for each token."""
+    outputs = backbone.output
+    if isinstance(outputs, dict):
+        outputs = outputs.get("sequence_output")
+    inputs = backbone.input if isinstance(backbone.input, dict) else {}
+    lawful = "token_ids" in inputs and set(inputs) <= set(_INPUTS)
+    if not lawful or getattr(outputs, "shape", None) is None or len(outputs.shape) != 3:
+        raise catalog.ModelError(
+            f"`model` ('{name}') must be a backbone from token ids to one vector for "
+            f"each token; {type(backbone).__name__} is not."
+        )
+    return keras.Model(list(inputs.values()), outputs)
+
+
+def _check_length(sequence_length: int) -> None:
+    if sequence_length < 3:
+        raise catalog.ModelError(
+            f"`sequence_length` ({sequence_length}) must be at least 3: a start, a "
+            "word and an end."
+        )
+
+
+def _from_preset(kind: str, preset: str, **arguments: Any) -> Any:
+    """Calls `keras_hub.models.{kind}.from_preset`; an error becomes one line."""
+    name = f"{PREFIX}{preset}"
+    try:
+        hub = importlib.import_module("keras_hub")
+    except ImportError as error:
+        raise catalog.ModelError(
+            f"`model` ('{name}') needs keras_hub: pip install 'mp_loop[text]'."
+        ) from error
+    if not os.path.isdir(preset):
+        known = preset in hub.models.Backbone.presets or "://" in preset
+        if not known:
+            raise catalog.ModelError(
+                f"`model` ('{name}') must name a folder, a preset of keras_hub such as "
+                "bert_tiny_en_uncased, or a handle such as hf://user/model."
+            )
+        host = preset.partition("://")[0]
+        if not sources.has_network(_PROBE_ADDRESSES.get(host, _PROBE_ADDRESS)):
+            raise catalog.ModelError(
+                f"`model` ('{name}') may have to be downloaded and there is no "
+                "network: run once with network, then name the folder it was put in."
+            )
+    try:
+        return getattr(hub.models, kind).from_preset(preset, **arguments)
+    except Exception as error:  # Files, config, download: any type.
+        raise catalog.ModelError(
+            catalog.line(f"`model` ('{name}') cannot be loaded", error)
+        ) from error

@@ -1,0 +1,1 @@
+"""What 16 bits do to the numbers, and what to change."""

@@ -1,0 +1,1 @@
+"""Which operation runs in which dtype: the half-precision twin."""

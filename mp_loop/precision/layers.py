@@ -1,0 +1,528 @@
+"""Keras layers that compute in 16 bits and reduce in float32.
+
+These are the parts a twin (`mp_loop.precision.twins`) is made of. Each one stands in
+for one layer of the user's float32 model, shares that layer's float32
+variables where a 16-bit copy would hurt, and is never saved: the user's model
+is.
+
+    with_float32_bias(dense, policy)    16-bit kernel, float32 bias gradient
+    fused(activation)                   16-bit in and out, float32 between
+    InFloat32(operation)                any Keras operation, in float32
+
+Normalization is in `mp_loop.precision.norms`, what else a Transformer is made of in
+`mp_loop.precision.transformer`.
+
+The policy says in which dtype tensors are stored and in which they are
+multiplied: `keras.DTypePolicy("float16")`, or `Float32Products("float16")`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mp_loop.hardware import devices
+
+# Layers of the form activation(product(inputs, kernel) + bias).
+BIASED = (
+    keras.layers.Conv1D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3D,
+    keras.layers.Conv3DTranspose,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.EinsumDense,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+# Activations that exponentiate and sum: never below float32.
+FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
+# A 16-bit output whose sums have no more terms takes processors with matrix units
+# (hundreds of operations for each byte they move) no longer to compute than to store.
+CHEAP_TERMS = 150
+
+
+def needs_float32(activation: Any) -> bool:
+    """Tells whether a Keras activation function reduces or exponentiates."""
+    return getattr(activation, "__name__", None) in FLOAT32_ACTIVATIONS
+
+
+@tf.custom_gradient
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> Any:
+    """Adds a float32 bias to a 16-bit tensor; its gradient is a float32 sum.
+
+    The gradient of a bias is a sum over every row of the batch. Summed in 16
+    bits it loses a third of its value at 32,768 rows in bfloat16.
+
+    Args:
+      x: 16-bit (or float32) tensor.
+      bias: float32 tensor that broadcasts against `x`, of no larger rank.
+
+    Returns:
+      `x + bias`, in the dtype of `x`. The gradient of `bias` is float32.
+    """
+    bias_shape = tf.shape(bias)
+    y = x + tf.cast(bias, x.dtype)  # float32 -> 16 bits
+
+    def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        _, axes = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(dy), s1=bias_shape)
+        summed = tf.reduce_sum(tf.cast(dy, tf.float32), axes)  # 16 bits -> float32
+        return dy, tf.reshape(summed, bias_shape)
+
+    return y, gradient
+
+
+@functools.cache
+def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Computes an activation of a 16-bit tensor in one pass, in float32.
+
+    Keras computes GELU in 16 bits as a dozen operations, each of which rounds, takes
+    a pass over memory, and is kept for the backward pass. Here XLA makes one loop of
+    them, forward and backward, between which the 16-bit input alone is kept; of
+    ReLU6, whose 16-bit kernel for processors is slow, the output.
+
+    Args:
+      activation: elementwise function of Keras.
+
+    Returns:
+      A function of a tensor of any dtype, to the same dtype; `activation` itself
+      where nothing is known to be gained.
+    """
+    if activation not in _FUSED and not _is_gelu_of_keras_hub(activation):
+        return activation
+
+    def in_float32(x: tf.Tensor) -> tf.Tensor:
+        return tf.cast(activation(tf.cast(x, tf.float32)), x.dtype)
+
+    @tf.function(jit_compile=True)
+    def backward(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = in_float32(x)
+        return tape.gradient(y, x, dy)
+
+    forward = tf.function(in_float32, jit_compile=True)
+
+    @tf.custom_gradient
+    def activate(x: tf.Tensor) -> Any:
+        y = forward(x)
+        kept = y if activation is keras.activations.relu6 else x
+        return y, functools.partial(backward, kept)
+
+    return lambda x: activation(x) if x.dtype == tf.float32 else activate(x)
+
+
+_FUSED = (
+    keras.activations.celu,
+    keras.activations.elu,
+    keras.activations.gelu,
+    keras.activations.log_sigmoid,
+    keras.activations.mish,
+    keras.activations.relu6,
+    keras.activations.selu,
+    keras.activations.sigmoid,
+    keras.activations.silu,
+    keras.activations.softplus,
+    keras.activations.tanh,
+)
+
+
+def _is_gelu_of_keras_hub(activation: Any) -> bool:
+    """Tells whether this is the GELU of BERT and GPT-2, which has no public name."""
+    module, name = (getattr(activation, f"__{key}__", "") for key in ("module", "name"))
+    return module.startswith("keras_hub.") and name == "gelu_approximate"
+
+
+class Float32Products(keras.DTypePolicy):
+    """Stores kernels and results in 16 bits, and multiplies in float32.
+
+    For a processor without 16-bit units. Every product is rounded to 16 bits
+    once, and overflows there, as on tensor cores, which accumulate in float32.
+    """
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of the product; the variables' is `variable_dtype`."""
+        return "float32"
+
+
+def _float32_product(
+    product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], x: tf.Tensor, kernel: Any
+) -> tf.Tensor:
+    """Multiplies 16-bit tensors in float32, and rounds the product once.
+
+    Only the 16-bit tensors are kept for the backward pass. `product` is bilinear:
+    its gradients need its arguments alone, so calling it again there costs nothing
+    (what it returns is not used, and pruned).
+    """
+    dtype = x.dtype
+
+    @tf.custom_gradient
+    def multiply(x: tf.Tensor, kernel: tf.Tensor) -> Any:
+        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # Cast anew, late: the forward pass's float32 copies are gone by now.
+            with tf.control_dependencies([dy]):
+                wide = [tf.cast(tf.identity(t), tf.float32) for t in (x, kernel)]
+            with tf.GradientTape() as tape:
+                tape.watch(wide)
+                y = product(*wide)
+            grads = tape.gradient(y, wide, tf.cast(dy, tf.float32))
+            return tuple(tf.cast(grad, dtype) for grad in grads)
+
+        wide = product(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32))
+        return tf.cast(wide, dtype), gradient
+
+    # Keras hands a 16-bit kernel over in float32.
+    return multiply(x, tf.cast(kernel, dtype))
+
+
+def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """A 1x1 convolution of [n, h, w, c] as a product of matrices."""
+    rows = tf.reshape(x, (-1, x.shape[-1]))
+    product = tf.matmul(rows, tf.reshape(kernel, kernel.shape[2:]))
+    return tf.reshape(product, tf.concat([tf.shape(x)[:-1], kernel.shape[3:]], 0))
+
+
+def _strided_depthwise(
+    x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str
+) -> tf.Tensor:
+    """A depthwise convolution whose gradient to `x` is fast in bfloat16.
+
+    oneDNN leaves the gradient of a strided one to its reference code, ten times slower
+    than the gradient of a plain one, or than float32.
+    """
+    strides = [1, stride, stride, 1]
+    plain = kernel.shape[3] == 1 and x.shape[1:].is_fully_defined()
+
+    @tf.custom_gradient
+    def convolve(x: tf.Tensor, kernel: tf.Tensor) -> Any:
+        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            if plain:
+                dx = _through_strides(dy, kernel, stride, padding, x.shape)
+            else:
+                dx = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+                    input_sizes=tf.shape(x),
+                    filter=tf.cast(kernel, tf.float32),
+                    out_backprop=tf.cast(dy, tf.float32),
+                    strides=strides,
+                    padding=padding,
+                )
+            dkernel = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+                input=x,
+                filter_sizes=tf.shape(kernel),
+                out_backprop=dy,
+                strides=strides,
+                padding=padding,
+            )
+            return tf.cast(dx, x.dtype), dkernel
+
+        return tf.nn.depthwise_conv2d(x, kernel, strides, padding), gradient
+
+    return convolve(x, kernel)
+
+
+def _through_strides(
+    dy: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str, shape: tf.TensorShape
+) -> tf.Tensor:
+    """The gradient to the input of a strided depthwise convolution, by a plain one.
+
+    Between the pixels of `dy` go the zeros that the strides stepped over, around them
+    those of the border; the kernel is turned by half a circle.
+
+    Args:
+      dy: [n, rows, columns, channels].
+      kernel: [height, width, channels, 1].
+      stride: in both directions.
+      padding: "SAME" or "VALID".
+      shape: of the input, [n, height, width, channels]; n may be unknown.
+    """
+    paddings, starts, sizes = [[0, 0]], [0], [-1]
+    for axis in (1, 2):
+        size, length, made = shape[axis], kernel.shape[axis - 1], dy.shape[axis]
+        border = max((made - 1) * stride + length - size, 0) // 2
+        before = length - 1 - (border if padding == "SAME" else 0)
+        needed = size + length - 1
+        # In steps of the stride, then cut to size.
+        steps = -(-before // stride)
+        start = steps * stride - before
+        behind = max(-(-(start + needed) // stride) - steps - made, 0)
+        paddings += [[steps, behind], [0, stride - 1]]
+        starts.append(start)
+        sizes.append(needed)
+    channels = dy.shape[3]
+    spread = tf.reshape(dy, (-1, dy.shape[1], 1, dy.shape[2], 1, channels))
+    spread = tf.pad(spread, [*paddings, [0, 0]])
+    _, rows, _, columns, *_ = spread.shape
+    spread = tf.reshape(spread, (-1, rows * stride, columns * stride, channels))
+    spread = tf.slice(spread, [*starts, 0], [*sizes, channels])
+    turned = tf.reverse(kernel, [0, 1])
+    return tf.nn.depthwise_conv2d(spread, turned, [1, 1, 1, 1], "VALID")
+
+
+class _Float32Bias:
+    """Mixin: the layer's kernel in 16 bits, the master's own float32 bias."""
+
+    def share(self, master: keras.layers.Layer) -> None:
+        self._master = lambda: master  # a closure hides it from Keras' tracking
+        self._channels_first_rank = (
+            len(master.kernel_size)
+            if getattr(master, "data_format", None) == "channels_first"
+            else 0
+        )
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        self.float32_bias = self._master().bias  # tracked, after the kernel
+        product = self._product()
+        self._multiply = lambda inputs: super(_Float32Bias, self).call(inputs)
+        if product is not None and self.compute_dtype != self.variable_dtype:
+            self.autocast = False  # inputs stay 16 bits until they are multiplied
+            self._multiply = lambda inputs: _float32_product(
+                product, tf.cast(inputs, self.variable_dtype), self.kernel
+            )
+        elif isinstance(self, keras.layers.EinsumDense):
+            self._multiply = lambda inputs: product(inputs, self.kernel)
+        elif product is _pointwise:
+            self._multiply = lambda inputs: product(
+                inputs, tf.convert_to_tensor(self.kernel)
+            )
+        elif self._is_strided_depthwise():
+            self._multiply = lambda inputs: _strided_depthwise(
+                inputs,
+                tf.convert_to_tensor(self.kernel),
+                self.strides[0],
+                self.padding.upper(),
+            )
+
+    def _product(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
+        """The layer as a function of inputs and kernel, where that is all it is."""
+        if isinstance(self, keras.layers.Dense):
+            return keras.ops.matmul
+        if isinstance(self, keras.layers.EinsumDense):
+            # Keras' own einsum may multiply example by example, and then add up
+            # the examples' 16-bit gradients.
+            return functools.partial(tf.einsum, self.equation)
+        if self._is_pointwise() and not devices.has_gpu():
+            return _pointwise  # a product of matrices has the faster gradient
+        if isinstance(self, keras.layers.Conv2D | keras.layers.Conv3D):
+            return functools.partial(
+                keras.ops.conv,
+                strides=self.strides,
+                padding=self.padding,
+                data_format=self.data_format,
+                dilation_rate=self.dilation_rate,
+            )
+        return None
+
+    def _is_pointwise(self) -> bool:
+        """Tells whether this is a convolution that multiplies single pixels."""
+        return (
+            isinstance(self, keras.layers.Conv2D)
+            and set(self.kernel_size) == set(self.strides) == {1}
+            and self.groups == 1
+            and self.data_format == "channels_last"
+        )
+
+    def _is_strided_depthwise(self) -> bool:
+        """Tells whether the product has a very slow gradient on a processor."""
+        return (
+            isinstance(self, keras.layers.DepthwiseConv2D)
+            and self.compute_dtype == "bfloat16"
+            and self.strides[0] == self.strides[1] > 1
+            and tuple(self.dilation_rate) == (1, 1)
+            and self.data_format == "channels_last"
+            and not devices.has_gpu()
+        )
+
+    def _is_cheap(self) -> bool:
+        """Tells whether to compute the output again beats to keep it in memory."""
+        return (
+            isinstance(self, keras.layers.Conv2D)
+            and self.compute_dtype == self.variable_dtype
+            and math.prod(self.kernel.shape[:-1]) <= CHEAP_TERMS
+        )
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        outputs = tf.cast(self._multiply(inputs), self.variable_dtype)
+        if self._is_cheap():
+            outputs._repeat = (self._product(), inputs, self.kernel)
+        if self.float32_bias is not None:
+            bias = self.float32_bias.value
+            ones = (1,) * self._channels_first_rank
+            outputs = add_bias(outputs, tf.reshape(bias, (*bias.shape, *ones)))
+        activation = self._master().activation
+        if activation is None:
+            return outputs
+        if needs_float32(activation):
+            outputs = tf.cast(outputs, tf.float32)  # 16 bits -> float32
+        return fused(activation)(outputs)
+
+
+_TWINS = {base: type(base.__name__, (_Float32Bias, base), {}) for base in BIASED}
+
+
+def under_policy(
+    layer: keras.layers.Layer, policy: keras.DTypePolicy
+) -> dict[str, Any]:
+    """The layer's config under another policy, with the float32 layers in it."""
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(replaced(item) for item in value)
+        if not isinstance(value, dict):
+            return value
+        if value.get("class_name") == "DTypePolicy":
+            return policy if value["config"]["name"] == "float32" else value
+        return {key: replaced(item) for key, item in value.items()}
+
+    config = layer.get_config()
+    inner = {key: replaced(value) for key, value in config.items() if key != "dtype"}
+    return config | inner | {"dtype": policy}
+
+
+def twin_config(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> dict[str, Any]:
+    """The layer's config for a copy under another policy.
+
+    Initializers, regularizers and constraints belong to the masters: a copy is
+    overwritten before its first use, its regularizers would overflow in
+    float16 (L2 of a large kernel), and it is never updated by itself.
+    """
+    config = under_policy(layer, policy)
+    for key in config:
+        if key == "activity_regularizer":
+            continue
+        if key.endswith(("_regularizer", "_constraint")):
+            config[key] = None
+        elif key.endswith("_initializer"):
+            config[key] = "zeros"
+    return config
+
+
+def copy(layer: keras.layers.Layer, config: dict[str, Any]) -> keras.layers.Layer:
+    """Makes another layer of the same type; a Lambda with the same function."""
+    if not isinstance(layer, keras.layers.Lambda):
+        return type(layer).from_config(config)
+    own = {"function": layer.function, "mask": layer.mask}
+    return keras.layers.Lambda(**(config | own | {"output_shape": layer._output_shape}))
+
+
+def cast_in_each_call(twin: keras.layers.Layer, master: keras.layers.Layer) -> None:
+    """Lets a copy read the master's variables, cast anew in each of its calls.
+
+    The gradients of the calls are then summed in float32. A layer that is called
+    once has nothing to sum, and keeps its own 16-bit variables.
+
+    Args:
+      twin: a copy whose weights are those of `master`, in order and number. Under a
+        mixed policy of Keras the cast is left to Keras.
+      master: the built float32 layer.
+    """
+    # Closures hide them from tracking. Inside a call, `value` is cast by Keras.
+    values = [variable.value for variable in master.weights]
+    twin._master_weights = lambda: (master.weights, values)
+    twin.__class__ = _casting_in_each_call(type(twin))
+
+
+@functools.cache
+def _casting_in_each_call(base: type) -> type:
+    def masters(layer: Any) -> tuple[list[keras.Variable], list[tf.Variable]]:
+        return layer._master_weights()
+
+    @functools.wraps(base.call)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        own = base.weights.fget(self)
+        mapping = {
+            id(variable): tf.cast(value, self.variable_dtype)
+            for variable, master, value in zip(own, *masters(self), strict=True)
+            if variable is not master
+        }
+        with keras.StatelessScope() as scope:
+            scope.state_mapping |= mapping  # its constructor would cast
+            outputs = base.call(self, *args, **kwargs)
+        # What the call wrote: seeds, and weights that a layer normalizes itself.
+        owners = dict(zip(map(id, own), self.weights, strict=True))
+        for variable in base.variables.fget(self):
+            written = scope.state_mapping.get(id(variable))
+            if written is not mapping.get(id(variable)):
+                owners.get(id(variable), variable).assign(written)
+        return outputs
+
+    def variables(self: Any) -> list[keras.Variable]:
+        own = {id(v) for v in base.weights.fget(self)}
+        seeds = [v for v in base.variables.fget(self) if id(v) not in own]
+        return [*self.weights, *seeds]
+
+    members = {
+        "call": call,
+        "variables": property(variables),
+        "weights": property(lambda self: masters(self)[0]),
+    }
+    return type(base.__name__, (base,), members)
+
+
+def with_float32_bias(
+    layer: keras.layers.Layer, policy: keras.DTypePolicy
+) -> keras.layers.Layer:
+    """Copies one of the `BIASED` layers to 16 bits, sharing its float32 bias.
+
+    Args:
+      layer: a built float32 layer whose type is in `BIASED`.
+      policy: dtype of kernel and results, and of the product.
+
+    Returns:
+      A layer with a 16-bit kernel of its own. Softmax-like activations are
+      computed, and returned, in float32.
+    """
+    config = twin_config(layer, policy)
+    config["activation"] = None
+    config["bias_axes" if "bias_axes" in config else "use_bias"] = None
+    twin = _TWINS[type(layer)].from_config(config)
+    twin.share(layer)
+    return twin
+
+
+class InFloat32(keras.Operation):
+    """Runs a Keras operation (`keras.ops.mean(x)` in a graph, say) in float32."""
+
+    def __init__(self, operation: keras.Operation):
+        super().__init__()
+        self._operation = operation
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(self._operation.call, tf.cast, args, kwargs)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(self._operation.compute_output_spec, _spec, args, kwargs)
+
+    def _run(self, call: Callable, cast: Callable, args: tuple, kwargs: dict) -> Any:
+        def widen(x: Any) -> Any:
+            narrow = keras.backend.standardize_dtype(getattr(x, "dtype", "int32"))
+            return cast(x, "float32") if narrow in ("float16", "bfloat16") else x
+
+        args, kwargs = keras.tree.map_structure(widen, (args, kwargs))
+        return call(*args, **kwargs)
+
+
+def _spec(tensor: keras.KerasTensor, dtype: str) -> keras.KerasTensor:
+    return keras.KerasTensor(tensor.shape, dtype, name=tensor.name)
+
+
+class Rounded(keras.layers.Layer):
+    """Calls a float32 layer, and rounds its outputs to 16 bits."""
+
+    def __init__(self, layer: keras.layers.Layer, dtype: str):
+        super().__init__(dtype="float32", name=layer.name)
+        self._layer = layer
+        self._rounded_dtype = dtype
+        self.supports_masking = True
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        return keras.ops.cast(self._layer(inputs), self._rounded_dtype)

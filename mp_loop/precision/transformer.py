@@ -1,0 +1,369 @@
+"""What a Transformer is made of, beside products and normalization, in 16 bits.
+
+    attention(mha, policy)              16-bit products, float32 softmax
+    dropout(layer, policy)              16-bit in and out, the masks of float32
+    embedding(layer, policy)            rows of the float32 table, rounded
+    position_embedding(layer, policy)   likewise, their gradient a float32 sum
+    composite(layer, policy, parts)     a layer made of other layers
+
+As in `mp_loop.precision.layers`, each layer stands in for one of the user's float32
+model, and shares those of its variables that a 16-bit copy would hurt. keras_hub is
+never imported here: who has a layer of it has done so.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mp_loop.precision import layers
+
+# Layers of keras_hub that only call other layers, add what these return, and pass
+# masks on; those that number positions; and those that look rows up.
+_COMPOSITES = ("TokenAndPositionEmbedding", "TransformerEncoder")
+_POSITIONS = ("PositionEmbedding",)
+_TABLES = ("ReversibleEmbedding",)
+
+
+def _of_keras_hub(names: tuple[str, ...]) -> tuple[type, ...]:
+    """Layer types of keras_hub, none as long as nobody has imported it."""
+    hub = getattr(sys.modules.get("keras_hub"), "layers", None)
+    types = [getattr(hub, name, None) for name in names]
+    return tuple(found for found in types if found is not None)
+
+
+class _Attention(keras.layers.MultiHeadAttention):
+    """Multi-head attention: 16-bit products, softmax in float32."""
+
+    def share(self, master: keras.layers.MultiHeadAttention, few_bits: bool) -> None:
+        self._master = lambda: master  # a closure hides it from Keras' tracking
+        self._few_bits = few_bits
+
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        super().build(query_shape, value_shape, key_shape)
+        # Replaced by projections with float32 bias gradients. Tracked in the
+        # master's order: query, key, value, output.
+        for name in ("_query_dense", "_key_dense", "_value_dense", "_output_dense"):
+            plain, master = getattr(self, name), getattr(self._master(), name)
+            self._tracker.untrack(plain)
+            twin = layers.with_float32_bias(master, self.dtype_policy)
+            twin.build(tuple(master._build_shapes_dict["input_shape"]))
+            setattr(self, name, twin)
+        axis = self._softmax.axis
+        self._tracker.untrack(self._softmax)
+        self._softmax = keras.layers.Softmax(axis=axis, dtype="float32")
+        if self._dropout > 0:
+            self._tracker.untrack(self._dropout_layer)
+            self._dropout_layer = dropout(
+                self._master()._dropout_layer, self.dtype_policy, self._few_bits
+            )
+
+    def _compute_attention(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        attention_mask: tf.Tensor | None = None,
+        training: bool | None = None,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if use_causal_mask:
+            causal = self._compute_causal_mask(query, value)
+            if attention_mask is not None:
+                causal = tf.logical_and(tf.cast(attention_mask, tf.bool), causal)
+            attention_mask = causal
+        # Scaled before the product, which is where float16 would overflow.
+        query = query * tf.cast(self._inverse_sqrt_key_dim, query.dtype)
+        scores = self._product(self._dot_product_equation, key, query)
+        scores = tf.cast(scores, tf.float32)  # 16 bits -> float32
+        if attention_mask is not None:
+            axis = -len(self._attention_axes) * 2 - 1
+            for _ in range(len(scores.shape) - len(attention_mask.shape)):
+                attention_mask = tf.expand_dims(attention_mask, axis)
+            # Added, it costs nothing in the backward pass. In float32: no infinity.
+            scores += tf.where(tf.cast(attention_mask, tf.bool), 0.0, -1e9)
+        scores = self._softmax(scores)
+        weights = tf.cast(scores, value.dtype)  # float32 -> 16 bits
+        if self._dropout > 0:
+            weights = self._dropout_layer(weights, training=training)
+        return self._product(self._combine_equation, weights, value), scores
+
+    def _product(self, equation: str, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        a, b = tf.cast(a, self.compute_dtype), tf.cast(b, self.compute_dtype)
+        return tf.cast(keras.ops.einsum(equation, a, b), self.variable_dtype)
+
+
+def attention(
+    layer: keras.layers.MultiHeadAttention,
+    policy: keras.DTypePolicy,
+    few_bits: bool = False,
+) -> keras.layers.MultiHeadAttention:
+    """Copies a built `MultiHeadAttention` to 16 bits, its softmax in float32.
+
+    Args:
+      layer: a built float32 layer. Its projections' biases are shared.
+      policy: dtype of kernels and results, and of the products.
+      few_bits: as for `dropout`.
+
+    Returns:
+      A layer with 16-bit projection kernels of its own.
+    """
+    config = layers.twin_config(layer, policy)
+    config["flash_attention"] = False
+    twin = _Attention.from_config(config)
+    twin.share(layer, few_bits)
+    return twin
+
+
+class _Float32Masks:
+    """Mixin: Keras' dropout in float32, of 16-bit inputs and outputs.
+
+    In 16 bits Keras draws other masks, of another rate where a bfloat16 number in
+    [0, 1) is one of 128, and rounds 1 / (1 - rate).
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not training:
+            return inputs
+        outputs = super().call(tf.cast(inputs, tf.float32), training)
+        return tf.cast(outputs, self.variable_dtype)  # float32 -> 16 bits
+
+
+DROPOUTS = {
+    kind: type(kind.__name__, (_Float32Masks, kind), {})
+    for kind in (
+        keras.layers.Dropout,
+        keras.layers.SpatialDropout1D,
+        keras.layers.SpatialDropout2D,
+        keras.layers.SpatialDropout3D,
+    )
+}
+
+
+class _FewBitsDropout(keras.layers.Dropout):
+    """Dropout that draws 16 random bits for each number, where float32 takes 32.
+
+    The factor is rounded to 16 bits, and the rate gives way: it is such that the mean
+    of the outputs is that of the inputs.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not training:
+            return inputs
+        x = tf.cast(inputs, self.variable_dtype)
+        factor = tf.cast(1.0 / (1.0 - self.rate), x.dtype)
+        dropped = 1.0 - 1.0 / tf.cast(factor, tf.float32)  # of all
+        keep = _random_bits(tf.shape(x), self.seed_generator.next()) >= tf.cast(
+            tf.round(dropped * 2.0**16), tf.uint16
+        )
+        return tf.where(keep, x * factor, 0)
+
+
+def _random_bits(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns uniform uint16 of a shape of one dimension or more.
+
+    Args:
+      shape: int32 [rank].
+      seed: integer [2].
+    """
+    pairs = (shape[-1] + 1) // 2
+    words = tf.random.stateless_uniform(
+        tf.concat([shape[:-1], [pairs]], 0),
+        tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32),  # as Keras
+        minval=None,
+        maxval=None,
+        dtype=tf.uint32,
+    )
+    halves = tf.bitcast(words, tf.uint16)  # [..., pairs, 2]
+    both = tf.reshape(halves, tf.concat([shape[:-1], [2 * pairs]], 0))
+    return both[..., : shape[-1]]
+
+
+def _may_draw_few_bits(layer: keras.layers.Layer) -> bool:
+    """Tells whether the layer drops independent numbers, at a rate of 16 bits."""
+    # At a rate near 1 the factor would overflow, and at one near 0 nothing drop.
+    return (
+        type(layer) is keras.layers.Dropout
+        and layer.noise_shape is None
+        and 2.0**-6 <= layer.rate <= 0.99
+    )
+
+
+def dropout(
+    layer: keras.layers.Layer, policy: keras.DTypePolicy, few_bits: bool = False
+) -> keras.layers.Layer:
+    """Copies a dropout to 16 bits; the mean of its outputs is that of its inputs.
+
+    Args:
+      layer: one of `DROPOUTS`, whose seed the copy continues from.
+      policy: dtype of inputs and outputs.
+      few_bits: drop other numbers than the float32 layer does from the same seed, for
+        half the random bits. Very large and small rates, and layers that drop more
+        than single numbers, do not.
+    """
+    narrow = keras.DTypePolicy(policy.variable_dtype)
+    few_bits = few_bits and _may_draw_few_bits(layer)
+    twin = _FewBitsDropout if few_bits else DROPOUTS[type(layer)]
+    return twin.from_config(layers.twin_config(layer, narrow))
+
+
+class _Embedding:
+    """Mixin: looks up rows of the master's own float32 table, and rounds these.
+
+    A 16-bit copy of the table would be made anew in every step, of all its rows.
+    """
+
+    def share(self, master: keras.layers.Embedding) -> None:
+        self._master = lambda: master  # a closure hides it from Keras' tracking
+
+    def build(self, input_shape: Any = None) -> None:
+        master = self._master()
+        self._embeddings = master.embeddings  # tracked, in the master's order
+        if not getattr(master, "tie_weights", True):
+            self.reverse_embeddings = master.reverse_embeddings
+
+
+def can_look_up(layer: keras.layers.Layer) -> bool:
+    """Tells whether the layer looks up rows of a table, and no more."""
+    known = (keras.layers.Embedding, getattr(keras.layers, "ReversibleEmbedding", None))
+    return type(layer) in (*known, *_of_keras_hub(_TABLES))
+
+
+def embedding(
+    layer: keras.layers.Embedding, policy: keras.DTypePolicy
+) -> keras.layers.Embedding:
+    """Makes a built float32 embedding layer return 16-bit rows.
+
+    Args:
+      layer: one that `can_look_up`. Its table is shared, so that rows that repeat
+        have their gradients summed in float32.
+      policy: dtype of the rows.
+
+    Returns:
+      A layer whose products with the table (`reverse=True`) are float32.
+    """
+    # Under a mixed policy, Keras rounds the rows, not the table.
+    mixed = keras.DTypePolicy(f"mixed_{policy.variable_dtype}")
+    twin = _looking_up(type(layer)).from_config(layers.twin_config(layer, mixed))
+    twin.share(layer)
+    return twin
+
+
+@functools.cache
+def _looking_up(base: type) -> type:
+    return type(base.__name__, (_Embedding, base), {})
+
+
+class _PositionEmbedding(keras.layers.Layer):
+    """The master's position embedding, rounded to 16 bits and then repeated.
+
+    Its gradient, a sum over the batch, is of float32.
+    """
+
+    def share(self, master: keras.layers.Layer) -> None:
+        self._master = lambda: master  # a closure hides it from Keras' tracking
+        self.trainable = master.trainable
+
+    def build(self, inputs_shape: Any) -> None:
+        self.position_embeddings = self._master().position_embeddings
+
+    def call(self, inputs: tf.Tensor, start_index: Any = 0, positions: Any = None):
+        rows, shape = self.position_embeddings.value, tf.shape(inputs)
+        if positions is not None:
+            rows = tf.gather(rows, positions)
+        else:
+            rows = rows[start_index : start_index + shape[-2]]
+        repeated = layers.add_bias(tf.zeros(shape, self.variable_dtype), rows)
+        return tf.ensure_shape(repeated, inputs.shape)
+
+    def compute_output_spec(self, inputs: Any, *_: Any, **__: Any) -> Any:
+        return keras.KerasTensor(inputs.shape, self.variable_dtype)
+
+
+def can_number(layer: keras.layers.Layer) -> bool:
+    """Tells whether the layer is keras_hub's learned position embedding."""
+    return type(layer) in _of_keras_hub(_POSITIONS)
+
+
+def position_embedding(
+    layer: keras.layers.Layer, policy: keras.DTypePolicy
+) -> keras.layers.Layer:
+    """Makes keras_hub's built float32 `PositionEmbedding` return 16 bits.
+
+    Args:
+      layer: one that `can_number`. Its variable is shared.
+      policy: dtype of the outputs.
+    """
+    twin = _PositionEmbedding(name=layer.name, dtype=policy.variable_dtype)
+    twin.share(layer)
+    return twin
+
+
+def parts(layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
+    """The layers that a composite layer of a known type is made of, in order.
+
+    Args:
+      layer: any built layer.
+
+    Returns:
+      Its layers by attribute name; empty for every other layer, and for one that
+      holds layers elsewhere too.
+    """
+    if type(layer) not in _of_keras_hub(_COMPOSITES):
+        return {}
+    names = {
+        id(value): name
+        for name, value in vars(layer).items()
+        if isinstance(value, keras.layers.Layer)
+    }
+    if any(id(part) not in names for part in layer._layers):
+        return {}
+    return {names[id(part)]: part for part in layer._layers}
+
+
+def composite(
+    layer: keras.layers.Layer,
+    policy: keras.DTypePolicy,
+    twins: dict[str, keras.layers.Layer],
+) -> keras.layers.Layer:
+    """Copies a built composite layer, with twins in the place of its parts.
+
+    Args:
+      layer: one that has `parts`.
+      policy: dtype of what the layer itself computes: sums of two tensors.
+      twins: of all its `parts`, by the same names in the same order; not built.
+
+    Returns:
+      A layer of the same type.
+    """
+    twin = _made_of_twins(type(layer)).from_config(layers.twin_config(layer, policy))
+    twin._twins = lambda: (layer, twins)  # a closure hides them from tracking
+    return twin
+
+
+@functools.cache
+def _made_of_twins(base: type) -> type:
+    @functools.wraps(base.build)
+    def build(self: Any, *args: Any, **kwargs: Any) -> None:
+        base.build(self, *args, **kwargs)
+        master, twins = self._twins()
+        # Tracked in the master's order: all out before the first goes in.
+        for name in twins:
+            self._tracker.untrack(getattr(self, name))
+        for name, twin in twins.items():
+            twin.build_from_config(getattr(master, name).get_build_config())
+            setattr(self, name, twin)
+        shapes = [[tuple(v.shape) for v in one.weights] for one in (master, self)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"`model`: layer '{master.name}' ({base.__name__}) cannot be converted "
+                "to 16 bits: its copy has other weights. Keep it in float32 with "
+                f"`float32_layers` ({master.name})."
+            )
+
+    return type(base.__name__, (base,), {"build": build})

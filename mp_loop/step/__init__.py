@@ -1,0 +1,1 @@
+"""The algorithm: one training step with handwritten loss scaling."""

@@ -1,0 +1,179 @@
+"""The same step on Keras' own machinery: what mp_loop is measured against.
+
+    step = KerasStep(model, keras.optimizers.Adam(1e-3), loss, "float16")
+
+A `mixed_float16` policy on every layer, `LossScaleOptimizer` around the
+optimizer, one `tf.function` step: the loop Keras' users write. It starts from
+the weights of a float32 model and `export` writes them back there, so that
+everything around the step (data, evaluation, files) is common to both loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mp_loop.precision import layers, twins
+from mp_loop.step import train_state, train_step
+
+POLICIES = {
+    "float16": "mixed_float16",
+    "bfloat16": "mixed_bfloat16",
+    "float32": "float32",
+}
+
+
+class KerasStep:
+    """Trains with Keras' mixed precision; the interface of `TrainStep`.
+
+    Attributes:
+      model: the user's float32 model; current after `export`.
+      mixed: the model under Keras' policy.
+      optimizer: the user's, inside LossScaleOptimizer.
+      scale_variables: LossScaleOptimizer's scale (float32) and its count of
+        clean steps (integer); empty without it.
+      state: `TrainState` that holds the same variables and counters.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss: str | Callable[..., Any],
+        precision: str = "float16",
+        *,
+        scaling: bool = True,
+        initial_scale: float = 2.0**15,
+        growth_interval: int = 2000,
+        jit_compile: bool = False,
+    ):
+        """Clones the model under Keras' policy and builds the optimizer.
+
+        Args:
+          model: a built functional or Sequential float32 Keras model.
+          optimizer: any Keras optimizer; it is wrapped here.
+          loss: as for `TrainStep`.
+          precision: "float16", "bfloat16" or "float32".
+          scaling: whether to wrap the optimizer in LossScaleOptimizer.
+          initial_scale: of LossScaleOptimizer.
+          growth_interval: its `dynamic_growth_steps`.
+          jit_compile: compiles the step with XLA.
+        """
+        self.model = model
+        self.mixed = under_policy(model, POLICIES[precision])
+        self._loss = keras.losses.get(loss)
+        self.optimizer = optimizer
+        self._optimizer = optimizer
+        if scaling:
+            self._optimizer = keras.optimizers.LossScaleOptimizer(
+                optimizer, initial_scale, dynamic_growth_steps=growth_interval
+            )
+        self._optimizer.build(self.mixed.trainable_variables)
+        self.scale_variables = ()
+        if scaling:
+            variables = (self._optimizer.dynamic_scale, self._optimizer.step_counter)
+            self.scale_variables = tuple(v.value for v in variables)
+        trainable = [v.value for v in self.mixed.trainable_variables]
+        others = [v.value for v in self.mixed.non_trainable_weights]
+        known = {id(v) for v in self.mixed.weights}
+        self.state = train_state.TrainState(
+            master_weights=trainable,
+            working_weights=trainable,
+            other_weights=others,
+            seeds=[v.value for v in self.mixed.variables if id(v) not in known],
+            slots=[v.value for v in self._optimizer.variables],
+        )
+        self._step = tf.function(self._one_step, jit_compile=jit_compile)
+        self._run = tf.function(self._many_steps)
+
+    @property
+    def loss_scale(self) -> tf.Tensor:
+        """The loss scale of the next step, float32 []."""
+        if not self.scale_variables:
+            return tf.constant(1.0)
+        return tf.identity(self.scale_variables[0])
+
+    def __call__(
+        self, inputs: Any, labels: Any, sample_weight: Any = None
+    ) -> dict[str, tf.Tensor]:
+        """Takes one step; returns the metrics of `TrainStep` but `grad_norm`."""
+        return self._step(inputs, labels, sample_weight)
+
+    def run(self, iterator: Iterator[Any], steps: int) -> dict[str, tf.Tensor]:
+        """Takes many steps in one call, as `TrainStep.run`."""
+        return self._run(iterator, tf.convert_to_tensor(steps, tf.int32))
+
+    def continue_from(self, before: KerasStep) -> None:
+        """Takes over from a step that trained other layers of the same model."""
+        self.state.continue_from(before.state)
+        pairs = zip(self.scale_variables, before.scale_variables, strict=True)
+        for variable, value in pairs:
+            variable.assign(value)
+
+    def export(self) -> keras.Model:
+        """Copies the weights to the float32 model and returns it."""
+        pairs = zip(self.model.weights, self.mixed.weights, strict=True)
+        for variable, mixed in pairs:
+            variable.assign(mixed)
+        return self.model
+
+    def graph(self, inputs: Any, labels: Any) -> tf.Graph:
+        """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""
+        return self._step.get_concrete_function(inputs, labels).graph
+
+    def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
+        dtypes = {k: v for k, v in train_step.METRICS.items() if k != "grad_norm"}
+        return train_step.stack_steps(
+            lambda: self._step(*next(iterator)), dtypes, steps
+        )
+
+    def _one_step(
+        self, inputs: Any, labels: Any, sample_weight: Any = None
+    ) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            outputs = self.mixed(inputs, training=True)
+            loss = train_step.mean_loss(self._loss, labels, outputs, sample_weight)
+            for extra in self.mixed.losses:
+                loss += tf.cast(extra, tf.float32)
+            scaled_loss = self._optimizer.scale_loss(loss)
+        rate = tf.cast(tf.convert_to_tensor(self._optimizer.learning_rate), tf.float32)
+        before = tf.identity(self.optimizer._iterations.value)
+        scale = self.loss_scale
+        variables = self.mixed.trainable_variables
+        grads = tape.gradient(scaled_loss, [v.value for v in variables])
+        self._optimizer.apply(grads, variables)
+        applied = self.optimizer._iterations.value > before
+        forward_finite = tf.math.is_finite(loss)
+        self.state.count(applied, forward_finite)
+        return {
+            "loss": loss,
+            "grads_finite": applied,
+            "forward_finite": forward_finite,
+            "loss_scale": scale,
+            "learning_rate": rate,
+        }
+
+
+def under_policy(model: keras.Model, policy: str) -> keras.Model:
+    """Clones a float32 model as if built under a global policy of Keras.
+
+    The last layers stay float32, as Keras' guide tells its users to write them.
+    """
+    last = twins.output_operations(model)
+
+    def convert(layer: Any) -> Any:
+        if not isinstance(layer, keras.layers.Layer):
+            return layer
+        config = layer.get_config()
+        if id(layer) not in last and layer.dtype_policy.name == "float32":
+            config = layers.under_policy(layer, keras.DTypePolicy(policy))
+        return layers.copy(layer, config)
+
+    mixed = keras.models.clone_model(model, clone_function=convert, recursive=True)
+    mixed.set_weights(model.get_weights())
+    for ours, theirs in zip(twins.seeds(model), twins.seeds(mixed), strict=True):
+        theirs.assign(ours)
+    return mixed

@@ -1,0 +1,112 @@
+"""Trainings that kill themselves: `python -m tests.claims.victim`.
+
+Reads requests, a JSON object a line: {"moment": ..., "words": [...], "log": ...}.
+Each is a process of its own, forked here, where everything is imported already but
+TensorFlow has not been used. The answer is how it ended, as `subprocess` tells it.
+
+A moment is `where:count:milliseconds`: SIGKILL comes so long after the count-th time
+that the place is reached, in the middle of whatever runs then; or `-` for never.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import keras
+
+from mp_loop import train
+from mp_loop.cli import app
+
+# Where: module, attribute. The kill comes before the call, at 0 ms.
+PLACES = {
+    "before the run folder": ("mp_loop.run.record", "write_atomically"),
+    "in training": ("mp_loop.run.loop", "_Timer.window"),
+    "before a line": ("mp_loop.run.record", "Run.log"),
+    "in a line": ("mp_loop.run.record", "_Log.write"),
+    "between a line and TensorBoard": ("mp_loop.run.record", "Run._to_tensorboard"),
+    "before an evaluation": ("mp_loop.run.experiment", "Experiment.evaluate"),
+    "in an evaluation": ("mp_loop.data.sources", "evaluation_batches"),
+    "before a checkpoint": ("mp_loop.run.checkpointing", "Checkpoints.save"),
+    "in the files of a checkpoint": ("mp_loop.run.checkpointing", "_sha256"),
+    "before its name": ("mp_loop.run.checkpointing", "_flush"),
+    "after its name": ("mp_loop.run.checkpointing", "Checkpoints._prune"),
+    "in a replacement": ("mp_loop.run.checkpointing", "_put_aside"),
+    "in a rollback": ("mp_loop.run.record", "Run.rewind"),
+    "in a resume": ("mp_loop.run.record", "_drop_events_after"),
+    "before the model": ("mp_loop.run.record", "Run.write_model"),
+    "before the summary": ("mp_loop.run.record", "Run.write_summary"),
+}
+
+
+def model(input_shape, num_classes):
+    """Every kind of state in little: kernels, statistics, dropout."""
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            keras.layers.Conv2D(4, 4, strides=4, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.2),
+            keras.layers.Flatten(),
+            keras.layers.Dense(num_classes),
+        ]
+    )
+
+
+def kill(milliseconds):
+    time.sleep(milliseconds / 1e3)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(where, count, milliseconds):
+    module_name, attribute = PLACES[where]
+    owner = importlib.import_module(module_name)
+    *names, last = attribute.split(".")
+    for name in names:
+        owner = getattr(owner, name)
+    true, calls = getattr(owner, last), [0]
+
+    def counted(*arguments, **named):
+        calls[0] += 1
+        if calls[0] == count:
+            if where == "in a line":  # half of it is there
+                log, text = arguments
+                os.write(log._descriptor, text[: len(text) // 2])
+            if milliseconds:
+                threading.Thread(target=kill, args=(milliseconds,), daemon=True).start()
+            else:
+                kill(0)
+        return true(*arguments, **named)
+
+    setattr(owner, last, counted)
+
+
+def live(moment, words, log):
+    """One training, in this process."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    if moment != "-":
+        where, count, milliseconds = moment.split(":")
+        arm(where, int(count), float(milliseconds))
+    sys.argv = ["train", *words]
+    app.main(train.run)
+
+
+def main():
+    for name in ("data", "experiment", "keras_baseline", "loop", "machine", "models"):
+        importlib.import_module(f"mp_loop.{name}")
+    importlib.import_module("tqdm")
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            live(**json.loads(line))  # exits
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

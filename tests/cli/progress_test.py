@@ -1,0 +1,60 @@
+"""What a run shows: a bar on a terminal, plain lines elsewhere, or nothing."""
+
+import io
+
+import pytest
+
+from mp_loop.cli import progress
+
+METRICS = {
+    "step": 4, "loss": 0.5, "loss_scale": 32768.0, "skipped_steps": 1,
+    "examples_per_second": 1234.5,
+}  # fmt: skip
+EVALUATION = {"step": 8, "eval_accuracy": 0.875, "eval_loss": 0.25}
+SAID = "loss 0.500, scale 32768, skipped 1, 1234 examples/s"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """Replaces stdout and stderr, the latter a terminal or not."""
+
+    def make(terminal):
+        out, err = io.StringIO(), Terminal() if terminal else io.StringIO()
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr("sys.stderr", err)
+        return out, err
+
+    return make
+
+
+def show(quiet=False):
+    shown = progress.Progress(12, 0, quiet)
+    shown(METRICS)
+    shown(EVALUATION)
+    shown.close()
+
+
+def test_plain_lines_where_there_is_no_terminal(streams):
+    out, err = streams(terminal=False)
+    show()
+    assert err.getvalue() == f"step 4/12: {SAID}\n"
+    assert out.getvalue() == "step 8: accuracy 0.8750, loss 0.2500\n"
+
+
+def test_a_bar_on_a_terminal(streams):
+    out, err = streams(terminal=True)
+    show()
+    assert "\r" in err.getvalue() and SAID in err.getvalue()
+    assert out.getvalue() == "step 8: accuracy 0.8750, loss 0.2500\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_says_nothing(streams, terminal):
+    out, err = streams(terminal)
+    show(quiet=True)
+    assert out.getvalue() == err.getvalue() == ""

@@ -1,0 +1,245 @@
+"""Bit for bit Keras: every loss, weight, slot, statistic, scale and counter.
+
+The long proofs run `python -m mp_loop.compare --exact`, as a user would, on real
+data: 1,000 steps from a loss scale so high that dozens of them overflow.
+"""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import mp_loop
+from mp_loop import compare
+from mp_loop.cli import app
+from mp_loop.comparison import bitwise
+from mp_loop.run import experiment
+from mp_loop.step import keras_step
+from tests.step import train_step_test as helpers
+
+MODELS = ("mlp", "cnn", "resnet20", "vit_tiny")
+OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
+
+
+def cases():
+    """Every pair of model, optimizer, clipping and schedule; one a model in CI."""
+    for i, model in enumerate(MODELS):
+        for j, optimizer in enumerate(OPTIMIZERS):
+            clips, scheduled = (i ^ j) & 1, (i ^ j) >> 1
+            words = [f"--model={model}", f"--optimizer={optimizer}"]
+            words += ["--clip_norm=1"] * clips
+            words += ["--schedule=cosine", "--warmup_steps=20"] * scheduled
+            words += ["--learning_rate=0.02"] * (optimizer in ("sgd", "nesterov"))
+            words += ["--weight_decay=0.01"] * (optimizer in ("adamw", "nesterov"))
+            slow = [] if clips and scheduled else [pytest.mark.slow]
+            said = "clipped" * clips + " scheduled" * scheduled
+            yield pytest.param(
+                words, marks=slow, id=f"{model} {optimizer} {said}".strip()
+            )
+
+
+@pytest.mark.parametrize("words", list(cases()))
+def test_a_thousand_steps_are_those_of_keras(words):
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "mp_loop.compare", "--exact", *words),
+            *("--steps=1000", "--batch_size=2"),
+            *("--initial_scale=1e14", "--growth_interval=50"),
+        ],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    skipped = re.match(r"1000 steps, (\d+) of them skipped: loss", process.stdout)
+    assert int(skipped[1]) >= 20
+
+
+def dense(**arguments):
+    return [
+        keras.Input((8, 8, 1)),
+        keras.layers.Flatten(),
+        keras.layers.Dense(16, activation="relu", **arguments),
+        keras.layers.Dense(4),
+    ]
+
+
+def attention():
+    inputs = keras.Input((8, 8, 1))
+    rows = keras.layers.Dense(8)(keras.layers.Reshape((8, 8))(inputs))
+    seen = keras.layers.MultiHeadAttention(2, 4, dropout=0.2, seed=5)(rows, rows)
+    x = keras.layers.LayerNormalization()(rows + seen)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, keras.layers.Dense(4)(x))
+
+
+def shared():
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Dense(8, activation="softmax")(keras.layers.Flatten()(inputs))
+    body = keras.Sequential([keras.layers.Dense(8, activation="gelu")], name="body")
+    return keras.Model(inputs, keras.layers.Dense(4)(body(body(x))))
+
+
+def rows(*layers):
+    """Layers on rows of 8 numbers."""
+    inputs = [keras.Input((8, 8, 1)), keras.layers.Reshape((8, 8))]
+    return keras.Sequential([*inputs, *layers, keras.layers.Dense(4)])
+
+
+def embedding():
+    tokens = keras.layers.Lambda(lambda x: keras.ops.cast(x[:, :, 0] > 0, "int32"))
+    return rows(tokens, keras.layers.Embedding(3, 8), keras.layers.Flatten())
+
+
+ARCHITECTURES = {
+    "conv, batch norm, dropout": helpers.conv_model,
+    "regularized": lambda: keras.Sequential(dense(kernel_regularizer="l2")),
+    "activity regularized": lambda: keras.Sequential(dense(activity_regularizer="l2")),
+    "constrained": lambda: keras.Sequential(dense(kernel_constraint="non_neg")),
+    "attention with dropout": attention,
+    "shared, nested, softmax inside": shared,
+    "embedding with repeated rows": embedding,
+    "lstm, both ways": lambda: rows(keras.layers.Bidirectional(keras.layers.LSTM(8))),
+    "gru": lambda: rows(keras.layers.GRU(8)),
+    "time distributed": lambda: rows(
+        keras.layers.TimeDistributed(keras.layers.Dense(4)), keras.layers.Flatten()
+    ),
+    "pooling and group norm": lambda: keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.DepthwiseConv2D(3, depth_multiplier=4),
+            keras.layers.GroupNormalization(2),
+            keras.layers.AveragePooling2D(2),
+            keras.layers.SeparableConv2D(4, 2),
+            keras.layers.GlobalMaxPooling2D(),
+            keras.layers.Dense(4),
+        ]
+    ),
+}
+
+
+def both(make_model, precision="float16", keras_arithmetic=True, **arguments):
+    """Our step and Keras' on equal models, from a scale that overflows."""
+    scaling = precision == "float16"
+    constants = {"initial_scale": 2.0**30, "growth_interval": 8}
+    rule = mp_loop.NoLossScale()
+    if scaling:
+        rule = mp_loop.DynamicLossScale.preset("keras", **constants)
+    models = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        models.append(make_model())
+    ours = mp_loop.TrainStep(
+        models[0],
+        keras.optimizers.Adam(1e-2),
+        helpers.loss(),
+        precision,
+        rule,
+        keras_arithmetic=keras_arithmetic,
+        **arguments,
+    )
+    theirs = keras_step.KerasStep(
+        models[1],
+        keras.optimizers.Adam(1e-2),
+        helpers.loss(),
+        precision,
+        scaling=scaling,
+        **constants,
+    )
+    return ours, theirs
+
+
+def batches(count=40):
+    return (helpers.data(seed) for seed in range(count))
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_forty_steps_of_other_architectures(name, precision):
+    proof = bitwise.prove(*both(ARCHITECTURES[name], precision), batches(), 40)
+    assert proof.difference is None, proof
+    assert proof.steps == 40
+    assert (proof.skipped_steps > 4) == (precision == "float16")
+
+
+def test_the_default_arithmetic_is_told_apart_at_once():
+    proof = bitwise.prove(*both(attention, keras_arithmetic=False), batches(), 40)
+    assert proof.difference.step == 1
+    assert proof.difference.name == "loss"  # the softmax is float32
+    assert proof.steps == 1
+
+
+def flipped(variable, index):
+    """Flips the last bit of one element."""
+    values = np.array(variable.numpy())
+    values.view(np.int32)[index] ^= 1
+    variable.assign(values)
+
+
+@pytest.mark.parametrize(
+    ("choose", "index", "name"),
+    [
+        pytest.param(
+            lambda ours: ours.model.weights[-2].value, (3, 1), "dense", id="weight"
+        ),
+        pytest.param(
+            lambda ours: ours.model.weights[5].value, (2,), "moving_var", id="statistic"
+        ),
+        pytest.param(
+            lambda ours: ours.optimizer.variables[4].value, (1,), "adam", id="slot"
+        ),
+        pytest.param(
+            lambda ours: ours.state.loss_scale[0], (), "loss scale", id="scale"
+        ),
+    ],
+)
+def test_one_bit_is_found_and_named(choose, index, name):
+    ours, theirs = both(helpers.conv_model)
+    honest = ours._step
+
+    def tampered(*batch):
+        metrics = honest(*batch)
+        if int(ours.state.step) == 3:
+            flipped(choose(ours), index)
+        return metrics
+
+    ours._step = tampered
+    proof = bitwise.prove(ours, theirs, batches(), 40)
+    assert proof.difference.step == proof.steps == 3
+    assert name in proof.difference.name
+    assert proof.difference.index == index
+    assert proof.difference.count == 1
+    assert proof.difference.ours != proof.difference.theirs
+    said = f"Different since step 3: {proof.difference.name}"
+    assert said in str(proof) and "others" not in str(proof)
+
+
+def test_nan_equals_nan_but_zero_is_not_minus_zero():
+    nans = np.array([np.nan, 1.0], np.float32)
+    other = nans.copy()
+    other.view(np.int32)[0] ^= 1
+    assert np.isnan(other[0])
+    assert bitwise._same(nans, other).numpy().tolist() == [True, True]
+    assert not bitwise._same(np.float32(0.0), np.float32(-0.0))
+
+
+def test_the_command_fails_where_a_bit_differs(monkeypatch, capsys):
+    words = ["--exact", "--model=mlp", "--steps=3", "--batch_size=4"]
+    config, flag_values = app.parse(["compare", *words], compare.declare)
+    build = experiment.build
+
+    def tampered(config):
+        built = build(dataclasses.replace(config, deterministic=False))
+        if config.loop == "custom":
+            flipped(built.model.weights[0].value, (0, 0))
+        return built
+
+    monkeypatch.setattr(experiment, "build", tampered)
+    assert compare.run(config, flag_values) == 1
+    assert capsys.readouterr().out.startswith("1 steps, 0 of them skipped: Different")

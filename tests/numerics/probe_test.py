@@ -1,0 +1,375 @@
+"""Probes see what the step computes, and leave every bit where it was."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mp_loop
+from mp_loop.numerics import histogram, probe, probe_report
+from tests.step import train_step_test as helpers
+
+
+def logits_loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def nested_model():
+    keras.utils.set_random_seed(1)
+    block = keras.Sequential(
+        [
+            keras.Input((8, 8, 4)),
+            keras.layers.Conv2D(4, 3, padding="same", name="inner"),
+            keras.layers.BatchNormalization(name="norm"),
+        ],
+        name="block",
+    )
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, padding="same", name="first")(inputs)
+    shared = keras.layers.Conv2D(4, 1, name="shared")
+    x = shared(shared(x)) + block(x)
+    x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
+    x = keras.layers.Dropout(0.5, name="dropout")(x)
+    return keras.Model(inputs, keras.layers.Dense(4, name="logits")(x))
+
+
+def everything(step):
+    return helpers.bits(probe._variables(step))
+
+
+MODELS = {
+    "nested": lambda: helpers.make(model=nested_model()),
+    "float32": lambda: helpers.make("float32"),
+    "micro-batches": lambda: helpers.make(accumulate_steps=4),
+    "bfloat16": lambda: helpers.make("bfloat16"),
+    "clipped rmsprop": lambda: helpers.make(
+        optimizer=keras.optimizers.RMSprop(1e-3), clip_norm=0.1
+    ),
+    "keras arithmetic": lambda: helpers.make(keras_arithmetic=True),
+}
+
+
+SLOW = ("float32", "bfloat16", "clipped rmsprop", "keras arithmetic")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in MODELS
+    ],
+)
+def test_a_probe_leaves_every_bit(name):
+    step, twin = MODELS[name](), MODELS[name]()
+    inputs, labels = helpers.data()
+    for each in (step, twin):
+        each(inputs, labels)
+    look = probe.Probe(step)
+    before = everything(step)
+    poisoned = np.full_like(inputs, np.inf)
+    line = probe_report.line(look.look(inputs, labels))
+    probe_report.line(look.look(poisoned, labels, scale=2.0**20))
+    assert look.origin(inputs, labels)["finite"]
+    assert not look.origin(poisoned, labels)["finite"]
+    assert everything(step) == before
+    # And the next step is the one that would have been.
+    mine, other = step(inputs, labels), twin(inputs, labels)
+    for metric in mine:
+        assert mine[metric].numpy() == other[metric].numpy()
+    assert everything(step) == everything(twin)
+    assert (line["step"], line["grads_finite"]) == (1, True)
+    # Observers keep kernels apart that TensorFlow would fuse, and round once.
+    assert line["loss"] == pytest.approx(float(mine["loss"]), rel=1e-3)
+    assert all(layer["activations"]["inf"] == 0 for layer in line["layers"])
+
+
+def test_layers_are_named_in_order_of_execution():
+    step = helpers.make(model=nested_model())
+    look = probe.Probe(step)
+    line = probe_report.line(look.look(*helpers.data()))
+    found = [(layer["name"], layer["type"], layer["dtype"]) for layer in line["layers"]]
+    assert sorted(found[:5]) == sorted(
+        [
+            ("first", "Conv2D", "float16"),
+            ("shared", "Conv2D", "float16"),
+            ("shared#2", "Conv2D", "float16"),
+            ("block/inner", "Conv2D", "float16"),
+            ("block/norm", "BatchNorm", "float16"),
+        ]
+    )
+    assert found[5][1:] == ("Add", "float16")
+    assert found[6:] == [
+        ("mean", "GlobalAveragePooling2D", "float32"),
+        ("dropout", "Dropout", "float16"),
+        ("logits", "Dense", "float32"),
+    ]
+    assert [v["name"] for v in line["variables"]] == [
+        v.path for v in step.model.trainable_variables
+    ]
+
+
+def dense_model():
+    keras.utils.set_random_seed(2)
+    return keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(16, activation="relu", name="a"),
+            keras.layers.Dense(16, name="b"),
+            keras.layers.Dense(4, name="c"),
+        ]
+    )
+
+
+def test_counts_are_those_of_a_plain_float32_pass():
+    model = dense_model()
+    step = mp_loop.TrainStep(model, keras.optimizers.SGD(0.1), logits_loss())
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(32, 8)).astype(np.float32)
+    labels = generator.integers(0, 4, 32)
+    look = probe.Probe(step)
+    line = probe_report.line(look.look(inputs, labels, scale=2.0**3), share=0.1)
+
+    with tf.GradientTape() as tape:
+        a = model.layers[0](inputs)
+        b = model.layers[1](a)
+        c = model.layers[2](b)
+        loss = tf.reduce_mean(logits_loss()(labels, c))
+    masters = [v.value for v in model.trainable_variables]
+    grads = tape.gradient(loss, [a, b, c, *masters])
+    kind = histogram.FLOAT16
+    seen = [layer["activation_grads"] for layer in line["layers"]]
+    seen += [variable["grads"] for variable in line["variables"]]
+    for entry, grad in zip(seen, grads, strict=True):
+        these = histogram.Numbers(histogram.histogram(grad).numpy())
+        assert entry["count"] == these.count
+        assert entry["zero"] * these.count == pytest.approx(these.zeros)
+        assert entry["max"] == pytest.approx(np.abs(grad).max(), rel=1e-5)
+        for name, expected in (
+            ("underflow_unscaled", these.underflows(kind)),
+            ("underflow", these.underflows(kind, 3)),
+            ("subnormal", these.subnormals(kind, 3)),
+            ("overflow", these.overflows(kind, 3)),
+        ):
+            assert entry[name] * these.nonzero == pytest.approx(expected, abs=1)
+        assert sum(entry["histogram"]) == these.nonzero
+        assert entry["first"] == min(these.exponents)
+        room = histogram.headroom(float(np.abs(grad).max()), kind, 8.0)
+        assert entry["headroom"] == pytest.approx(room, abs=1e-4)
+        assert (entry["scale_from"], entry["scale_to"]) == these.scales(kind, 0.1)
+    for layer, tensor in zip(line["layers"], (a, b, c), strict=True):
+        assert layer["activations"]["max"] == pytest.approx(np.abs(tensor).max())
+        assert "scale_to" not in layer["activations"]
+    # What is kept in 16 bits: the outputs of a and b, and the kernels of a, b, c
+    # (the last layer is a float32 island).
+    assert [layer["dtype"] for layer in line["layers"]] == ["float16"] * 2 + ["float32"]
+    narrow = [seen[i] for i in (0, 1, 3, 5)]
+    assert line["loss_scales"] == [
+        max(entry["scale_from"] for entry in narrow),
+        min(entry["scale_to"] for entry in narrow),
+    ]
+
+
+def test_what_is_predicted_to_vanish_vanishes():
+    """The predicted zeros of float16 against those of the 16-bit pass."""
+    step = mp_loop.TrainStep(dense_model(), keras.optimizers.SGD(0.1), logits_loss())
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(256, 8)).astype(np.float32)
+    look = probe.Probe(step)
+    sight = look.look(inputs, generator.integers(0, 4, 256), scale=2.0**-14)
+    layers = probe_report.line(sight)["layers"]
+    for layer in layers[:2]:
+        entry = layer["activation_grads"]
+        predicted = entry["zero"] + entry["underflow"] * (1 - entry["zero"])
+        assert predicted > 0.2
+        assert entry["zero_16"] == pytest.approx(predicted, abs=0.02)
+        assert entry["underflow_unscaled"] < 0.01
+
+
+def test_updates_are_measured_against_their_weights():
+    rate = 2.0**-16
+    step = mp_loop.TrainStep(dense_model(), keras.optimizers.Adam(rate), logits_loss())
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(32, 8)).astype(np.float32)
+    labels = generator.integers(0, 4, 32)
+    look = probe.Probe(step)
+    line = probe_report.line(look.look(inputs, labels))
+    before = [np.array(v) for v in step.master_weights]
+    step(inputs, labels)
+    for variable, old, new in zip(
+        line["variables"], before, step.master_weights, strict=True
+    ):
+        updates = variable["updates"]
+        changed, below, unseen = histogram.lost_updates(old, new, tf.float16).numpy()
+        assert updates["changed"] == pytest.approx(changed / old.size)
+        assert updates["below"] == pytest.approx(below / max(changed, 1))
+        assert updates["unseen"] == pytest.approx(unseen / max(changed, 1))
+        if variable["name"].endswith("kernel"):
+            assert updates["unseen"] > 0.9 and updates["below"] > 0.9
+            ratio = np.linalg.norm(new - old) / np.linalg.norm(old)
+            assert updates["ratio"] == pytest.approx(ratio, rel=1e-3)
+        else:  # A bias starts at 0, where any update is seen.
+            assert updates["unseen"] == 0 and updates["ratio"] is None
+
+
+def chain(*layers, head=None):
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [keras.Input((8,)), *layers, head or keras.layers.Dense(4, name="logits")]
+    )
+
+
+def constant(units, value, name, **arguments):
+    initializer = keras.initializers.Constant(value)
+    return keras.layers.Dense(
+        units, kernel_initializer=initializer, name=name, **arguments
+    )
+
+
+def batch(value=1.0):
+    return np.full((4, 8), value, np.float32), np.array([0, 1, 2, 3])
+
+
+def squared(labels, outputs):
+    return tf.square(outputs[:, :1])
+
+
+# model, batch, scale, loss, (pass, layer, values, kind)
+ORIGINS = {
+    "a batch with a nan": (
+        lambda: chain(keras.layers.Dense(8, name="a")),
+        (np.array([[np.nan] * 8] * 4, np.float32), np.arange(4)),
+        1.0,
+        None,
+        ("input", None, "numbers of the batch", "NaN"),
+    ),
+    "a batch too large for float16": (
+        lambda: chain(keras.layers.Dense(8, name="a")),
+        batch(1e5),
+        1.0,
+        None,
+        ("forward", "a", "float16 inputs", "infinite"),
+    ),
+    "a weight too large for float16": (
+        lambda: chain(constant(8, 7e4, "a")),
+        batch(1e-3),
+        1.0,
+        None,
+        ("weights", None, "float16 weights", "infinite"),
+    ),
+    "the second layer explodes": (
+        lambda: chain(constant(8, 100.0, "a"), constant(8, 100.0, "b")),
+        batch(),
+        1.0,
+        None,
+        ("forward", "b", "activations", "infinite"),
+    ),
+    "an island's output does not fit the next layer": (
+        lambda: chain(
+            constant(8, 100.0, "a"),
+            keras.layers.Rescaling(1e4, name="island"),
+            constant(8, 1e-6, "b"),
+        ),
+        batch(),
+        1.0,
+        None,
+        ("forward", "b", "float16 inputs", "infinite"),
+    ),
+    "infinity less infinity": (
+        lambda: chain(keras.layers.Lambda(lambda x: x / x - x / x / 0.0, name="z")),
+        batch(0.0),
+        1.0,
+        None,
+        ("forward", "z", "activations", "NaN"),
+    ),
+    "only the loss": (
+        lambda: chain(keras.layers.Dense(8, name="a")),
+        batch(),
+        1.0,
+        lambda labels, outputs: outputs[:, :1] * 0.0 + np.inf,
+        ("loss", None, "the loss", "infinite"),
+    ),
+    "the scale is too large": (
+        lambda: chain(keras.layers.Dense(8, name="a"), keras.layers.ReLU(name="r")),
+        batch(),
+        2.0**30,
+        None,
+        ("backward", "r", "activation gradients", "infinite"),
+    ),
+    "the scale is too large, behind a mask of minus infinity": (
+        lambda: chain(
+            keras.layers.Dense(8, name="a"),
+            keras.layers.Lambda(
+                lambda x: tf.concat([x, tf.fill([4, 1], -np.inf)], 1), name="mask"
+            ),
+            keras.layers.Softmax(name="softmax"),
+        ),
+        batch(),
+        2.0**30,
+        None,
+        ("backward", "a", "activation gradients", "infinite"),
+    ),
+    "a sum over the batch": (
+        lambda: chain(constant(8, 0.1, "a"), head=constant(4, 1.0, "logits")),
+        (np.full((4, 8), 1e3, np.float32), np.zeros(4, np.int64)),
+        8.0,
+        squared,
+        ("backward", "a", "gradients", "infinite"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORIGINS)
+def test_where_an_overflow_begins(name):
+    model, (inputs, labels), scale, loss, expected = ORIGINS[name]
+    step = mp_loop.TrainStep(model(), keras.optimizers.SGD(1e-3), loss or logits_loss())
+    origin = probe.Probe(step).origin(inputs, labels, scale=scale)
+    found = tuple(origin[key] for key in ("pass", "layer", "values", "kind"))
+    assert found == expected
+    assert origin["loss_scale"] == scale
+    assert 1 <= origin["count"] <= origin["of"]
+    said = origin["text"]
+    assert said.startswith(f"{expected[0]}: ") and expected[3] in said
+    if expected[0] == "backward":
+        assert origin["variables"]
+        # The largest scale that fits is found by trying.
+        fits = origin["largest_scale"]
+        look = probe.Probe(step)
+        assert look.origin(inputs, labels, scale=fits)["finite"]
+        assert not look.origin(inputs, labels, scale=2 * fits)["finite"]
+        assert f"none at 2^{np.log2(fits):.0f}" in said
+
+
+def test_nothing_overflows():
+    step = helpers.make()
+    origin = probe.Probe(step).origin(*helpers.data())
+    assert origin == {
+        "finite": True,
+        "loss_scale": 2.0**15,
+        "variables": {},
+        "text": "nothing overflows at the loss scale 2^15",
+    }
+
+
+def test_a_twin_of_the_users_own_is_seen_by_its_own_layers():
+    class Own(keras.Model):
+        def __init__(self, dtype):
+            super().__init__()
+            self.a = keras.layers.Dense(8, dtype=dtype, name="a")
+            self.rnn = keras.layers.SimpleRNN(4, dtype="float32", name="rnn")
+            self.b = keras.layers.Dense(4, dtype="float32", name="b")
+
+        def call(self, x):
+            return self.b(self.rnn(self.a(x)))
+
+    keras.utils.set_random_seed(0)
+    model, twin = Own("float32"), Own("float16")
+    inputs = np.ones((4, 3, 8), np.float32)
+    model(inputs), twin(inputs)
+    step = mp_loop.TrainStep(model, keras.optimizers.SGD(0.1), logits_loss(), twin=twin)
+    look = probe.Probe(step)
+    line = probe_report.line(look.look(inputs, np.array([0, 1, 2, 3])))
+    assert [layer["name"] for layer in line["layers"]] == ["a", "rnn", "b"]
+    assert [layer["dtype"] for layer in line["layers"]] == [
+        "float16", "float32", "float32",
+    ]  # fmt: skip
+    assert line["precision"] == "float16"

@@ -1,0 +1,247 @@
+"""The 16-bit layers against float64 and against Keras, at sizes that matter."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mp_loop
+from mp_loop.hardware import devices, processor
+from mp_loop.precision import layers
+
+HALVES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
+EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+ROWS = 131_072
+
+
+def rounded(values, dtype):
+    """Values that the dtype holds exactly, as float64."""
+    return np.asarray(tf.cast(tf.cast(values, HALVES[dtype]), tf.float64))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_bias_gradient_over_many_rows(dtype):
+    generator = np.random.default_rng(0)
+    dy = rounded(generator.normal(0.05, 1.0, (ROWS, 3)), dtype)
+    x, bias = tf.zeros((ROWS, 3), HALVES[dtype]), tf.zeros(3)
+    with tf.GradientTape() as tape:
+        tape.watch(bias)
+        y = layers.add_bias(x, bias)
+    gradient = tape.gradient(y, bias, tf.cast(dy, HALVES[dtype]))
+    assert y.dtype == HALVES[dtype] and gradient.dtype == tf.float32
+    # A float32 sum in some order: far below one unit of 16 bits.
+    np.testing.assert_allclose(gradient, dy.sum(0), rtol=1e-4)
+    if dtype == "bfloat16":  # what it replaces loses most of it
+        plain = tf.raw_ops.BiasAddGrad(out_backprop=tf.cast(dy, tf.bfloat16))
+        error = np.abs(np.asarray(plain, np.float64) - dy.sum(0)) / dy.sum(0)
+        assert error.max() > 0.3
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (3, 1), (1, 1, 4), ()], ids=str)
+def test_a_bias_broadcasts_as_addition_does(shape):
+    generator = np.random.default_rng(0)
+    x = tf.constant(generator.normal(size=(2, 3, 4)), tf.float32)
+    bias = tf.constant(generator.normal(size=shape), tf.float32)
+    results = []
+    for add in (layers.add_bias, tf.add):
+        with tf.GradientTape() as tape:
+            tape.watch([x, bias])
+            y = add(x, bias)
+            loss = tf.reduce_sum(y * y)
+        results.append([y, *tape.gradient(loss, [x, bias])])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+PRODUCTS = {
+    "dense": lambda: (keras.layers.Dense(6, activation="tanh"), (8, 5)),
+    "dense of rows": lambda: (keras.layers.Dense(6), (8, 4, 5)),
+    "conv2d": lambda: (keras.layers.Conv2D(6, 3, padding="same"), (4, 7, 7, 3)),
+    "conv2d strided": lambda: (keras.layers.Conv2D(6, 3, strides=2), (4, 7, 7, 3)),
+    "conv2d 1x1": lambda: (keras.layers.Conv2D(6, 1), (4, 7, 5, 3)),
+    "conv2d 1x1 strided": lambda: (keras.layers.Conv2D(6, 1, strides=2), (4, 7, 5, 3)),
+    "conv3d": lambda: (keras.layers.Conv3D(2, 2), (2, 4, 4, 4, 2)),
+    "depthwise": lambda: (keras.layers.DepthwiseConv2D(3), (4, 7, 7, 3)),
+    "depthwise strided": lambda: (
+        keras.layers.DepthwiseConv2D(3, strides=2),
+        (4, 7, 7, 3),
+    ),
+    "depthwise strided, padded": lambda: (
+        keras.layers.DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2),
+        (4, 8, 7, 3),
+    ),
+    "depthwise strided, plain": lambda: (
+        keras.layers.DepthwiseConv2D(3, strides=2, padding="same"),
+        (4, 8, 7, 3),
+    ),
+    "einsum": lambda: (
+        keras.layers.EinsumDense("abc,cde->abde", (4, 2, 3), bias_axes="de"),
+        (8, 4, 5),
+    ),
+}
+
+
+CONVOLUTIONS = ("conv2d", "conv2d strided", "conv3d")
+
+
+def has_units(dtype):
+    """Tells whether this machine multiplies a type and adds in float32."""
+    if dtype == "float16" and "avx512_fp16" in (processor.instructions() or ()):
+        return True
+    return not devices.multiplies_slowly(dtype)
+
+
+@pytest.mark.parametrize("policy", ["plain", "float32 products"])
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_products_values_and_gradients(name, dtype, policy):
+    if policy == "plain" and name in CONVOLUTIONS and not has_units(dtype):
+        pytest.skip("such a convolution adds in 16 bits, and is not used here")
+    keras.utils.set_random_seed(0)
+    layer, shape = PRODUCTS[name]()
+    layer.build(shape)
+    layer.bias.assign(np.random.default_rng(2).normal(size=tuple(layer.bias.shape)))
+    policies = {"plain": keras.DTypePolicy, "float32 products": layers.Float32Products}
+    twin = layers.with_float32_bias(layer, policies[policy](dtype))
+    twin.build(shape)
+    kernel = rounded(layer.kernel, dtype)
+    twin.kernel.assign(kernel)
+    layer.kernel.assign(kernel)
+    x = tf.constant(rounded(np.random.default_rng(0).normal(size=shape), dtype))
+    dy = None
+    results = []
+    for one, kind in ((layer, tf.float32), (twin, HALVES[dtype])):
+        inputs = tf.cast(x, kind)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = one(inputs)
+        if dy is None:
+            dy = rounded(np.random.default_rng(1).normal(size=y.shape), dtype)
+        sources = [inputs, one.kernel.value, layer.bias.value]
+        results.append([y, *tape.gradient(y, sources, tf.cast(dy, kind))])
+    assert results[1][0].dtype == results[1][2].dtype == HALVES[dtype]
+    assert results[1][3].dtype == tf.float32
+    for exact, ours in zip(*results, strict=True):
+        # The product and the sum with the bias are each rounded once.
+        bound = 3 * EPSILON[dtype] * np.abs(exact).max()
+        np.testing.assert_allclose(np.asarray(ours, np.float32), exact, atol=bound)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_the_gradient_through_strides_is_exact(stride, padding):
+    """Sums of a few small integers, at every remainder of size and kernel."""
+    generator = np.random.default_rng(0)
+
+    def integers(shape):
+        return tf.constant(generator.integers(-8, 9, shape), tf.float32)
+
+    for height, width, length in itertools.product(range(5, 10), (6, 9), (1, 2, 3, 5)):
+        x, kernel = integers((2, height, width, 3)), integers((length, 3, 3, 1))
+        strides = [1, stride, stride, 1]
+        y = tf.nn.depthwise_conv2d(x, kernel, strides, padding)
+        dy = integers(y.shape)
+        exact = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
+            input_sizes=x.shape,
+            filter=kernel,
+            out_backprop=dy,
+            strides=strides,
+            padding=padding,
+        )
+        ours = layers._through_strides(dy, kernel, stride, padding, x.shape)
+        np.testing.assert_array_equal(ours, exact)
+
+
+def test_float32_products_overflow_where_tensor_cores_would():
+    layer = keras.layers.Dense(1, kernel_initializer="ones", use_bias=False)
+    layer.build((1, 4))
+    twin = layers.with_float32_bias(layer, layers.Float32Products("float16"))
+    twin.build((1, 4))
+    twin.kernel.assign(np.ones((4, 1)))
+    # 2^15 + 2^15 - 2^15 - 2^15: the partial sums do not fit, the result does.
+    x = tf.constant([[32768.0, 32768.0, -32768.0, -32768.0]], tf.float16)
+    assert float(twin(x)[0, 0]) == 0.0
+    assert np.isinf(float(twin(tf.abs(x))[0, 0]))
+
+
+def test_an_operation_runs_in_float32():
+    tensor = keras.ops.mean(keras.KerasTensor((8, 2)), axis=0)
+    mean = layers.InFloat32(tensor._keras_history.operation)
+    x = tf.fill((4096,), tf.constant(60.0, tf.float16))
+    assert mean(x).dtype == tf.float32 and float(mean(x)) == 60.0
+    symbolic = mean(keras.KerasTensor((8, 2), "float16"))
+    assert (symbolic.shape, symbolic.dtype) == ((2,), "float32")
+
+
+def gradients(function, sources, dy):
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        y = function()
+    return [y, *tape.gradient(y, sources, tf.cast(dy, y.dtype))]
+
+
+FUSED = {function.__name__: function for function in layers._FUSED}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", FUSED)
+def test_a_fused_activation_rounds_once(name, dtype):
+    function = FUSED[name]
+    x = tf.constant(rounded(np.linspace(-9.0, 9.0, 4000), dtype), HALVES[dtype])
+    dy = rounded(np.random.default_rng(0).normal(size=4000), dtype)
+    wide = tf.cast(x, tf.float64)
+    exact = gradients(lambda: function(wide), [wide], dy)
+    ours = gradients(lambda: layers.fused(function)(x), [x], dy)
+    worst = []
+    for one, other in zip(exact, ours, strict=True):
+        assert other.dtype == HALVES[dtype]
+        one, other = np.asarray(one), np.asarray(other, np.float64)
+        # Half a unit in the last place, and what float32 loses near zero.
+        bound = EPSILON[dtype] * np.abs(one) + 4e-6
+        assert np.all(np.abs(other - one) <= bound * 1.01)
+        worst.append(np.abs(other - one).max())
+    plain = gradients(lambda: function(x), [x], dy)
+    theirs = [
+        np.abs(np.asarray(other, np.float64) - np.asarray(one)).max()
+        for one, other in zip(exact, plain, strict=True)
+    ]
+    assert np.all(np.array(worst) <= np.array(theirs) * 1.01)
+
+
+def test_other_activations_are_left_alone():
+    for function in (keras.activations.relu, keras.activations.softmax, tf.abs):
+        assert layers.fused(function) is function
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_cheap_convolution_is_computed_again_to_the_same_bits(monkeypatch, dtype):
+    def step():
+        keras.utils.set_random_seed(0)
+        inputs = x = keras.Input((8, 8, 3))
+        for _ in range(2):
+            x = keras.layers.Conv2D(8, 3, use_bias=False)(x)
+            x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+        outputs = keras.layers.Dense(4)(keras.layers.Flatten()(x))
+        return mp_loop.TrainStep(
+            keras.Model(inputs, outputs),
+            keras.optimizers.SGD(0.1),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            dtype,
+        )
+
+    monkeypatch.setattr(devices, "multiplies_slowly", lambda dtype: False)
+    kept, again = [], []
+    for terms, results in ((0, kept), (10**6, again)):
+        monkeypatch.setattr(layers, "CHEAP_TERMS", terms)
+        one = step()
+        x = tf.random.stateless_normal((16, 8, 8, 3), (0, 1))
+        y = tf.range(16) % 4
+        results.append(one(x, y)["grad_norm"])
+        results += [v.numpy() for v in one.state.master_weights]
+        graph = one._step.get_concrete_function(x, y, None).graph
+        results.append(sum(op.type == "Conv2D" for op in graph.get_operations()))
+    assert again.pop() > kept.pop() == 2
+    for mine, theirs in zip(kept, again, strict=True):
+        np.testing.assert_array_equal(theirs, mine)

@@ -1,0 +1,188 @@
+"""Normalization in 16 bits against Keras' in float32."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mp_loop.precision import layers, norms
+from tests.precision.layers_test import EPSILON, HALVES, ROWS, gradients, rounded
+
+BATCH_NORMS = {
+    "images": {},
+    "rows": {"shape": (64, 8)},
+    "sequences": {"shape": (8, 10, 8)},
+    "volumes": {"shape": (2, 3, 3, 3, 8)},
+    "no scale": {"scale": False},
+    "no center": {"center": False},
+    "other constants": {"momentum": 0.7, "epsilon": 0.1},
+    "one row": {"shape": (1, 8)},
+    "frozen": {"trainable": False},
+}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        keras.DTypePolicy("bfloat16"),
+        layers.Float32Products("float16"),
+        layers.Float32Products("bfloat16"),
+    ],
+    ids=["bfloat16", "wide float16", "wide bfloat16"],
+)
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_batch_norm_is_that_of_keras(name, policy, training):
+    arguments = dict(BATCH_NORMS[name])
+    shape = arguments.pop("shape", (6, 5, 5, 8))
+    generator = np.random.default_rng(0)
+    start = [generator.uniform(0.5, 2.0, 8) for _ in range(4)]
+    dtype = policy.variable_dtype
+    x = tf.constant(rounded(generator.normal(3.0, 2.0, shape), dtype))
+    dy = rounded(generator.normal(size=shape), dtype)
+    results = []
+    for convert in (False, True):
+        layer = keras.layers.BatchNormalization(**arguments)
+        layer.build(shape)
+        assert norms.can_fuse(layer)
+        for variable, value in zip(layer.weights, start, strict=False):
+            variable.assign(value)
+        one = norms.batch_norm(layer, policy) if convert else layer
+        inputs = tf.cast(x, HALVES[dtype] if convert else tf.float32)
+        variables = [v.value for v in layer.trainable_variables]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = one(inputs, training=training)
+        grads = tape.gradient(y, [inputs, *variables], tf.cast(dy, y.dtype))
+        moving = [layer.moving_mean, layer.moving_variance]
+        results.append([y, *grads, *(np.array(v) for v in moving)])
+        if convert:
+            assert [id(v) for v in one.weights] == [id(v) for v in layer.weights]
+            assert y.dtype == HALVES[dtype]
+    for exact, ours in zip(*results, strict=True):
+        scale = max(np.abs(exact).max(), 1.0)
+        # 16-bit tensors are rounded once or twice, sums are of float32.
+        half = getattr(ours, "dtype", None) == HALVES[dtype]
+        bound = (4 * EPSILON[dtype] if half else 2e-4) * scale
+        np.testing.assert_allclose(np.asarray(ours, np.float32), exact, atol=bound)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"axis": 1}, {"synchronized": True}], ids=["axis", "synchronized"]
+)
+def test_a_batch_norm_that_the_kernel_lacks_stays(arguments):
+    layer = keras.layers.BatchNormalization(**arguments)
+    layer.build((4, 5, 5, 8))
+    assert not norms.can_fuse(layer)
+
+
+LAYER_NORMS = {
+    "rows": ({}, (64, 24)),
+    "sequences": ({"epsilon": 1e-6}, (8, 10, 24)),
+    "images": ({"axis": 3}, (4, 5, 5, 24)),
+    "no scale": ({"scale": False}, (64, 24)),
+    "no center": ({"center": False}, (64, 24)),
+}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", LAYER_NORMS)
+def test_layer_norm_is_that_of_keras(name, dtype):
+    arguments, shape = LAYER_NORMS[name]
+    layer = keras.layers.LayerNormalization(**arguments)
+    layer.build(shape)
+    generator = np.random.default_rng(0)
+    for variable in layer.weights:
+        variable.assign(generator.normal(size=tuple(variable.shape)))
+    assert norms.can_fuse_layer_norm(layer)
+    twin = norms.layer_norm(layer, keras.DTypePolicy(dtype))
+    # A mean far from 0 needs the mean to be taken off before squaring.
+    x = tf.constant(rounded(generator.normal(50.0, 1.0, shape), dtype), HALVES[dtype])
+    dy = rounded(generator.normal(size=shape), dtype)
+    wide = tf.cast(x, tf.float32)
+    variables = [variable.value for variable in layer.weights]
+    exact = gradients(lambda: layer(wide), [wide, *variables], dy)
+    ours = gradients(lambda: twin(x), [x, *variables], dy)
+    assert ours[0].dtype == ours[1].dtype == HALVES[dtype]
+    assert all(gradient.dtype == tf.float32 for gradient in ours[2:])
+    for one, other in zip(exact, ours, strict=True):
+        bound = EPSILON[dtype] * np.abs(one).max()  # rounded once
+        np.testing.assert_allclose(np.asarray(other, np.float32), one, atol=bound)
+
+
+def test_layer_norm_of_many_rows_sums_in_float32():
+    layer = keras.layers.LayerNormalization()
+    layer.build((ROWS, 4))
+    twin = norms.layer_norm(layer, keras.DTypePolicy("float16"))
+    x = tf.random.stateless_normal((ROWS, 4), (0, 0), dtype=tf.float16)
+    beta = layer.beta.value
+    _, gradient = gradients(lambda: twin(x), [beta], tf.ones((ROWS, 4), tf.float16))
+    np.testing.assert_allclose(gradient, np.full(4, ROWS), rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:You passed `rms_scaling=True`")
+@pytest.mark.parametrize(
+    "arguments", [{"axis": 1}, {"axis": [1, 2]}, {"rms_scaling": True}], ids=str
+)
+def test_other_layer_norms_stay(arguments):
+    layer = keras.layers.LayerNormalization(**arguments)
+    layer.build((4, 5, 6))
+    assert not norms.can_fuse_layer_norm(layer)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.layers.ReLU(),
+        lambda: keras.layers.ReLU(6.0),
+        lambda: keras.layers.Activation("relu"),
+        lambda: keras.layers.Activation("relu6"),
+    ],
+    ids=["ReLU", "ReLU6", "relu", "relu6"],
+)
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
+def test_frozen_batch_norm_and_relu_round_once(make, dtype, trained):
+    """Scale and offset are trained where the user calls the layer in inference."""
+    generator = np.random.default_rng(0)
+    layer, shape = keras.layers.BatchNormalization(), (4, 6, 6, 8)
+    layer.build(shape)
+    for variable in layer.weights:
+        variable.assign(generator.uniform(0.5, 2.0, 8))
+    layer.trainable = trained
+    relu, policy = make(), keras.DTypePolicy(dtype)
+    x = tf.constant(rounded(generator.normal(3.0, 4.0, shape), dtype))
+    dy = rounded(generator.normal(size=shape), dtype)
+    twins = norms.batch_norm(layer, policy), norms.relu(relu, policy)
+    assert layer.trainable is trained and twins[1].name == relu.name
+    results = []
+    for (one, other), kind in (((layer, relu), tf.float32), (twins, HALVES[dtype])):
+        inputs = tf.cast(x, kind)
+        variables = [v.value for v in layer.trainable_variables]
+        results.append(
+            gradients(
+                lambda one=one, other=other, x=inputs: other(one(x, training=False)),
+                [inputs, *variables],
+                dy,
+            )
+        )
+    for exact, ours in zip(*results, strict=True):
+        bound = 1.01 * EPSILON[dtype] * np.abs(exact) + 4e-6
+        near = np.abs(np.asarray(ours, np.float32) - exact) <= bound
+        # A sum over the batch: what is on the edge of the bounds may go either way.
+        assert near.mean() > 0.995 if exact.shape == shape else near.sum() >= 7
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.ReLU(5.0),
+        keras.layers.ReLU(6.0, negative_slope=0.1),
+        keras.layers.ReLU(threshold=1.0),
+        keras.layers.Activation("gelu"),
+        keras.layers.LeakyReLU(),
+    ],
+    ids=lambda layer: str(layer.get_config())[:40],
+)
+def test_other_relus_stay(layer):
+    assert norms.relu(layer, keras.DTypePolicy("bfloat16")) is None

@@ -1,0 +1,97 @@
+"""What a Transformer is made of in 16 bits: attention and dropout.
+
+The layers of keras_hub are tested in hub_test.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mp_loop
+from mp_loop.precision import transformer
+
+
+def test_attention_softmax_is_of_float32():
+    layer = keras.layers.MultiHeadAttention(1, 1, use_bias=False, dropout=0.1)
+    query, value = np.array([[[1.0]]]), np.array([[[1.0], [2.0]]])
+    layer(query, value)
+    for variable in layer.trainable_variables:
+        variable.assign(tf.ones_like(variable))
+    twin = transformer.attention(layer, keras.DTypePolicy("float16"))
+    twin.build((1, 1, 1), (1, 2, 1))
+    for variable in twin.trainable_variables:
+        variable.assign(tf.ones_like(variable))
+    exact = layer(query, value, return_attention_scores=True)
+    ours = twin(query, value, return_attention_scores=True)
+    assert ours[0].dtype == tf.float16 and ours[1].dtype == tf.float32
+    np.testing.assert_allclose(ours[1], exact[1], rtol=1e-6)
+    assert float(tf.reduce_sum(ours[1])) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.3, 0.5, 0.9])
+def test_dropout_of_few_bits_keeps_the_mean(rate, dtype):
+    layer = keras.layers.Dropout(rate, seed=1)
+    twin = transformer.dropout(layer, keras.DTypePolicy(dtype), few_bits=True)
+    x = tf.ones((1000, 999), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = twin(x, training=True)
+    assert y.dtype == dtype and y.shape == x.shape
+    values = np.asarray(tf.cast(y, tf.float32), np.float64)
+    # 4 standard deviations of the mean of a million.
+    np.testing.assert_allclose(values.mean(), 1, atol=4e-3 * (rate / (1 - rate)) ** 0.5)
+    np.testing.assert_allclose((values == 0).mean(), rate, atol=0.005)
+    grad = np.asarray(tf.cast(tape.gradient(y, x), tf.float32))
+    np.testing.assert_array_equal(grad, values)
+    assert abs(np.corrcoef(values[:, :-1].ravel(), values[:, 1:].ravel())[0, 1]) < 0.01
+    assert (np.asarray(twin(x, training=True)) != np.asarray(y)).any()
+    assert (np.asarray(twin(x)) == np.asarray(x)).all()
+
+
+L = keras.layers
+DROPOUTS = {
+    "numbers": lambda: L.Dropout(0.1, seed=1),
+    "nearly all": lambda: L.Dropout(0.999, seed=1),
+    "rows": lambda: L.Dropout(0.3, noise_shape=(None, 1, 1, 1), seed=1),
+    "channels": lambda: L.SpatialDropout2D(0.3, seed=1),
+    "nothing": lambda: L.Dropout(0.0, seed=1),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "name, few_bits",
+    [(name, False) for name in DROPOUTS]
+    + [(name, True) for name in DROPOUTS if name != "numbers"],
+)
+def test_dropout_drops_what_float32_does(name, dtype, few_bits):
+    """The same numbers, call after call, multiplied in float32."""
+    layer = DROPOUTS[name]()
+    twin = transformer.dropout(layer, keras.DTypePolicy(dtype), few_bits)
+    x = tf.cast(tf.random.stateless_normal((16, 9, 9, 8), [1, 2]), dtype)
+    wide = tf.cast(x, tf.float32)
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            tape.watch([x, wide])
+            y, exact = twin(x, training=True), layer(wide, training=True)
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, tf.cast(exact, dtype))
+        ours, theirs = tape.gradient([y, exact], [x, wide])
+        np.testing.assert_array_equal(ours, tf.cast(theirs, dtype))
+    assert twin(x).dtype == dtype
+    np.testing.assert_array_equal(twin(x), x)
+
+
+def test_attention_drops_what_float32_does():
+    inputs = keras.Input((6, 16))
+    layer = keras.layers.MultiHeadAttention(2, 8, dropout=0.4, seed=7)
+    outputs = L.Dense(1)(layer(inputs, inputs))  # the last layer stays float32
+    model = keras.Model(inputs, outputs)
+    twin = mp_loop.half_precision_twin(model, "float16")
+    x = np.random.default_rng(0).normal(size=(4, 6, 16)).astype(np.float32)
+    for _ in range(2):
+        exact, ours = model(x, training=True), twin(x, training=True)
+        np.testing.assert_allclose(ours, exact, atol=0.02)
+    assert np.abs(np.asarray(model(x)) - np.asarray(exact)).max() > 0.1

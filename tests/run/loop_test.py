@@ -1,0 +1,195 @@
+"""The outer loop: what is due when, giving up, stopping, resuming."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mp_loop
+from mp_loop.run import checkpointing, loop, record
+from tests.step import train_step_test as helpers
+
+counts = st.integers(1, 30)
+
+
+@given(
+    total=counts,
+    epoch=counts,
+    call=counts,
+    log=counts,
+    evaluate=st.integers(0, 30),
+    save=st.integers(0, 30),
+)
+def test_no_call_runs_over_a_boundary(total, epoch, call, log, evaluate, save):
+    plan = loop.Plan(total, epoch, 1, call, log, evaluate, save)
+    position, seen = 0, []
+    while position < total:
+        count = plan.steps_until_due(position)
+        assert 1 <= count <= call
+        position += count
+        seen.append(position)
+    assert position == total
+    for every in (epoch, log, evaluate or epoch, save or epoch):
+        due = [*range(every, total + 1, every)]
+        assert set(due) <= set(seen)
+        assert [p for p in seen if plan.is_due(p, every)] == sorted({*due, total})
+
+
+def batches(epoch, start, poison=()):
+    def generate():
+        for i in range(start, 4):
+            inputs, labels = helpers.data(seed=10 * epoch + i)
+            if 4 * epoch + i in poison:
+                inputs = np.full_like(inputs, np.nan)
+            yield inputs, labels
+
+    signature = (
+        tf.TensorSpec((helpers.BATCH, 8, 8, 1)),
+        tf.TensorSpec((helpers.BATCH,), tf.int64),
+    )
+    return tf.data.Dataset.from_generator(generate, output_signature=signature)
+
+
+class Session:
+    """One training in a folder, to be run in pieces."""
+
+    def __init__(
+        self,
+        folder,
+        resume=False,
+        total=10,
+        poison=(),
+        stop_at=None,
+        on_stuck="raise",
+        **rule,
+    ):
+        keras.utils.clear_session(free_memory=False)  # names start anew
+        self.step = helpers.make(loss_scale=mp_loop.DynamicLossScale(**rule))
+        self.plan = loop.Plan(
+            total,
+            4,
+            helpers.BATCH,
+            steps_per_call=3,
+            log_every=2,
+            checkpoint_every=3,
+            diverged_after=6,
+            on_stuck=on_stuck,
+        )
+        self.checkpoints = checkpointing.Checkpoints(
+            folder / "checkpoints", self.step.state, 2
+        )
+        if resume:
+            done = self.checkpoints.restore()
+            self.run = record.Run.reopen(str(folder), "", done)
+        else:
+            self.run = record.Run.create(str(folder), "")
+        self.lines = []
+        self.poison = poison
+        self.stop_at = stop_at
+
+    def __call__(self):
+        evaluate = mp_loop.EvalStep(
+            self.step.model, helpers.loss(), "sparse_categorical_accuracy"
+        )
+        try:
+            return loop.train(
+                self.step,
+                lambda epoch, start: batches(epoch, start, self.poison),
+                lambda: evaluate(batches(99, 0)),
+                self.run,
+                self.plan,
+                self.checkpoints,
+                self.lines.append,
+                lambda: 15 * (int(self.step.state.step) == self.stop_at),
+            )
+        finally:
+            self.run.close()
+
+
+def untimed(lines):
+    return [{k: v for k, v in x.items() if k != "examples_per_second"} for x in lines]
+
+
+def test_lines_counters_and_result(tmp_path):
+    session = Session(tmp_path / "run", poison={1, 5})
+    result = session()
+    lines = record.read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
+    assert [line["skipped_steps"] for line in lines] == [1, 1, 2, 2, 2]
+    assert [line["applied_steps"] for line in lines] == [1, 3, 4, 6, 8]
+    assert [line["loss_scale"] for line in lines] == [2.0**15, *[2.0**14] * 2] + [
+        2.0**13
+    ] * 2
+    assert np.isnan(lines[0]["loss"]) and np.isfinite(lines[1]["loss"])
+    assert [e["step"] for e in record.read_evaluations(tmp_path / "run")] == [4, 8, 10]
+    assert (result.steps, result.applied_steps, result.skipped_steps) == (10, 8, 2)
+    assert result.final_loss_scale == 2.0**13
+    assert 0 <= result.evaluation["eval_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("stop_at", [6, 8, 9])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop_at):
+    whole = Session(tmp_path / "whole", poison={2})
+    whole()
+
+    # Step 8 ends an epoch; at 9 nothing is logged.
+    first = Session(tmp_path / "parts", poison={2}, stop_at=stop_at)
+    with pytest.raises(loop.Interrupted) as interruption:
+        first()
+    assert interruption.value.step == stop_at
+    second = Session(tmp_path / "parts", poison={2}, resume=True)
+    second()
+    assert helpers.trained(second.step) == helpers.trained(whole.step)
+    assert helpers.bits(second.step.state.seeds) == helpers.bits(whole.step.state.seeds)
+    for read in (record.read_metrics, record.read_evaluations):
+        one, other = read(tmp_path / "whole"), read(tmp_path / "parts")
+        assert str(untimed(one)) == str(untimed(other))  # as text: nan equals nan
+
+
+STUCK = {
+    "at the floor": ({"min_scale": 2.0**13}, "scale 8192 (its floor)"),
+    "far from the floor": ({"backoff_factor": 0.999}, "scale 32604"),
+}
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_an_input_that_is_always_bad_ends_the_run(tmp_path, name):
+    rule, said = STUCK[name]
+    session = Session(tmp_path / "run", total=1000, poison=range(1000), **rule)
+    with pytest.raises(mp_loop.TrainingDiverged, match="the loss is nan") as error:
+        session()
+    assert int(session.step.state.step) == 6
+    assert said in str(error.value) and "\n" not in str(error.value)
+    paths = [v.path for v in session.step.model.trainable_variables]
+    assert f"gradients of {', '.join(paths[:5])} and 3 more." in str(error.value)
+    assert int(session.step.state.applied_steps) == 0
+
+
+@pytest.mark.parametrize(("policy", "times"), [("warn", 2), ("stay", 0)])
+def test_a_stuck_run_may_go_on(tmp_path, caplog, policy, times):
+    stuck = {*range(4, 12), *range(16, 24)}
+    session = Session(tmp_path / "run", total=28, poison=stuck, on_stuck=policy)
+    assert session().skipped_steps == 16
+    said = [text for text in caplog.messages if "The training is stuck" in text]
+    assert len(said) == times
+
+
+def test_lines_name_what_overflowed_since_the_line_before(tmp_path):
+    first = Session(tmp_path / "run", total=12, poison={1, 5, 6}, stop_at=6)
+    with pytest.raises(loop.Interrupted):
+        first()
+    Session(tmp_path / "run", total=12, poison={1, 5, 6}, resume=True)()
+    paths = [v.path for v in first.step.model.trainable_variables]
+    lines = record.read_metrics(tmp_path / "run")
+    assert [line["overflowed"] for line in lines] == [
+        dict.fromkeys(paths, 1), {}, dict.fromkeys(paths, 1),
+        dict.fromkeys(paths, 1), {}, {},
+    ]  # fmt: skip
+
+
+def test_a_recovered_run_does_not_give_up(tmp_path):
+    session = Session(tmp_path / "run", poison=set(range(5)), min_scale=2.0**13)
+    assert session().skipped_steps == 5
+    assert int(session.step.state.stuck_steps) == 0

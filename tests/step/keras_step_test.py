@@ -1,0 +1,101 @@
+"""The baseline is Keras' own mixed precision, and ours agrees with it."""
+
+import keras
+import numpy as np
+import pytest
+
+import mp_loop
+from mp_loop.step import keras_step
+from tests.step import train_step_test as helpers
+
+
+def make_step(precision, model=None, **arguments):
+    return keras_step.KerasStep(
+        model or helpers.conv_model(),
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        helpers.loss(),
+        precision,
+        **arguments,
+    )
+
+
+def without_dropout(model):
+    """In 16 bits Keras draws masks of its own."""
+    layers = [x for x in model.layers if not isinstance(x, keras.layers.Dropout)]
+    return keras.Sequential([keras.Input(model.input_shape[1:]), *layers])
+
+
+@pytest.mark.parametrize(
+    ("precision", "policy"),
+    [
+        ("float16", "mixed_float16"),
+        ("bfloat16", "mixed_bfloat16"),
+        ("float32", "float32"),
+    ],
+)
+def test_every_layer_but_the_last_is_under_keras_policy(precision, policy):
+    step = make_step(precision)
+    names = [layer.dtype_policy.name for layer in step.mixed.layers]
+    assert names == [policy] * (len(names) - 1) + ["float32"]
+    assert helpers.bits(step.mixed.get_weights()) == helpers.bits(
+        helpers.conv_model().get_weights()
+    )
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_both_loops_see_the_same_scales_and_nearly_the_same_losses(precision):
+    scaling = precision == "float16"
+    rule = mp_loop.NoLossScale()
+    if scaling:
+        # Below 2**24 comes a power of 2 at which Keras overflows and ours does not.
+        rule = mp_loop.DynamicLossScale(initial_scale=1.5 * 2**23, growth_interval=4)
+    ours = mp_loop.TrainStep(
+        without_dropout(helpers.conv_model()),
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        helpers.loss(),
+        precision,
+        rule,
+    )
+    theirs = make_step(
+        precision,
+        without_dropout(helpers.conv_model()),
+        scaling=scaling,
+        initial_scale=1.5 * 2**23,
+        growth_interval=4,
+    )
+    skips = 0
+    for seed in range(12):
+        one, other = ours(*helpers.data(seed)), theirs(*helpers.data(seed))
+        assert bool(one["grads_finite"]) == bool(other["grads_finite"])
+        assert float(one["loss_scale"]) == float(other["loss_scale"])
+        # Keras moves batch-norm statistics and rounds bias gradients: 12 steps of
+        # rounding differences in 16 bits.
+        epsilon = 2.0**-10 if scaling else 2.0**-7
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=8 * epsilon)
+        skips += not one["grads_finite"]
+    assert skips == int(ours.state.skipped_steps) == int(theirs.state.skipped_steps)
+    assert (skips > 0) == scaling
+
+
+def test_keras_ruins_its_statistics_in_a_skip_and_ours_do_not():
+    inputs, labels = helpers.data()
+    inputs[0] = np.inf
+    theirs = make_step("float16")
+    theirs(inputs, labels)
+    assert not np.isfinite(np.concatenate(theirs.export().get_weights()[4:6])).all()
+    ours = helpers.make()
+    ours(inputs, labels)
+    assert all(np.isfinite(w).all() for w in ours.model.get_weights())
+
+
+def test_export_writes_the_trained_weights_into_the_float32_model():
+    step = make_step("float16")
+    before = helpers.bits(step.model.get_weights())
+    step(*helpers.data())
+    assert helpers.bits(step.model.get_weights()) == before
+    exported = step.export()
+    assert exported is step.model
+    assert helpers.bits(exported.get_weights()) == helpers.bits(
+        step.mixed.get_weights()
+    )
+    assert {v.dtype for v in exported.weights} == {"float32"}
