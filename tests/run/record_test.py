@@ -4,13 +4,11 @@ import glob
 import json
 import math
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from mp_loop.hardware import environment
 from mp_loop.run import record
 
 FLAGS = "--model=mlp\n--seed=3\n"
@@ -49,12 +47,6 @@ def test_a_new_folder_holds_flags_and_environment(folder):
         "flags.txt", "environment.json", "metrics.jsonl", "evaluations.jsonl",
         "tensorboard",
     }  # fmt: skip
-
-
-def test_environment_names_no_host_and_no_home():
-    text = json.dumps(environment.environment())
-    assert os.uname().nodename not in text
-    assert str(pathlib.Path.home()) not in text
 
 
 def test_logged_lines_are_on_disk_at_once_and_read_back_equal(folder):
@@ -275,29 +267,10 @@ def test_read_summary_refuses(tmp_path, text):
         record.read_summary(tmp_path)
 
 
-def test_peak_memory_is_in_bytes_and_remembers():
-    code = """
-from mp_loop import record
-before = record.peak_memory_bytes()
-block = b"x" * (256 << 20)
-peak = record.peak_memory_bytes()
-del block
-print(before, peak, record.peak_memory_bytes())
-"""
-    held = b"x" * (128 << 20)  # Not the child's.
-    said = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    del held
-    before, peak, after = map(int, said.stdout.split())
-    # An interpreter takes some 10 MiB; Linux counts pages in batches.
-    assert 4 << 20 < before < 64 << 20
-    assert abs(peak - before - (256 << 20)) < 2 << 20
-    assert abs(after - peak) < 1 << 20
-
-
 def test_importing_the_module_does_not_import_tensorflow():
-    code = "import sys; from mp_loop import record; print('tensorflow' in sys.modules)"
+    code = (
+        "import sys; from mp_loop.run import record; print('tensorflow' in sys.modules)"
+    )
     said = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
