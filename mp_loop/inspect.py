@@ -130,12 +130,12 @@ def _settings(config: settings.Config, flag_values: Any) -> settings.Config:
         raise errors.UsageError("--resume (True) must not be given: inspect starts.")
     if config.loop != "custom":
         raise errors.UsageError(
-            f"--loop ({settings.loop}) must be custom: only our own step can be looked "
+            f"--loop ({config.loop}) must be custom: only our own step can be looked "
             "into."
         )
     if config.strategy != "none":
         raise errors.UsageError(
-            f"--strategy ({settings.strategy}) must be none: one device is looked into."
+            f"--strategy ({config.strategy}) must be none: one device is looked into."
         )
     for name in ("share", "bound", "grad_bound"):
         value = getattr(flag_values, name)
@@ -253,7 +253,7 @@ def report(config: settings.Config, line: dict[str, Any]) -> str:
             f"than {line['share']:.2g} of every gradient."
         )
     title = (
-        f"{settings.model} on {settings.dataset}, {line['precision']}, step "
+        f"{config.model} on {config.dataset}, {line['precision']}, step "
         f"{line['step']}, loss scale {scale}"
     )
     return "\n".join(
@@ -346,7 +346,7 @@ def _advise(
     scaled = config.precision == "float16"
     limits = advice.limits(lines)
     first = advice.initial_scale(rule, limits) if scaled else 1.0
-    print(f"\nMeasuring {settings.precision} against {flag_values.reference} ...")
+    print(f"\nMeasuring {config.precision} against {flag_values.reference} ...")
     with errors.bad_input(ValueError):
         own = judge(config.precision, first)
     islands = advice.fewest(
@@ -358,12 +358,12 @@ def _advise(
             "float32, or the bounds are too narrow."
         )
         return 1
-    advised = [f"--precision={settings.precision}"]
+    advised = [f"--precision={config.precision}"]
     if islands.names:
         advised.append(f"--float32_layers={advice.regex(islands.names)}")
     measured = {config.precision: own.error(())}
     if islands.names:
-        measured[f"{settings.precision} as advised"] = own.error(islands.names)
+        measured[f"{config.precision} as advised"] = own.error(islands.names)
     said = [_islands(islands, own)]
     if scaled:
         # Layers in float32 do not limit the scale.
@@ -431,7 +431,8 @@ def _scale_advice(limits: Any, first: float, interval: int, total: int) -> str:
     )
     return (
         f"{suits}: start at {numbers.power_of_two(first)}. Of the growth intervals, "
-        f"{interval} lost the fewest of {total} steps when the rule was played against these limits."
+        f"{interval} lost the fewest of {total} steps when the rule was played against "
+        "these limits."
     )
 
 
@@ -454,9 +455,8 @@ def _errors(measured: dict[str, Any], near: tuple[float, float], reference: str)
             [name, f"{error.outputs:.1e}", f"{error.grads:.1e}", error.variable]
         )
     rows.append(["allowed", f"{near[0]:.1e}", f"{near[1]:.1e}", ""])
-    return "\n".join(
-        ["", f"Against {reference}:", *tables.columns(rows, line_width=_WIDTH), ""]
-    )
+    table = tables.columns(rows, line_width=_WIDTH)
+    return "\n".join(["", f"Against {reference}:", *table, ""])
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.hardware import environment
 from mp_loop.rendering import figures, tables
-from mp_loop.report import run_page
+from mp_loop.report import plots, run_page
 from mp_loop.run import experiment, record
 
 # EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
@@ -133,7 +133,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     total_steps = built.total_steps
     if config.profile_range and config.profile_range[0] >= total_steps:
         raise errors.UsageError(
-            f"--profile_steps ({settings.profile_steps}) must begin within the "
+            f"--profile_steps ({config.profile_steps}) must begin within the "
             f"{total_steps} steps of the run."
         )
     # With TensorFlow, which takes seconds: a bad flag is told at once.
@@ -251,7 +251,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         _report(out, f"Interrupted at step {stop.step}.")
         print(
             f"Interrupted at step {stop.step}; a checkpoint was saved. Continue with: "
-            f"{continue_with.format(settings.output_dir)}",
+            f"{continue_with.format(config.output_dir)}",
             file=sys.stderr,
         )
         return 128 + stop.number
@@ -261,9 +261,9 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         if error.rescued:
             saved = f"The state was saved in {error.rescued}."
         print(
-            f"--output_dir ({settings.output_dir}) cannot be written any more: "
+            f"--output_dir ({config.output_dir}) cannot be written any more: "
             f"{error}. {saved} Continue with: "
-            f"{continue_with.format(error.rescued or settings.output_dir)}",
+            f"{continue_with.format(error.rescued or config.output_dir)}",
             file=sys.stderr,
         )
         return 3
@@ -293,23 +293,23 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     try:
         out.write_model(built.step.export())
         out.write_summary(summary)
-        picture = out.draw()
+        picture = plots.draw_run(out.folder)
         looks = out.read_numerics()
         if looks:
             heatmaps.draw_steps(out.folder / "numerics.png", looks)
     except OSError as error:
         print(
-            f"--output_dir ({settings.output_dir}) cannot be written: "
+            f"--output_dir ({config.output_dir}) cannot be written: "
             f"{error.strerror or errors.one_line(error)}. The training is done and in "
             "its last checkpoint. Write the rest with: "
-            f"{continue_with.format(settings.output_dir)}",
+            f"{continue_with.format(config.output_dir)}",
             file=sys.stderr,
         )
         return 3
     page = _report(out)
     if not config.quiet:
         print(_table(summary))
-        print(f"Model, metrics and checkpoints: {settings.output_dir}")
+        print(f"Model, metrics and checkpoints: {config.output_dir}")
         print(f"Picture: {picture}" if picture else f"No picture: {figures.MISSING}")
         print(f"Report: {page}")
     return 0
@@ -373,7 +373,7 @@ def _settings_to_resume(config: settings.Config, flag_values: Any) -> settings.C
     path = os.path.join(config.output_dir, "flags.txt")
     if not os.path.exists(path):
         raise errors.UsageError(
-            f"--output_dir ({settings.output_dir}) holds no run to resume."
+            f"--output_dir ({config.output_dir}) holds no run to resume."
         )
     before, _ = app.parse(["train", f"--flagfile={path}"])
     if config.precision == "auto":

@@ -226,8 +226,8 @@ def _source(config: settings.Config) -> Any:
     channels = source.input_shape[-1]
     if config.preprocessing in ("torch", "caffe") and channels != 3:
         raise errors.UsageError(
-            f"--preprocessing ({settings.preprocessing}) is for 3 channels, not the "
-            f"{channels} of '{settings.dataset}'."
+            f"--preprocessing ({config.preprocessing}) is for 3 channels, not the "
+            f"{channels} of '{config.dataset}'."
         )
     return dataclasses.replace(source, preprocess=preprocess)
 
@@ -239,7 +239,7 @@ def _refuse_for_texts(config: settings.Config) -> None:
         value = getattr(config, name)
         if value != getattr(defaults, name):
             raise errors.UsageError(
-                f"--{name} ({value}) is for images, not for --model={settings.model}."
+                f"--{name} ({value}) is for images, not for --model={config.model}."
             )
 
 
@@ -284,7 +284,7 @@ def _phase_ends(config: settings.Config, steps_per_epoch: int) -> tuple[int, ...
     head_steps = config.head_epochs * steps_per_epoch
     if head_steps >= total_steps:
         raise errors.UsageError(
-            f"--head_epochs ({settings.head_epochs}) are {head_steps} steps; the run "
+            f"--head_epochs ({config.head_epochs}) are {head_steps} steps; the run "
             f"has {total_steps}, and must have more."
         )
     return (head_steps, total_steps) if head_steps else (total_steps,)
@@ -310,9 +310,9 @@ def _refuse_uneven(config: settings.Config, replicas: int) -> None:
     parts = replicas * config.accumulate_steps
     if config.batch_size % parts:
         raise errors.UsageError(
-            f"--batch_size ({settings.batch_size}) must be a multiple of {parts}: "
+            f"--batch_size ({config.batch_size}) must be a multiple of {parts}: "
             f"{replicas} replicas with --accumulate_steps="
-            f"{settings.accumulate_steps}."
+            f"{config.accumulate_steps}."
         )
 
 
