@@ -26,7 +26,7 @@ from mp_loop.cli import app
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.hardware import environment
-from mp_loop.report import run_page
+from mp_loop.report import plots, run_page
 from mp_loop.run import experiment, record
 
 # EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
@@ -292,7 +292,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     try:
         out.write_model(built.step.export())
         out.write_summary(summary)
-        picture = out.draw()
+        picture = plots.draw_run(out.folder)
         looks = out.read_numerics()
         if looks:
             heatmaps.draw_steps(out.folder / "numerics.png", looks)
