@@ -26,7 +26,8 @@ from mp_loop.cli import app
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.hardware import environment
-from mp_loop.report import run_page
+from mp_loop.rendering import figures, tables
+from mp_loop.report import plots, run_page
 from mp_loop.run import experiment, record
 
 # EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
@@ -292,7 +293,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     try:
         out.write_model(built.step.export())
         out.write_summary(summary)
-        picture = out.draw()
+        picture = plots.draw_run(out.folder)
         looks = out.read_numerics()
         if looks:
             heatmaps.draw_steps(out.folder / "numerics.png", looks)
@@ -309,7 +310,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     if not config.quiet:
         print(_table(summary))
         print(f"Model, metrics and checkpoints: {config.output_dir}")
-        print(f"Picture: {picture}" if picture else _NO_PICTURE)
+        print(f"Picture: {picture}" if picture else f"No picture: {figures.MISSING}")
         print(f"Report: {page}")
     return 0
 
@@ -349,9 +350,6 @@ def _report(out: record.Run, note: str = "") -> str | None:
     except record.RecordError as error:
         print(f"No report: {error}", file=sys.stderr)
         return None
-
-
-_NO_PICTURE = "No picture: matplotlib is missing (pip install 'mp_loop[plots]')."
 
 
 def _refuse_used_folder(folder: str) -> None:
@@ -431,8 +429,7 @@ def _table(summary: dict[str, Any]) -> str:
         f"{summary['model']} on {summary['dataset']}, {summary['precision']}, "
         f"{summary['loop']} loop"
     )
-    width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
+    lines = tables.columns(rows, left=True, indent="  ")
     return "\n".join(["", title, *lines, ""])
 
 
