@@ -199,7 +199,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
             checkpoints.forget_after(done)
         else:
             out = record.Run.create(config.output_dir, flagfile)
-    slower = machine.warning(config.precision)
+    slower = machine.slowdown_warning(config.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
     if writes:

@@ -1,8 +1,8 @@
 """The kernels that the commands take, and two replicas: two logical CPUs."""
 
-from mp_loop.hardware import processor
+from mp_loop.hardware import startup
 
-processor.prefer_onednn()
+startup.prefer_onednn()
 
 import tensorflow as tf  # noqa: E402
 
