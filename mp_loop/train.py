@@ -94,9 +94,9 @@ def _lost_worker(config: settings.Config, error: Exception) -> str:
         return ""
     if isinstance(error, cluster.WorkerLost):
         return str(error)
-    from mp_loop.distributed import strategies
+    from mp_loop.distributed import workers
 
-    return strategies.lost_worker(error)
+    return workers.lost_worker(error)
 
 
 def _run_locked(config: settings.Config, flag_values: Any) -> int:
@@ -138,7 +138,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         )
     # With TensorFlow, which takes seconds: a bad flag is told at once.
     from mp_loop.cli import progress
-    from mp_loop.distributed import strategies
+    from mp_loop.distributed import strategies, workers
     from mp_loop.hardware import machine
     from mp_loop.report import heatmaps
     from mp_loop.run import checkpointing, loop, profiling
@@ -155,9 +155,9 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     out: record.Run | None = None
 
     def enter(phase: int) -> Any:
-        """All workers enter the largest phase that one says: building is a meeting."""
+        """Enters the largest phase that any worker passes: building is collective."""
         nonlocal built
-        built = built.in_phase(built.workers.any(phase))
+        built = built.in_phase(built.workers.largest(phase))
         return built.step.state
 
     def follow() -> None:
@@ -206,7 +206,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         enter(built.phase)  # to stay
     else:
         follow()
-    built.workers.give_first(list(built.step.state.named().values()))
+    built.workers.copy_from_first(list(built.step.state.named().values()))
 
     if writes and not done:
         out.log_setup(dataclasses.asdict(config), _graph(built))
@@ -233,7 +233,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
                         dataclasses.replace(plan, total_steps=built.phase_ends[phase]),
                         checkpoints,
                         shown,
-                        lambda: built.workers.any(stop_requested()),
+                        lambda: built.workers.largest(stop_requested()),
                         witness=_witness(built, out),
                         profile=profile,
                     )
@@ -243,7 +243,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         print(f"Training diverged: {error}", file=sys.stderr)
         _report(out, f"Training diverged: {error}")
         return 1
-    except strategies.ReplicasDiffer as error:
+    except workers.ReplicasDiffer as error:
         print(f"Replicas differ: {error}", file=sys.stderr)
         return 1
     except loop.Interrupted as stop:
