@@ -1,7 +1,7 @@
 """The table of a comparison, and the note below it.
 
-    text = markdown(measures.compare(...))
-    rows, note = cells(measures.compare(...))
+text = markdown(measures.compare(...))
+rows, note = cells(measures.compare(...))
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ def markdown(comparison: Mapping[str, Any]) -> str:
 def cells(comparison: Mapping[str, Any]) -> tuple[list[list[str]], str]:
     """The rows of the table, its head first, and the note below it."""
     arms = comparison["arms"]
-    rows = [["", *arms], *_measure_rows(arms.values()), *_ratio_rows(arms.values())]
-    repeats = len(next(iter(arms.values()))["runs"])
+    each = list(arms.values())
+    rows = [["", *arms], *_measure_rows(each), *_ratio_rows(each)]
+    repeats = len(each[0]["runs"])
     note = f"Ratios: divided by {comparison['reference']}"
     if repeats > 1:
         note = f"Median (smallest to largest) of {repeats} runs. {note}, run by run"
     note += "."
-    results = [arm.get("difference") for arm in arms.values()]
+    results = [arm.get("difference") for arm in each]
     if any(results):
         below = [row[0] for row in rows].index("accuracy") + 1
         added, said = _difference_rows(results, comparison["margin"])

@@ -1,8 +1,8 @@
 """What a comparison is: arms, repeats, margin and settings.
 
-    design = Design(config, arms, repeats=5, margin=0.005).revised()
-    design.write(folder)                      # before the first run
-    design = extended(Design.read(folder), config, flag_values)    # --resume
+design = Design(config, arms, repeats=5, margin=0.005).revised()
+design.write(folder)                      # before the first run
+design = extended(Design.read(folder), config, flag_values)    # --resume
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What is compared: medians, ranges, paired ratios and differences of all runs.
 
-    comparison = compare({"custom:float16": summaries, ...}, "keras:float16", 0.005)
+comparison = compare({"custom:float16": summaries, ...}, "keras:float16", 0.005)
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def compare(
     for name, arm in arms.items():
         if name != reference and len(arm["runs"]) > 1:
             pairs = zip(arm["runs"], summaries[reference], strict=True)
-            differences = [run["eval_accuracy"] - by["eval_accuracy"] for run, by in pairs]
+            differences = [
+                run["eval_accuracy"] - by["eval_accuracy"] for run, by in pairs
+            ]
             result = equivalence.paired(differences, margin)
             arm["difference"] = dataclasses.asdict(result)
     return {"reference": reference, "margin": margin, "arms": arms}

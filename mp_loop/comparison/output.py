@@ -1,7 +1,7 @@
 """The files of a finished comparison: table, JSON, pictures and report.
 
-    written = write(folder, design, planned_runs)
-    print(written.table)
+written = write(folder, design, planned_runs)
+print(written.table)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The runs of a comparison: their order, each in a process of its own.
 
-    for run in plan(design):
-        summary = complete(folder, run, stop_requested)
+for run in plan(config, arms, repeats=3):
+summary = complete(folder, run, stop_requested)
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mp_loop.comparison import designs
 from mp_loop.config import comparison_arms, errors, settings
 from mp_loop.report import run_page
 from mp_loop.run import record
@@ -60,18 +59,24 @@ class Stopped(RuntimeError):
         self.number = number
 
 
-def plan(design: designs.Design) -> list[PlannedRun]:
+def plan(
+    config: settings.Config, arms: Sequence[comparison_arms.Arm], repeats: int
+) -> list[PlannedRun]:
     """Every run, in order: the arms take turns, so that drifts affect them alike.
+
+    Args:
+      config: of every run, apart from what its arm and repeat change.
+      arms: what is compared.
+      repeats: runs of each arm; repeat k has the seed `config.seed + k`.
 
     Raises:
       UsageError: an arm cannot do what the flags ask for, or no folder is named.
     """
-    config = design.config
     if not config.output_dir:
         raise errors.UsageError("--output_dir must name a folder for the comparison.")
     planned = []
-    for repeat in range(design.repeats):
-        for arm in design.arms:
+    for repeat in range(repeats):
+        for arm in arms:
             run = PlannedRun(arm, repeat, config)
             try:
                 own = dataclasses.replace(

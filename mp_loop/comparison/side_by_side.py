@@ -1,6 +1,6 @@
 """Our loop and Keras' on one experiment, compared bit by bit after every step.
 
-    proof = prove(config)       # `python -m mp_loop.compare --exact`
+proof = prove(config)       # `python -m mp_loop.compare --exact`
 """
 
 from __future__ import annotations

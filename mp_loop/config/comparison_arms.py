@@ -1,6 +1,6 @@
 """The arms of a comparison and of a benchmark: what `--arms` names.
 
-    parse("custom:float16, keras:float32", loops=("custom", "keras"))
+parse("custom:float16, keras:float32", loops=("custom", "keras"))
 """
 
 from __future__ import annotations
