@@ -57,7 +57,9 @@ def fake_train(results, made=None, accuracy=lambda planned: 0.5):
         run = record.Run.create(planned.config.output_dir, planned.config.to_flagfile())
         run.log({"step": 1, "loss": 1.0, "loss_scale": 2.0, "skipped_steps": 0})
         run.log_evaluation(1, {"eval_accuracy": 0.5, "eval_loss": 1.0})
-        run.write_summary(summary(seed=planned.config.seed, eval_accuracy=accuracy(planned)))
+        run.write_summary(
+            summary(seed=planned.config.seed, eval_accuracy=accuracy(planned))
+        )
         run.close()
         return 0
 

@@ -17,7 +17,7 @@ def test_arms_take_turns_and_share_the_seed_of_a_repeat():
     config = settings.Config(output_dir="out", seed=5, learning_rate=0.5)
     arms = designs.parse_arms("custom:float16,keras:float32", "float16")
     planned = runs.plan(config, arms, 2)
-    assert [run.config in planned == [
+    assert [run.config for run in planned] == [
         settings.Config(
             output_dir=f"out/{loop}-{precision}-{repeat}",
             seed=5 + repeat,
