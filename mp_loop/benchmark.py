@@ -46,7 +46,7 @@ from mp_loop.bench import arm_process, workloads
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
 from mp_loop.hardware import environment
-from mp_loop.run import record
+from mp_loop.run import files, strict_json
 
 LOOPS = ("custom", "keras", "fit", "unscaled", "floor", "torch", "stream")
 OPTIONS = ("xla", "recompute", "tf32")
@@ -402,14 +402,14 @@ def run(_settings: settings.Config, flag_values: Any) -> int:
 def _write(folder: pathlib.Path, results: Mapping[str, Any]) -> bool:
     """Writes the workloads that are done; tells whether there is a picture."""
     text = "\n".join(table(name, result) for name, result in results.items())
-    record.write_atomically(folder / "benchmark.md", text)
+    files.write_atomically(folder / "benchmark.md", text)
     words = ["python", "-m", "mp_loop.benchmark", *sys.argv[1:]]
     whole = {
         "command": " ".join(words),
         "environment": environment.environment(),
         "workloads": results,
     }
-    record.write_atomically(folder / "benchmark.json", record.to_json(whole))
+    files.write_atomically(folder / "benchmark.json", strict_json.to_document(whole))
     return draw(folder / "benchmark.png", results)
 
 

@@ -43,7 +43,7 @@ from mp_loop.comparison import equivalence, forest_plot
 from mp_loop.config import errors, settings
 from mp_loop.hardware import startup
 from mp_loop.report import charts, plots, run_page
-from mp_loop.run import experiment, record
+from mp_loop.run import experiment, files, locking, records, strict_json
 
 TABLE_FILE = "comparison.md"
 JSON_FILE = "comparison.json"
@@ -132,7 +132,7 @@ class Design:
 
     def write(self, folder: pathlib.Path) -> None:
         """Writes design.json."""
-        text = record.to_json(
+        text = strict_json.to_document(
             {
                 "margin": self.margin,
                 "reference": reference(self.arms).name,
@@ -141,7 +141,7 @@ class Design:
             }
         )
         with errors.bad_input(OSError, flag="output_dir", value=self.config.output_dir):
-            record.write_atomically(folder / DESIGN_FILE, text)
+            files.write_atomically(folder / DESIGN_FILE, text)
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> Design:
@@ -223,7 +223,7 @@ def run(config: settings.Config, flag_values: Any) -> int:
     _refuse_untestable(design)
     turns = plan(config, design.arms, design.repeats)
     folder = app.new_folder(config.output_dir, "a comparison without --resume")
-    return _run_locked(folder, record.Lock(folder), design, turns)
+    return _run_locked(folder, locking.FolderLock(folder), design, turns)
 
 
 def _resume(config: settings.Config, flag_values: Any) -> int:
@@ -232,7 +232,7 @@ def _resume(config: settings.Config, flag_values: Any) -> int:
         raise errors.UsageError("--output_dir must name the comparison to resume.")
     folder = pathlib.Path(config.output_dir)
     before = Design.read(folder)
-    lock = record.Lock(folder)
+    lock = locking.FolderLock(folder)
     try:
         design = continued(before, config, flag_values)
         _refuse_untestable(design)
@@ -316,7 +316,10 @@ def _refuse_untestable(design: Design) -> None:
 
 
 def _run_locked(
-    folder: pathlib.Path, lock: record.Lock, design: Design, turns: Sequence[Turn]
+    folder: pathlib.Path,
+    lock: locking.FolderLock,
+    design: Design,
+    turns: Sequence[Turn],
 ) -> int:
     """Makes what runs are missing and writes down what came of all; the exit code."""
     try:
@@ -339,7 +342,7 @@ def _take_turns(folder: pathlib.Path, turns: Sequence[Turn]) -> int:
         for number, turn in enumerate(turns, start=1):
             said = f"[{number}/{len(turns)}] {turn.arm.name}, seed {turn.config.seed}"
             began = time.monotonic()
-            done = (folder / turn.name / record.SUMMARY_FILE).exists()
+            done = (folder / turn.name / records.SUMMARY_FILE).exists()
             if not done:
                 print(f"{said}: training", flush=True)
                 code = _train(folder, turn, stop_requested)
@@ -355,7 +358,7 @@ def _take_turns(folder: pathlib.Path, turns: Sequence[Turn]) -> int:
                     return 2 if code == 2 else 1
             elif not (folder / turn.name / run_page.FILE).exists():
                 run_page.write(folder / turn.name)  # killed just before
-            summary = record.read_summary(folder / turn.name)
+            summary = records.read_summary(folder / turn.name)
             took = "before" if done else f"{time.monotonic() - began:.0f} s in all"
             print(
                 f"{said}: accuracy {summary['eval_accuracy']:.4f}, "
@@ -369,20 +372,22 @@ def _conclude(folder: pathlib.Path, design: Design, turns: Sequence[Turn]) -> No
     """Writes table, pictures and report of runs that are all finished."""
     summaries = {
         arm.name: [
-            record.read_summary(folder / turn.name) for turn in turns if turn.arm == arm
+            records.read_summary(folder / turn.name)
+            for turn in turns
+            if turn.arm == arm
         ]
         for arm in design.arms
     }
     comparison = compare(summaries, reference(design.arms).name, design.margin)
     comparison["stages"] = [dataclasses.asdict(stage) for stage in design.stages]
     text = table(comparison)
-    record.write_atomically(folder / TABLE_FILE, text)
-    record.write_atomically(folder / JSON_FILE, record.to_json(comparison))
+    files.write_atomically(folder / TABLE_FILE, text)
+    files.write_atomically(folder / JSON_FILE, strict_json.to_document(comparison))
     curves = [
         plots.Curve(
             turn.arm.name,
-            record.read_metrics(folder / turn.name),
-            record.read_evaluations(folder / turn.name),
+            records.read_metrics(folder / turn.name),
+            records.read_evaluations(folder / turn.name),
         )
         for turn in turns
     ]
@@ -707,9 +712,9 @@ def _train(
       The exit code of the process.
     """
     flagfile = folder / "arms" / f"{turn.name}.flags"
-    record.write_atomically(flagfile, turn.config.to_flagfile())
+    files.write_atomically(flagfile, turn.config.to_flagfile())
     words = [sys.executable, "-m", "mp_loop.train", f"--flagfile={flagfile}"]
-    if (folder / turn.name / record.FLAGS_FILE).exists():
+    if (folder / turn.name / records.FLAGS_FILE).exists():
         words.append("--resume")
     with open(folder / "arms" / f"{turn.name}.log", "ab") as log:
         process = subprocess.Popen(

@@ -24,7 +24,7 @@ from absl import flags
 
 from mp_loop.cli import app
 from mp_loop.hardware import capability, processor, startup
-from mp_loop.run import record
+from mp_loop.run import strict_json
 
 _GAINS = {"yes": "faster", "perhaps": "measure", "memory": "less memory", "no": "no"}
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "bf16")
@@ -56,7 +56,7 @@ def run(_settings: Any, flag_values: Any) -> int:
         "auto": dataclasses.asdict(capability.choose(devices)),
         "notes": notes(devices),
     }
-    print(record.to_json(findings) if flag_values.json else report(findings))
+    print(strict_json.to_document(findings) if flag_values.json else report(findings))
     return 0
 
 
