@@ -42,7 +42,8 @@ from mp_loop.cli import app
 from mp_loop.comparison import equivalence, forest_plot
 from mp_loop.config import errors, settings
 from mp_loop.hardware import startup
-from mp_loop.report import charts, plots, run_page
+from mp_loop.rendering import numbers
+from mp_loop.report import plots, run_page
 from mp_loop.run import experiment, files, locking, records, strict_json
 
 TABLE_FILE = "comparison.md"
@@ -519,7 +520,7 @@ MEASURES = (
     Measure("eval_accuracy", "accuracy", "{:.4f}".format),
     Measure("eval_loss", "loss", "{:.4f}".format),
     Measure("skipped_steps", "skipped steps", "{:g}".format),
-    Measure("final_loss_scale", "final loss scale", charts.power_of_two),
+    Measure("final_loss_scale", "final loss scale", numbers.power_of_two),
     Measure("milliseconds_per_step", "ms/step", "{:.2f}".format, ratio=True),
     Measure("examples_per_second", "examples/s", "{:.0f}".format, ratio=True),
     Measure(
