@@ -199,7 +199,7 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
             checkpoints.forget_after(done)
         else:
             out = run_folder.RunFolder.create(config.output_dir, flagfile)
-    slower = machine.warning(config.precision)
+    slower = machine.slowdown_warning(config.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
     if writes:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster, handshake
-from mp_loop.hardware import processor, startup
+from mp_loop.hardware import startup
 
 
 def prepare(config: settings.Config) -> None:
@@ -23,7 +23,7 @@ def prepare(config: settings.Config) -> None:
     # On a CPU with AVX512-FP16, oneDNN's float16 convolution gradients run on its
     # reference code, a hundred times slower.
     keras_float16 = config.loop == "keras" and config.precision == "float16"
-    processor.prefer_onednn(unless=keras_float16)
+    startup.prefer_onednn(unless=keras_float16)
 
 
 @dataclasses.dataclass(frozen=True)
