@@ -26,7 +26,8 @@ from mp_loop.cli import app
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.hardware import environment
-from mp_loop.report import run_page
+from mp_loop.rendering import figures, tables
+from mp_loop.report import plots, run_page
 from mp_loop.run import experiment, record
 
 # EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
@@ -93,9 +94,9 @@ def _lost_worker(config: settings.Config, error: Exception) -> str:
         return ""
     if isinstance(error, cluster.WorkerLost):
         return str(error)
-    from mp_loop.distributed import strategies
+    from mp_loop.distributed import workers
 
-    return strategies.lost_worker(error)
+    return workers.lost_worker(error)
 
 
 def _run_locked(config: settings.Config, flag_values: Any) -> int:
@@ -132,12 +133,12 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     total_steps = built.total_steps
     if config.profile_range and config.profile_range[0] >= total_steps:
         raise errors.UsageError(
-            f"--profile_steps ({settings.profile_steps}) must begin within the "
+            f"--profile_steps ({config.profile_steps}) must begin within the "
             f"{total_steps} steps of the run."
         )
     # With TensorFlow, which takes seconds: a bad flag is told at once.
     from mp_loop.cli import progress
-    from mp_loop.distributed import strategies
+    from mp_loop.distributed import strategies, workers
     from mp_loop.hardware import machine
     from mp_loop.report import heatmaps
     from mp_loop.run import checkpointing, loop, profiling
@@ -154,9 +155,9 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     out: record.Run | None = None
 
     def enter(phase: int) -> Any:
-        """All workers enter the largest phase that one says: building is a meeting."""
+        """Enters the largest phase that any worker passes: building is collective."""
         nonlocal built
-        built = built.in_phase(built.workers.any(phase))
+        built = built.in_phase(built.workers.largest(phase))
         return built.step.state
 
     def follow() -> None:
@@ -198,14 +199,14 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
             checkpoints.forget_after(done)
         else:
             out = record.Run.create(config.output_dir, flagfile)
-    slower = machine.warning(config.precision)
+    slower = machine.slowdown_warning(config.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
     if writes:
         enter(built.phase)  # to stay
     else:
         follow()
-    built.workers.give_first(list(built.step.state.named().values()))
+    built.workers.copy_from_first(list(built.step.state.named().values()))
 
     if writes and not done:
         out.log_setup(dataclasses.asdict(config), _graph(built))
@@ -232,7 +233,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
                         dataclasses.replace(plan, total_steps=built.phase_ends[phase]),
                         checkpoints,
                         shown,
-                        lambda: built.workers.any(stop_requested()),
+                        lambda: built.workers.largest(stop_requested()),
                         witness=_witness(built, out),
                         profile=profile,
                     )
@@ -242,7 +243,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         print(f"Training diverged: {error}", file=sys.stderr)
         _report(out, f"Training diverged: {error}")
         return 1
-    except strategies.ReplicasDiffer as error:
+    except workers.ReplicasDiffer as error:
         print(f"Replicas differ: {error}", file=sys.stderr)
         return 1
     except loop.Interrupted as stop:
@@ -250,7 +251,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         _report(out, f"Interrupted at step {stop.step}.")
         print(
             f"Interrupted at step {stop.step}; a checkpoint was saved. Continue with: "
-            f"{continue_with.format(settings.output_dir)}",
+            f"{continue_with.format(config.output_dir)}",
             file=sys.stderr,
         )
         return 128 + stop.number
@@ -260,9 +261,9 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         if error.rescued:
             saved = f"The state was saved in {error.rescued}."
         print(
-            f"--output_dir ({settings.output_dir}) cannot be written any more: "
+            f"--output_dir ({config.output_dir}) cannot be written any more: "
             f"{error}. {saved} Continue with: "
-            f"{continue_with.format(error.rescued or settings.output_dir)}",
+            f"{continue_with.format(error.rescued or config.output_dir)}",
             file=sys.stderr,
         )
         return 3
@@ -292,24 +293,24 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     try:
         out.write_model(built.step.export())
         out.write_summary(summary)
-        picture = out.draw()
+        picture = plots.draw_run(out.folder)
         looks = out.read_numerics()
         if looks:
             heatmaps.draw_steps(out.folder / "numerics.png", looks)
     except OSError as error:
         print(
-            f"--output_dir ({settings.output_dir}) cannot be written: "
+            f"--output_dir ({config.output_dir}) cannot be written: "
             f"{error.strerror or errors.one_line(error)}. The training is done and in "
             "its last checkpoint. Write the rest with: "
-            f"{continue_with.format(settings.output_dir)}",
+            f"{continue_with.format(config.output_dir)}",
             file=sys.stderr,
         )
         return 3
     page = _report(out)
     if not config.quiet:
         print(_table(summary))
-        print(f"Model, metrics and checkpoints: {settings.output_dir}")
-        print(f"Picture: {picture}" if picture else _NO_PICTURE)
+        print(f"Model, metrics and checkpoints: {config.output_dir}")
+        print(f"Picture: {picture}" if picture else f"No picture: {figures.MISSING}")
         print(f"Report: {page}")
     return 0
 
@@ -351,9 +352,6 @@ def _report(out: record.Run, note: str = "") -> str | None:
         return None
 
 
-_NO_PICTURE = "No picture: matplotlib is missing (pip install 'mp_loop[plots]')."
-
-
 def _refuse_used_folder(folder: str) -> None:
     if os.path.exists(os.path.join(folder, "flags.txt")):
         raise errors.UsageError(
@@ -375,7 +373,7 @@ def _settings_to_resume(config: settings.Config, flag_values: Any) -> settings.C
     path = os.path.join(config.output_dir, "flags.txt")
     if not os.path.exists(path):
         raise errors.UsageError(
-            f"--output_dir ({settings.output_dir}) holds no run to resume."
+            f"--output_dir ({config.output_dir}) holds no run to resume."
         )
     before, _ = app.parse(["train", f"--flagfile={path}"])
     if config.precision == "auto":
@@ -431,8 +429,7 @@ def _table(summary: dict[str, Any]) -> str:
         f"{summary['model']} on {summary['dataset']}, {summary['precision']}, "
         f"{summary['loop']} loop"
     )
-    width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
+    lines = tables.columns(rows, left=True, indent="  ")
     return "\n".join(["", title, *lines, ""])
 
 

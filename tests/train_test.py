@@ -210,10 +210,10 @@ def test_auto_is_resolved_once_and_recorded(tmp_path, monkeypatch):
 
 
 def test_a_run_slower_than_float32_says_so_at_its_start(tmp_path, capsys, monkeypatch):
-    from mp_loop.hardware import capability, machine
+    from mp_loop.hardware import capability, devices
 
     cpu = capability.Device("CPU", "CPU:0", "a CPU")
-    monkeypatch.setattr(machine, "find", lambda: [cpu])
+    monkeypatch.setattr(devices, "find", lambda: [cpu])
     for precision, lines_said in {"float16": 1, "bfloat16": 1, "float32": 0}.items():
         words = [*QUICK, "--steps=2", f"--output_dir={tmp_path / precision}"]
         assert train.run(config(*words, f"--precision={precision}"), None) == 0
@@ -494,9 +494,9 @@ def test_bad_input_in_a_real_process(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_flagfile_of_the_experiments_is_lawful():
+def test_every_flagfile_of_the_experiments_is_valid():
     found = list((ROOT / "experiments").rglob("*.flags"))
-    assert len(found) >= 13
+    assert len(found) >= 7
     for path in found:
         assert isinstance(config(f"--flagfile={path}"), settings.Config)
 

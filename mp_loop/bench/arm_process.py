@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mp_loop.hardware import environment, processor
+from mp_loop.hardware import environment, startup
 
 
 def work(task: Mapping[str, Any]) -> None:
@@ -37,7 +37,7 @@ def work(task: Mapping[str, Any]) -> None:
         answers.flush()
 
     keras_float16 = task["loop"] in ("keras", "fit") and task["precision"] == "float16"
-    processor.prefer_onednn(unless=keras_float16)
+    startup.prefer_onednn(unless=keras_float16)
     if task["loop"] == "torch":
         pass
     else:

@@ -1,9 +1,9 @@
 """The shell that every command shares: flags in, one-line errors, exit code out.
 
-    def run(settings: config.Config, flag_values) -> int | None: ...
+    def run(config: settings.Config, flag_values) -> int | None: ...
 
     if __name__ == "__main__":
-        command.main(run)
+        app.main(run)
 
 Bad input ends a command with one line on stderr and exit code 2. Import this
 module before TensorFlow (it does not import it): it silences TensorFlow's C++

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mp_loop.config import errors, settings
-from mp_loop.distributed import cluster
-from mp_loop.hardware import processor, startup
+from mp_loop.distributed import cluster, handshake
+from mp_loop.hardware import startup
 
 
 def prepare(config: settings.Config) -> None:
@@ -23,7 +23,7 @@ def prepare(config: settings.Config) -> None:
     # On a CPU with AVX512-FP16, oneDNN's float16 convolution gradients run on its
     # reference code, a hundred times slower.
     keras_float16 = config.loop == "keras" and config.precision == "float16"
-    processor.prefer_onednn(unless=keras_float16)
+    startup.prefer_onednn(unless=keras_float16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def build(config: settings.Config) -> Experiment:
     prepare(config)
     if config.strategy == "multi_worker":
         with errors.bad_input(cluster.ClusterError):
-            cluster.call_roll(
+            handshake.wait_for_all(
                 cluster.task(), _common_flags(config), config.worker_timeout
             )
     # Only now TensorFlow, which takes seconds: a bad flag is told at once.
@@ -129,7 +129,7 @@ def build(config: settings.Config) -> Experiment:
         import tensorflow as tf
 
         from mp_loop.data import sources
-        from mp_loop.distributed import strategies
+        from mp_loop.distributed import strategies, workers
         from mp_loop.models import catalog
         from mp_loop.step import eval_step, schedules
 
@@ -194,7 +194,7 @@ def build(config: settings.Config) -> Experiment:
         phase_ends,
         0,
         strategy,
-        strategies.Workers(strategy),
+        workers.Workers(strategy),
         make_step,
     )
 
@@ -226,8 +226,8 @@ def _source(config: settings.Config) -> Any:
     channels = source.input_shape[-1]
     if config.preprocessing in ("torch", "caffe") and channels != 3:
         raise errors.UsageError(
-            f"--preprocessing ({settings.preprocessing}) is for 3 channels, not the "
-            f"{channels} of '{settings.dataset}'."
+            f"--preprocessing ({config.preprocessing}) is for 3 channels, not the "
+            f"{channels} of '{config.dataset}'."
         )
     return dataclasses.replace(source, preprocess=preprocess)
 
@@ -239,7 +239,7 @@ def _refuse_for_texts(config: settings.Config) -> None:
         value = getattr(config, name)
         if value != getattr(defaults, name):
             raise errors.UsageError(
-                f"--{name} ({value}) is for images, not for --model={settings.model}."
+                f"--{name} ({value}) is for images, not for --model={config.model}."
             )
 
 
@@ -284,7 +284,7 @@ def _phase_ends(config: settings.Config, steps_per_epoch: int) -> tuple[int, ...
     head_steps = config.head_epochs * steps_per_epoch
     if head_steps >= total_steps:
         raise errors.UsageError(
-            f"--head_epochs ({settings.head_epochs}) are {head_steps} steps; the run "
+            f"--head_epochs ({config.head_epochs}) are {head_steps} steps; the run "
             f"has {total_steps}, and must have more."
         )
     return (head_steps, total_steps) if head_steps else (total_steps,)
@@ -310,9 +310,9 @@ def _refuse_uneven(config: settings.Config, replicas: int) -> None:
     parts = replicas * config.accumulate_steps
     if config.batch_size % parts:
         raise errors.UsageError(
-            f"--batch_size ({settings.batch_size}) must be a multiple of {parts}: "
+            f"--batch_size ({config.batch_size}) must be a multiple of {parts}: "
             f"{replicas} replicas with --accumulate_steps="
-            f"{settings.accumulate_steps}."
+            f"{config.accumulate_steps}."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.distributed import strategies
+from mp_loop.distributed import replicas
 from mp_loop.step import gradients
 
 
@@ -29,8 +29,8 @@ class EvalStep:
         if not isinstance(self._metric, keras.metrics.Metric):
             self._metric = keras.metrics.MeanMetricWrapper(self._metric)
         self._mean = keras.metrics.Mean()
-        replicas = strategies.Replicas()
-        self._step = tf.function(replicas.each(self._one_step, even=False))
+        run = replicas.Replicas().each(self._one_step, even=False)
+        self._step = tf.function(run)
 
     def __call__(self, batches: tf.data.Dataset) -> dict[str, float]:
         """Returns `eval_loss` and `eval_accuracy` over (inputs, labels) batches."""

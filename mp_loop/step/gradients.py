@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.distributed import strategies
+from mp_loop.distributed import replicas
 
 Gradient = tf.Tensor | tf.IndexedSlices | None
 Gradients = Sequence[Gradient]
@@ -44,7 +44,7 @@ def mean_loss(
       float32 [].
     """
     outputs = outputs_in_float32(outputs)
-    with strategies.alone():
+    with replicas.as_one_device():
         if isinstance(loss, keras.losses.Loss):
             losses = loss(labels, outputs, sample_weight=sample_weight)
         else:

@@ -31,7 +31,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.config import choices, limits
-from mp_loop.distributed import strategies
+from mp_loop.distributed import replicas
 from mp_loop.precision import recomputation, twins
 from mp_loop.step import (
     arithmetic,
@@ -126,8 +126,8 @@ class TrainStep:
                 f"`float32_layers` ({float32_layers}) must be empty with "
                 "`keras_arithmetic`."
             )
-        self._replicas = strategies.Replicas(all_reduce_dtype)
-        self._replicas.refuse(
+        self._replicas = replicas.Replicas(all_reduce_dtype)
+        self._replicas.check_supported(
             model,
             accumulate_steps,
             keras_arithmetic=keras_arithmetic,
@@ -148,9 +148,9 @@ class TrainStep:
         self._loss = keras.losses.get(loss)
         self._clip_norm = clip_norm
         self._variables = variables.of_step(model, self.twin)
-        self._replicas.check("optimizer", optimizer.variables[0])
+        self._replicas.check_scope("optimizer", optimizer.variables[0])
         for master in self._variables.masters:
-            self._replicas.check("model", master)
+            self._replicas.check_scope("model", master)
         self._update = self._arithmetic.update(optimizer, self._variables.masters)
         self.state = train_state.TrainState(
             master_weights=[v.value for v in self._variables.masters],

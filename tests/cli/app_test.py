@@ -184,19 +184,19 @@ def test_a_bug_keeps_its_traceback(fresh_flags, monkeypatch):
 PROGRAM = """'''What it does.'''
 import sys
 from absl import flags, logging
-from mp_loop import command
+from mp_loop.cli import app
 assert "tensorflow" not in sys.modules
 
 def declare(flag_values):
     flags.DEFINE_integer("repeats", 3, "How often.", flag_values=flag_values)
 
-def run(settings, flag_values):
+def run(config, flag_values):
     import os
-    logging.error("seed %d", settings.seed)
+    logging.error("seed %d", config.seed)
     print(flag_values.repeats, os.environ["TF_CPP_MIN_LOG_LEVEL"])
     return 7
 
-command.main(run, declare)
+app.main(run, declare)
 """
 
 PROCESSES = [

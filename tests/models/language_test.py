@@ -13,7 +13,6 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.models import catalog, language
 from mp_loop.precision import norms, recomputation, twins
-from mp_loop.step import gradients as step_gradients
 from mp_loop.step import keras_step
 from tests.precision import twins_test
 

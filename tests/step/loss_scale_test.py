@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from mp_loop.config import settings
-from mp_loop.step import loss_scale, presets
+from mp_loop.step import presets
 from mp_loop.step.loss_scale import DynamicLossScale, NoLossScale, StaticLossScale
 
 # Streams: "." is a clean step, "x" an overflow.
