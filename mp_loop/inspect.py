@@ -322,7 +322,7 @@ def _advise(
 ) -> int:
     """Measures, prints and writes the advice; returns the exit code."""
     from mp_loop.numerics import advice
-    from mp_loop.step import loss_scale, train_step
+    from mp_loop.step import loss_scale
 
     config = built.config
     near = flag_values.bound, flag_values.grad_bound
@@ -333,9 +333,7 @@ def _advise(
     def judge(precision: str, scale: float) -> advice.Judge:
         return advice.Judge(
             built.model,
-            lambda labels, outputs: train_step.mean_loss(
-                built.step._loss, labels, outputs, None
-            ),
+            built.step.loss,
             batches,
             precision,
             scale,

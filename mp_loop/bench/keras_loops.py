@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from mp_loop.bench import workloads
 from mp_loop.models import catalog, language
-from mp_loop.step import keras_step, train_step, updates
+from mp_loop.step import gradients, keras_step, metrics, train_step, updates
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -245,14 +245,14 @@ def _loss_and_grads(
 ) -> tuple[tf.Tensor, list[updates.Grad]]:
     with tf.GradientTape() as tape:
         outputs, _ = step.forward(inputs)
-        loss = train_step.mean_loss(LOSS, labels, outputs, None)
+        loss = gradients.mean_loss(LOSS, labels, outputs, None)
     return loss, tape.gradient(loss, list(step.working_weights))
 
 
 def _many(one: Callable, names: tuple[str, ...]) -> Callable:
     def many(iterator: Iterator, count: tf.Tensor) -> Any:
         dtypes = dict.fromkeys(names, tf.float32)
-        return train_step.stack_steps(lambda: one(*next(iterator)), dtypes, count)
+        return metrics.stack_steps(lambda: one(*next(iterator)), dtypes, count)
 
     return many
 
@@ -293,7 +293,7 @@ def _update(loop: str, precision: str, model: keras.Model) -> Callable:
             return tf.constant(0.0)
 
     def many(count: tf.Tensor) -> Any:
-        return train_step.stack_steps(lambda: {"x": one()}, {"x": tf.float32}, count)
+        return metrics.stack_steps(lambda: {"x": one()}, {"x": tf.float32}, count)
 
     return many
 

@@ -274,8 +274,7 @@ def _roll_back(
     if entry is None:
         raise error
     state.rollbacks.assign(done + 1)
-    backed_off = step.rule.next_state(state.read_loss_scale(), tf.constant(False))
-    state.write_loss_scale(backed_off)
+    step.back_off()
     checkpoints.forget_after(entry.step)
     run.rewind(entry.step)
     checkpoints.save(entry.metrics, retried=True)
@@ -346,7 +345,7 @@ class _Watch:
 
     def __init__(self, step: Any, plan: Plan):
         self._step, self._plan = step, plan
-        self._floor = getattr(getattr(step, "rule", None), "min_scale", 0.0)
+        self._floor = step.min_scale
         self._start = step.state.overflows.numpy()
         self._warned = False
 
