@@ -42,7 +42,7 @@ from mp_loop.bench import choices, measure, results_plot, results_table, workloa
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
 from mp_loop.hardware import environment
-from mp_loop.run import record
+from mp_loop.run import files, strict_json
 
 
 def declare(flag_values: flags.FlagValues) -> None:
@@ -116,14 +116,14 @@ def _say(text: str) -> None:
 def _write(folder: pathlib.Path, results: Mapping[str, results_plot.Results]) -> bool:
     """Writes the workloads that are done; returns whether there is a picture."""
     text = "\n".join(results_table.markdown(*item) for item in results.items())
-    record.write_atomically(folder / "benchmark.md", text)
+    files.write_atomically(folder / "benchmark.md", text)
     words = ["python", "-m", "mp_loop.benchmark", *sys.argv[1:]]
     whole = {
         "command": " ".join(words),
         "environment": environment.environment(),
         "workloads": results,
     }
-    record.write_atomically(folder / "benchmark.json", record.to_json(whole))
+    files.write_atomically(folder / "benchmark.json", strict_json.to_document(whole))
     return results_plot.draw(folder / "benchmark.png", results)
 
 

@@ -2,9 +2,9 @@
 
 import hypothesis
 
-from mp_loop.hardware import processor
+from mp_loop.hardware import startup
 
-processor.prefer_onednn()
+startup.prefer_onednn()
 
 import tensorflow as tf  # noqa: E402
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mp_loop.bench import memory, workloads
-from mp_loop.hardware import processor
+from mp_loop.hardware import startup
 
 
 class ArmFailed(RuntimeError):
@@ -90,7 +90,7 @@ def serve(task: Mapping[str, Any]) -> None:
         answers.flush()
 
     keras_float16 = task["loop"] in ("keras", "fit") and task["precision"] == "float16"
-    processor.prefer_onednn(unless=keras_float16)
+    startup.prefer_onednn(unless=keras_float16)
     if task["loop"] == "torch":
         from mp_loop.bench import torch_loop
 

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.bench import keras_models, workloads
-from mp_loop.step import train_step
+from mp_loop.step import metrics, train_step
 
 
 def make(
@@ -35,7 +35,7 @@ def make(
     one = kinds[loop](model, scaled_grads)
 
     def many(count: tf.Tensor) -> Any:
-        return train_step.stack_steps(lambda: {"x": one()}, {"x": tf.float32}, count)
+        return metrics.stack_steps(lambda: {"x": one()}, {"x": tf.float32}, count)
 
     return many
 
