@@ -131,7 +131,7 @@ def build(config: settings.Config) -> Experiment:
         from mp_loop.data import sources
         from mp_loop.distributed import strategies, workers
         from mp_loop.models import catalog
-        from mp_loop.step import train_step, updates
+        from mp_loop.step import eval_step, schedules
 
         tf.config.list_physical_devices()
         strategy = strategies.make(config.strategy)
@@ -163,7 +163,7 @@ def build(config: settings.Config) -> Experiment:
             else:
                 trained.everything()
                 begins = phase_ends[-2] if phase else 0
-                rate = updates.learning_rate(
+                rate = schedules.learning_rate(
                     config.schedule,
                     config.learning_rate,
                     phase_ends[-1] - begins,
@@ -172,7 +172,7 @@ def build(config: settings.Config) -> Experiment:
                     config.decay_factor,
                 )
             if config.rollback:
-                rate = updates.Lowered(rate, config.rollback_factor)
+                rate = schedules.Lowered(rate, config.rollback_factor)
             step = _step(config, model, loss, rate)
             if config.rollback:
                 rate.rollbacks = step.state.rollbacks
@@ -183,7 +183,7 @@ def build(config: settings.Config) -> Experiment:
         errors.bad_input(ValueError, flag="metric", value=config.metric),
         strategy.scope(),
     ):
-        evaluation = train_step.EvalStep(model, loss, config.metric)
+        evaluation = eval_step.EvalStep(model, loss, config.metric)
     return Experiment(
         config,
         source,
@@ -319,13 +319,13 @@ def _refuse_uneven(config: settings.Config, replicas: int) -> None:
 def _step(config: settings.Config, model: Any, loss: Any, rate: Any) -> Any:
     """Makes the step of either loop."""
     from mp_loop.hardware import devices
-    from mp_loop.step import keras_step, train_step, updates
+    from mp_loop.step import keras_step, optimizers, train_step
 
     as_keras = config.loop == "keras" or config.keras_arithmetic
     arguments = {}
     if as_keras and config.clip_norm:
         arguments["global_clipnorm"] = config.clip_norm
-    optimizer = updates.make_optimizer(
+    optimizer = optimizers.make(
         config.optimizer,
         rate,
         config.momentum,
