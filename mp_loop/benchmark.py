@@ -44,7 +44,7 @@ from absl import flags
 
 from mp_loop.bench import arm_process, workloads
 from mp_loop.cli import app
-from mp_loop.config import errors, settings
+from mp_loop.config import choices, errors, settings
 from mp_loop.hardware import environment
 from mp_loop.run import record
 
@@ -82,13 +82,13 @@ def parse_arms(text: str) -> list[Arm]:
         arm = Arm(loop, precision, tuple(options))
         if (
             loop not in LOOPS
-            or precision not in settings.PRECISIONS
+            or precision not in choices.PRECISIONS
             or not set(options) <= set(OPTIONS)
         ):
             raise errors.UsageError(
                 f"--arms ({text}) must be loop:precision with options after plus "
                 f"signs, parted by commas, not '{word}'; loops: {', '.join(LOOPS)}; "
-                f"precisions: {', '.join(settings.PRECISIONS)}; options: "
+                f"precisions: {', '.join(choices.PRECISIONS)}; options: "
                 f"{', '.join(OPTIONS)}."
             )
         if "recompute" in options and loop not in ("custom", "unscaled", "floor"):

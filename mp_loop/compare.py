@@ -38,9 +38,9 @@ from typing import Any
 
 from absl import flags
 
-from mp_loop.cli import app
+from mp_loop.cli import app, resume
 from mp_loop.comparison import equivalence, forest_plot
-from mp_loop.config import errors, settings
+from mp_loop.config import choices, errors, settings
 from mp_loop.hardware import startup
 from mp_loop.report import charts, run_page
 from mp_loop.run import experiment, record
@@ -140,7 +140,9 @@ class Design:
                 "flags": self.config.to_flagfile().splitlines(),
             }
         )
-        with errors.bad_input(OSError, flag="output_dir", value=self.config.output_dir):
+        with errors.bad_input(
+            OSError, flag="output_dir", value=self.config.records.output_dir
+        ):
             record.write_atomically(folder / DESIGN_FILE, text)
 
     @classmethod
@@ -158,7 +160,7 @@ class Design:
                 for stage in found["stages"]
             ]
             config, _ = app.parse(["compare", *found["flags"]])
-            arms = parse_arms(",".join(stages[-1].arms), config.precision)
+            arms = parse_arms(",".join(stages[-1].arms), config.precision.precision)
             return cls(
                 config,
                 tuple(arms),
@@ -207,30 +209,32 @@ def declare(flag_values: flags.FlagValues) -> None:
 
 def run(config: settings.Config, flag_values: Any) -> int:
     """Runs the comparison; returns the exit code."""
-    if config.precision == "auto" and (flag_values.exact or not config.resume):
+    if config.precision.precision == "auto" and (
+        flag_values.exact or not config.records.resume
+    ):
         with startup.quiet_start():
             config = experiment.resolved(config)
     if flag_values.exact:
         return _prove(config)
-    if config.resume:
+    if config.records.resume:
         return _resume(config, flag_values)
     design = Design(
         config,
-        tuple(parse_arms(flag_values.arms, config.precision)),
+        tuple(parse_arms(flag_values.arms, config.precision.precision)),
         flag_values.repeats,
         flag_values.margin,
     ).staged()
     _refuse_untestable(design)
     turns = plan(config, design.arms, design.repeats)
-    folder = app.new_folder(config.output_dir, "a comparison without --resume")
+    folder = app.new_folder(config.records.output_dir, "a comparison without --resume")
     return _run_locked(folder, record.Lock(folder), design, turns)
 
 
 def _resume(config: settings.Config, flag_values: Any) -> int:
     """Goes on with a comparison; returns the exit code."""
-    if not config.output_dir:
+    if not config.records.output_dir:
         raise errors.UsageError("--output_dir must name the comparison to resume.")
-    folder = pathlib.Path(config.output_dir)
+    folder = pathlib.Path(config.records.output_dir)
     before = Design.read(folder)
     lock = record.Lock(folder)
     try:
@@ -255,24 +259,16 @@ def continued(before: Design, config: settings.Config, flag_values: Any) -> Desi
     Raises:
       UsageError: a flag contradicts what was written down.
     """
-    if config.precision == "auto":
-        config = config.at_precision(before.config.precision)
-    said = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(settings.Config)
-        if flag_values[field.name].present
-    }
-    differing = [
-        f"--{name} ({value}, was {getattr(before.config, name)})"
-        for name, value in said.items()
-        if value != getattr(before.config, name) and name not in _MAY_CHANGE
-    ]
-    if flag_values["margin"].present and flag_values.margin != before.margin:
-        differing.append(f"--margin ({flag_values.margin:g}, was {before.margin:g})")
-    if differing:
-        raise errors.UsageError(
-            f"{', '.join(differing)} must be as in the comparison to be resumed."
-        )
+    if config.precision.precision == "auto":
+        config = config.at_precision(before.config.precision.precision)
+    given = resume.settings_given(config, flag_values)
+    margin = {"margin": flag_values.margin} if flag_values["margin"].present else {}
+    resume.refuse_changes(
+        before.config.values() | {"margin": before.margin},
+        given | margin,
+        _MAY_CHANGE,
+        "comparison",
+    )
     repeats = flag_values.repeats if flag_values["repeats"].present else before.repeats
     if repeats < before.repeats:
         raise errors.UsageError(
@@ -281,7 +277,7 @@ def continued(before: Design, config: settings.Config, flag_values: Any) -> Desi
         )
     arms = before.arms
     if flag_values["arms"].present:
-        arms = tuple(parse_arms(flag_values.arms, before.config.precision))
+        arms = tuple(parse_arms(flag_values.arms, before.config.precision.precision))
     missing = [arm.name for arm in before.arms if arm not in arms]
     if missing:
         raise errors.UsageError(
@@ -293,8 +289,7 @@ def continued(before: Design, config: settings.Config, flag_values: Any) -> Desi
             f"--arms ({flag_values.arms}) must leave {reference(before.arms).name} the "
             f"reference, not {reference(arms).name}."
         )
-    changed = {name: said[name] for name in _MAY_CHANGE if name in said}
-    own = dataclasses.replace(before.config, **(changed | {"resume": False}))
+    own = before.config.replace(**(given | {"resume": False}))
     return Design(own, arms, repeats, before.margin, before.stages)
 
 
@@ -337,7 +332,8 @@ def _take_turns(folder: pathlib.Path, turns: Sequence[Turn]) -> int:
     )
     with app.stop_requested() as stop_requested:
         for number, turn in enumerate(turns, start=1):
-            said = f"[{number}/{len(turns)}] {turn.arm.name}, seed {turn.config.seed}"
+            seed = turn.config.training.seed
+            said = f"[{number}/{len(turns)}] {turn.arm.name}, seed {seed}"
             began = time.monotonic()
             done = (folder / turn.name / record.SUMMARY_FILE).exists()
             if not done:
@@ -394,7 +390,7 @@ def _conclude(folder: pathlib.Path, design: Design, turns: Sequence[Turn]) -> No
     }
     if drawn and results:
         # --metric may be an error, whose differences are no percentage points.
-        share = "accuracy" in design.config.metric
+        share = "accuracy" in design.config.model.metric
         forest_plot.draw(folder / FOREST_FILE, results, comparison["reference"], share)
     print(f"\n{text}\nTable and runs: {folder}")
     cells, note = _cells(comparison)
@@ -415,11 +411,12 @@ def _prove(config: settings.Config) -> int:
     if config.loss_scale_kind == "dynamic":
         own["custom"]["scale_preset"] = "keras"
     # A compiler may fuse, and so round, the two loops differently.
-    jit = "off" if config.jit_compile == "auto" else config.jit_compile
+    jit = (
+        "off" if config.training.jit_compile == "auto" else config.training.jit_compile
+    )
     with errors.bad_input(ValueError):
         sides = {
-            loop: dataclasses.replace(
-                config,
+            loop: config.replace(
                 **values,
                 deterministic=True,
                 jit_compile=jit,
@@ -450,11 +447,11 @@ def parse_arms(text: str, precision: str) -> list[Arm]:
     arms = []
     for word in (text or f"custom:{precision},keras:{precision}").split(","):
         loop, _, name = word.strip().partition(":")
-        if loop not in settings.LOOPS or name not in settings.PRECISIONS:
+        if loop not in choices.LOOPS or name not in choices.PRECISIONS:
             raise errors.UsageError(
                 f"--arms ({text}) must be loop:precision parted by commas, not "
-                f"'{word}'; loops: {', '.join(settings.LOOPS)}; precisions: "
-                f"{', '.join(settings.PRECISIONS)}."
+                f"'{word}'; loops: {', '.join(choices.LOOPS)}; precisions: "
+                f"{', '.join(choices.PRECISIONS)}."
             )
         arm = Arm(loop, name)
         if arm in arms:
@@ -470,20 +467,19 @@ def plan(config: settings.Config, arms: Sequence[Arm], repeats: int) -> list[Tur
       UsageError: an arm cannot do what the flags ask for, or the folder is not
         named.
     """
-    if not config.output_dir:
+    if not config.records.output_dir:
         raise errors.UsageError("--output_dir must name a folder for the comparison.")
-    folder = pathlib.Path(config.output_dir)
+    folder = pathlib.Path(config.records.output_dir)
     turns = []
     for repeat in range(repeats):
         for arm in arms:
             turn = Turn(arm, repeat, config)
             try:
-                own = dataclasses.replace(
-                    config,
+                own = config.replace(
                     loop=arm.loop,
                     precision=arm.precision,
                     output_dir=str(folder / turn.name),
-                    seed=config.seed + repeat,
+                    seed=config.training.seed + repeat,
                 )
             except ValueError as error:
                 raise errors.UsageError(f"Arm {arm.name}: {error}") from error

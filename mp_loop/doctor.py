@@ -23,6 +23,7 @@ from typing import Any
 from absl import flags
 
 from mp_loop.cli import app
+from mp_loop.config import choices
 from mp_loop.hardware import capability, processor, startup
 from mp_loop.run import record
 
@@ -72,7 +73,7 @@ def _facts(device: capability.Device) -> dict[str, Any]:
         and [name for name in _INSTRUCTIONS if name in instructions],
         "gains": {
             precision: dataclasses.asdict(capability.gains(device, precision))
-            for precision in capability.HALF_PRECISIONS
+            for precision in reversed(choices.HALF_PRECISIONS)
         },
     }
 

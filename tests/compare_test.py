@@ -71,11 +71,11 @@ def test_malformed_arms(text, said):
 
 
 def test_arms_take_turns_and_share_the_seed_of_a_repeat():
-    config = settings.Config(output_dir="out", seed=5, learning_rate=0.5)
+    config = settings.Config.of(output_dir="out", seed=5, learning_rate=0.5)
     arms = compare.parse_arms("custom:float16,keras:float32", "float16")
     turns = compare.plan(config, arms, 2)
     assert [turn.config for turn in turns] == [
-        settings.Config(
+        settings.Config.of(
             output_dir=f"out/{loop}-{precision}-{repeat}",
             seed=5 + repeat,
             learning_rate=0.5,
@@ -116,7 +116,7 @@ BAD_PLANS = [
 def test_a_plan_is_refused_before_anything_runs(values, repeats, said):
     arms = compare.parse_arms("", "float16")
     with pytest.raises(errors.UsageError) as error:
-        compare.plan(settings.Config(**values), arms, repeats)
+        compare.plan(settings.Config.of(**values), arms, repeats)
     assert all(part in str(error.value) for part in said)
 
 
@@ -325,10 +325,14 @@ def fake_train(results, made=None, accuracy=lambda turn: 0.5):
             log = folder / "arms" / f"{turn.name}.log"
             log.write_text("".join(f"line {number}\n" for number in range(40)))
             return code
-        run = record.Run.create(turn.config.output_dir, turn.config.to_flagfile())
+        run = record.Run.create(
+            turn.config.records.output_dir, turn.config.to_flagfile()
+        )
         run.log({"step": 1, "loss": 1.0, "loss_scale": 2.0, "skipped_steps": 0})
         run.log_evaluation(1, {"eval_accuracy": 0.5, "eval_loss": 1.0})
-        run.write_summary(summary(seed=turn.config.seed, eval_accuracy=accuracy(turn)))
+        run.write_summary(
+            summary(seed=turn.config.training.seed, eval_accuracy=accuracy(turn))
+        )
         run.close()
         return 0
 
@@ -606,7 +610,7 @@ def test_a_run_is_a_process_with_a_flagfile_and_a_log(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", Process)
     (tmp_path / "arms").mkdir()
-    config = settings.Config(output_dir=str(tmp_path))
+    config = settings.Config.of(output_dir=str(tmp_path))
     (turn,) = compare.plan(config, [compare.Arm("keras", "float32")], 1)
     assert compare._train(tmp_path, turn) == 3
     flagfile = tmp_path / "arms" / "keras-float32-0.flags"
@@ -642,7 +646,7 @@ def deaf_turn(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     (tmp_path / "arms").mkdir()
-    config = settings.Config(output_dir=str(tmp_path))
+    config = settings.Config.of(output_dir=str(tmp_path))
     (turn,) = compare.plan(config, [compare.Arm("keras", "float32")], 1)
 
     def ready():

@@ -18,7 +18,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-HALF_PRECISIONS = ("bfloat16", "float16")  # in order of preference
+from mp_loop.config import choices
+
+# bfloat16 needs no loss scale.
+_PREFERRED = ("bfloat16", "float16")
 # A measured time counts as a gain below this share of float32's: noise is less.
 GAIN = 0.95
 
@@ -155,7 +158,7 @@ def choose(devices: Sequence[Device]) -> Choice:
         only where it was measured.
     """
     refusals = []
-    for precision in HALF_PRECISIONS:
+    for precision in _PREFERRED:
         found = [(device, gains(device, precision)) for device in computing(devices)]
         against = [(device, said) for device, said in found if said.gain != "yes"]
         if not against:
@@ -177,7 +180,7 @@ def warning(devices: Sequence[Device], precision: str) -> str | None:
       devices: all devices of the machine, measured or not.
       precision: what was asked for.
     """
-    if precision not in HALF_PRECISIONS:
+    if precision not in choices.HALF_PRECISIONS:
         return None
     for device in computing(devices):
         ruled, ratio = support(device, precision), device.ratios.get(precision)
@@ -194,7 +197,7 @@ def warning(devices: Sequence[Device], precision: str) -> str | None:
 
 def must_measure(devices: Sequence[Device], precision: str) -> bool:
     """Tells whether `warning` can only know after a measurement."""
-    return precision in HALF_PRECISIONS and any(
+    return precision in choices.HALF_PRECISIONS and any(
         support(device, precision).gain in ("perhaps", "memory")
         for device in computing(devices)
     )

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
+from mp_loop.config import choices
 from mp_loop.hardware import capability, devices, processor
 
-PRECISIONS = ("float32", "bfloat16", "float16")
 # Seconds that each kind of product is timed for, all types together.
 BUDGET = 0.5
 
@@ -95,7 +95,7 @@ def time_products(device: capability.Device, budget: float = BUDGET) -> list[Tim
         with tf.device(device.name):
             runs = {
                 precision: _differentiated(product, shapes, precision, not large)
-                for precision in PRECISIONS
+                for precision in reversed(choices.PRECISIONS)
             }
             timings.append(Timing(name, _best(runs, budget), flops))
     return timings
@@ -106,7 +106,7 @@ def _differentiated(
 ) -> Callable[[], tf.Tensor]:
     """Returns a function that computes a product and its gradients once."""
     inputs = [tf.cast(tf.random.normal(shape), precision) for shape in shapes]
-    halved = precision in capability.HALF_PRECISIONS
+    halved = precision in choices.HALF_PRECISIONS
     wide = on_cpu and halved and devices.multiplies_slowly(precision)
 
     @tf.function(autograph=False)
@@ -165,7 +165,7 @@ def with_ratios(
     ratios = {
         model: {
             precision: max(t.seconds[precision] / t.seconds["float32"] for t in found)
-            for precision in capability.HALF_PRECISIONS
+            for precision in choices.HALF_PRECISIONS
         }
         for model, found in timings.items()
     }

@@ -26,10 +26,10 @@ from typing import Any, NamedTuple, NoReturn
 
 import tensorflow as tf
 
+from mp_loop.config import limits
+
 # The normal float32 numbers. A scale among them is never 0, inf or NaN, and no
 # device flushes it to zero as it may a subnormal number.
-SMALLEST = 2.0**-126
-LARGEST = float(tf.float32.max)
 
 
 class LossScaleState(NamedTuple):
@@ -225,14 +225,18 @@ class DynamicLossScale:
         return cls(**(PRESETS[name] | overrides))
 
 
-_UNBOUNDED = {"min_scale": SMALLEST, "max_scale": LARGEST, "clamp_growth": False}
+_UNBOUNDED = {
+    "min_scale": limits.SMALLEST,
+    "max_scale": limits.LARGEST,
+    "clamp_growth": False,
+}
 
 # What differs from `DynamicLossScale`'s own constants. `preset` names the sources.
 PRESETS: dict[str, dict[str, Any]] = {
     "keras": _UNBOUNDED,
     "tf_keras": _UNBOUNDED | {"min_scale": 1.0},
     "torch": _UNBOUNDED | {"initial_scale": 2.0**16},
-    "apex": {"initial_scale": 2.0**16, "min_scale": SMALLEST},
+    "apex": {"initial_scale": 2.0**16, "min_scale": limits.SMALLEST},
     "megatron": _UNBOUNDED
     | {
         "initial_scale": 2.0**32,
@@ -251,8 +255,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "jmp": _UNBOUNDED | {"min_scale": 1.0},
     "flax": {
         "initial_scale": 2.0**16,
-        "min_scale": SMALLEST,
-        "max_scale": LARGEST,
+        "min_scale": limits.SMALLEST,
+        "max_scale": limits.LARGEST,
         "wait_after_overflow": 1,
         "wait_after_growth": 1,
     },
@@ -322,8 +326,9 @@ def _float(name: str, value: Any) -> float:
     """Returns a lawful constant as a Python float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         _refuse(name, value, "be a number")
-    if not SMALLEST <= value <= LARGEST:  # NaN is refused too
-        _refuse(name, value, f"be a normal float32: {SMALLEST} to {LARGEST}")
+    if not limits.SMALLEST <= value <= limits.LARGEST:  # NaN is refused too
+        allowed = f"{limits.SMALLEST} to {limits.LARGEST}"
+        _refuse(name, value, f"be a normal float32: {allowed}")
     return float(value)
 
 

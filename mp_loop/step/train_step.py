@@ -30,12 +30,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop.config import choices, limits
 from mp_loop.distributed import strategies
 from mp_loop.hardware import devices
 from mp_loop.precision import recomputation, twins
 from mp_loop.step import loss_scale, train_state, updates
-
-PRECISIONS = (*twins.HALF_PRECISIONS, "float32")
 
 
 class TrainStep:
@@ -97,8 +96,10 @@ class TrainStep:
           ValueError: unlawful argument, by name; or a model that cannot be
             converted.
         """
-        if precision not in PRECISIONS:
-            raise ValueError(f"`precision` ({precision}) must be one of {PRECISIONS}.")
+        if precision not in choices.PRECISIONS:
+            raise ValueError(
+                f"`precision` ({precision}) must be one of {choices.PRECISIONS}."
+            )
         if not clip_norm >= 0:
             raise ValueError(f"`clip_norm` ({clip_norm}) must be at least 0.")
         if accumulate_steps < 1:
@@ -114,9 +115,9 @@ class TrainStep:
             loss_scale = _default_rule(precision)
         if twin is None:
             twin = model
-            if precision in twins.HALF_PRECISIONS and keras_arithmetic:
+            if precision in choices.HALF_PRECISIONS and keras_arithmetic:
                 twin = twins.keras_twin(model, precision)
-            elif precision in twins.HALF_PRECISIONS:
+            elif precision in choices.HALF_PRECISIONS:
                 twin = twins.half_precision_twin(
                     model,
                     precision,
@@ -420,7 +421,7 @@ class TrainStep:
         finite = tf.math.is_finite(halves)
         # The squares of float16 gradients cannot overflow a float32 sum, nor can
         # dividing them by a scale that is not tiny: one pass over them tells all.
-        summable = float(tf.float16.max) / self.rule.min_scale < loss_scale.LARGEST
+        summable = float(tf.float16.max) / self.rule.min_scale < limits.LARGEST
         told = [
             grad is None or (is_float16 and summable)
             for grad, is_float16 in zip(scaled_grads, self._from_float16, strict=True)

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
+from mp_loop.config import choices
 from mp_loop.step import keras_step
 
 SMALLEST = 2.0**-126  # of normal float32 numbers
@@ -151,7 +152,7 @@ def test_repeated_rows_of_a_sparse_gradient():
 
 
 @pytest.mark.parametrize("where", ["inputs", "labels", "loss"])
-@pytest.mark.parametrize("precision", mp_loop.step.train_step.PRECISIONS)
+@pytest.mark.parametrize("precision", choices.PRECISIONS)
 def test_a_nan_anywhere_skips_the_step(where, precision):
     keras.utils.set_random_seed(0)
     layers = [
@@ -188,7 +189,7 @@ def test_a_loss_that_reaches_no_weight_is_refused(name):
         step(tf.ones((4, 1)), tf.zeros(4))
 
 
-@pytest.mark.parametrize("precision", mp_loop.step.train_step.PRECISIONS)
+@pytest.mark.parametrize("precision", choices.PRECISIONS)
 def test_nothing_to_train(precision):
     """An empty list of gradients is finite; statistics move all the same."""
     layers = [keras.layers.Dense(2), keras.layers.BatchNormalization(scale=False)]
@@ -216,7 +217,7 @@ class Counter(keras.layers.Layer):
         return inputs
 
 
-@pytest.mark.parametrize("precision", mp_loop.step.train_step.PRECISIONS)
+@pytest.mark.parametrize("precision", choices.PRECISIONS)
 def test_integer_and_frozen_variables(precision):
     keras.utils.set_random_seed(0)
     frozen = keras.layers.Dense(4, name="frozen")
@@ -235,7 +236,7 @@ def test_integer_and_frozen_variables(precision):
     assert len(step.master_weights) == 2
 
 
-@pytest.mark.parametrize("precision", mp_loop.step.train_step.PRECISIONS)
+@pytest.mark.parametrize("precision", choices.PRECISIONS)
 def test_a_layer_used_twice_has_one_master_and_the_sum_of_its_gradients(precision):
     inputs = keras.Input((1,))
     twice = keras.layers.Dense(1, use_bias=False)

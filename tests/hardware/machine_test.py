@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
+from mp_loop.config import choices
 from mp_loop.hardware import capability, devices, machine
 
 
@@ -25,7 +26,7 @@ def test_every_type_is_timed_and_auto_follows():
     for found in timings.values():
         assert len(found) == 2
         for timing in found:
-            assert set(timing.seconds) == set(machine.PRECISIONS)
+            assert set(timing.seconds) == set(choices.PRECISIONS)
             assert all(0 < s < math.inf for s in timing.seconds.values())
     assert machine.measure(here) == timings  # once in a process
     chosen = capability.choose(machine.with_ratios(here, timings))
