@@ -42,7 +42,8 @@ from mp_loop.cli import app, resume
 from mp_loop.comparison import equivalence, forest_plot
 from mp_loop.config import choices, errors, settings
 from mp_loop.hardware import startup
-from mp_loop.report import charts, run_page
+from mp_loop.rendering import numbers
+from mp_loop.report import plots, run_page
 from mp_loop.run import experiment, record
 
 TABLE_FILE = "comparison.md"
@@ -375,14 +376,14 @@ def _conclude(folder: pathlib.Path, design: Design, turns: Sequence[Turn]) -> No
     record.write_atomically(folder / TABLE_FILE, text)
     record.write_atomically(folder / JSON_FILE, record.to_json(comparison))
     curves = [
-        record.Curve(
+        plots.Curve(
             turn.arm.name,
             record.read_metrics(folder / turn.name),
             record.read_evaluations(folder / turn.name),
         )
         for turn in turns
     ]
-    drawn = record.draw(folder / PICTURE_FILE, curves)
+    drawn = plots.draw(folder / PICTURE_FILE, curves)
     results = {
         name: equivalence.Equivalence(**arm["difference"])
         for name, arm in comparison["arms"].items()
@@ -510,7 +511,7 @@ MEASURES = (
     Measure("eval_accuracy", "accuracy", "{:.4f}".format),
     Measure("eval_loss", "loss", "{:.4f}".format),
     Measure("skipped_steps", "skipped steps", "{:g}".format),
-    Measure("final_loss_scale", "final loss scale", charts.power_of_two),
+    Measure("final_loss_scale", "final loss scale", numbers.power_of_two),
     Measure("milliseconds_per_step", "ms/step", "{:.2f}".format, ratio=True),
     Measure("examples_per_second", "examples/s", "{:.0f}".format, ratio=True),
     Measure(

@@ -25,6 +25,7 @@ from absl import flags
 from mp_loop.cli import app
 from mp_loop.config import choices
 from mp_loop.hardware import capability, processor, startup
+from mp_loop.rendering import tables
 from mp_loop.run import record
 
 _GAINS = {"yes": "faster", "perhaps": "measure", "memory": "less memory", "no": "no"}
@@ -173,19 +174,24 @@ def report(findings: Mapping[str, Any]) -> str:
         for timing in timings:
             lines += ["", f"  {timing['product']}"]
             wide = timing["seconds"]["float32"]
-            for precision, seconds in timing["seconds"].items():
-                lines.append(
-                    f"    {precision:<8}  {seconds * 1e3:8.2f} ms"
-                    f"  {timing['flops'] / seconds / 1e9:9.0f} GFLOP/s"
-                    f"  {seconds / wide:6.2f} of float32"
+            rows = [
+                (
+                    precision,
+                    f"{seconds * 1e3:8.2f} ms",
+                    f"{timing['flops'] / seconds / 1e9:9.0f} GFLOP/s",
+                    f"{seconds / wide:6.2f} of float32",
                 )
-    lines += ["", "software", ""]
+                for precision, seconds in timing["seconds"].items()
+            ]
+            lines += tables.columns(rows, indent="    ")
+    rows = []
     for name, value in findings["software"].items():
         if isinstance(value, Mapping):
             value = ", ".join(f"{k} {v}" for k, v in sorted(value.items()))
         if isinstance(value, bool):
             value = "on" if value else "off"
-        lines.append(f"  {name.replace('_', ' '):<16}  {value or 'none'}")
+        rows.append((name.replace("_", " "), value or "none"))
+    lines += ["", "software", "", *tables.columns(rows, left=True, indent="  ")]
     if findings["notes"]:
         lines += ["", "notes", "", *(f"  {note}" for note in findings["notes"])]
     auto = findings["auto"]

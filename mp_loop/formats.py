@@ -23,6 +23,8 @@ import sys
 from collections.abc import Sequence
 from fractions import Fraction
 
+from mp_loop.rendering import tables
+
 Number = Fraction | float  # A float only where it is inf, -inf, NaN or -0.0.
 
 _UPDATES = 1000
@@ -265,7 +267,9 @@ def ranges() -> str:
     head = (
         "", "bits", "largest", "normal from", "smallest", "gap at 1", "bias",
     )  # fmt: skip
-    return "\n".join(["ranges", "", *_table(head, rows), "", _HOW_TO_READ])
+    return "\n".join(
+        ["ranges", "", *tables.columns([head, *rows], indent="  "), "", _HOW_TO_READ]
+    )
 
 
 def _bits(value: Number) -> list[str]:
@@ -283,7 +287,8 @@ def _bits(value: Number) -> list[str]:
                 form.kind(value) + _formula(form, sign, pattern),
             )
         )
-    return _table(("", "s", "exponent", "mantissa", "kind"), rows, left=True)
+    head = ("", "s", "exponent", "mantissa", "kind")
+    return tables.columns([head, *rows], left=True, indent="  ")
 
 
 def _formula(form: Format, sign: int, pattern: int) -> str:
@@ -305,7 +310,8 @@ def _stored(value: Number) -> list[str]:
         rows.append(
             (form.name, *map(_short, (below, stored, above)), _error(value, stored))
         )
-    return _table(("", "next below", "stored", "next above", "error"), rows)
+    head = ("", "next below", "stored", "next above", "error")
+    return tables.columns([head, *rows], indent="  ")
 
 
 def _error(value: Number, stored: Number) -> str:
@@ -351,22 +357,10 @@ def _updates(value: Fraction) -> list[str]:
         "of the weight",
         f"after {_UPDATES} x {_short(change, 3)}",
     )
-    return [*_table(head, rows), f"  (exactly: {_short(exact)})"]
-
-
-def _table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], left: bool = False
-) -> list[str]:
-    """Aligns cells; the first column, or every one, to the left."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = []
-    for row in (head, *rows):
-        cells = [
-            cell.ljust(width) if left or not index else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(f"  {'  '.join(cells)}".rstrip())
-    return lines
+    return [
+        *tables.columns([head, *rows], indent="  "),
+        f"  (exactly: {_short(exact)})",
+    ]
 
 
 def _exponent(magnitude: Fraction) -> int:

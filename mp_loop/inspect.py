@@ -28,7 +28,6 @@ helps, 2 bad input.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pathlib
 import shlex
@@ -39,6 +38,7 @@ from absl import flags
 
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
+from mp_loop.rendering import figures, numbers, tables
 from mp_loop.run import experiment, record
 
 _EVERY = 10
@@ -185,7 +185,7 @@ def _batches(built: experiment.Experiment, position: int) -> Any:
 def _say_progress(line: dict[str, Any]) -> None:
     print(
         f"step {line['step']}: loss {line['loss']:.4g}, loss scale "
-        f"{_power(line['loss_scale'])}"
+        f"{numbers.power_of_two(line['loss_scale'])}"
         f"{'' if line['grads_finite'] else ', overflows'}",
         flush=True,
     )
@@ -193,7 +193,7 @@ def _say_progress(line: dict[str, Any]) -> None:
 
 def report(config: settings.Config, line: dict[str, Any]) -> str:
     """Lays one look out as two tables, at most 96 columns wide."""
-    scale = _power(line["loss_scale"])
+    scale = numbers.power_of_two(line["loss_scale"])
     half = "2^-8" if line["precision"] == "bfloat16" else "2^-11"
     layers = [
         ["layer", "in", "max", "room", "inf", "nan", "|", "room", "lost x1", "lost",
@@ -263,32 +263,14 @@ def report(config: settings.Config, line: dict[str, Any]) -> str:
             title,
             "",
             f"Layers: activations | gradients of activations, times {scale}",
-            *_table(layers),
+            *tables.columns(layers, line_width=_WIDTH),
             "",
             f"Variables: gradients, times {scale} | updates",
-            *_table(variables),
+            *tables.columns(variables, line_width=_WIDTH),
             "",
             suits,
         ]
     )
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    """Aligns columns; the first one is cut so that lines fit."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    rest = sum(widths[1:]) + 2 * (len(widths) - 1)
-    widths[0] = min(widths[0], max(_WIDTH - rest, 12))
-    lines = []
-    for row in rows:
-        name = row[0]
-        if len(name) > widths[0]:  # The end of a path tells more than its beginning.
-            name = "…" + name[1 - widths[0] :]
-        cells = [name.ljust(widths[0])]
-        cells += [
-            cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
 
 
 def _number(entry: dict[str, Any] | None, name: str, form: str) -> str:
@@ -324,11 +306,6 @@ def _short(dtype: str) -> str:
     return {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}.get(dtype, dtype)
 
 
-def _power(scale: float) -> str:
-    power = math.log2(scale)
-    return f"2^{power:.0f}" if power == round(power) else f"{scale:g}"
-
-
 def _draw(folder: str, lines: list[dict[str, Any]]) -> None:
     from mp_loop.report import heatmaps
 
@@ -338,7 +315,7 @@ def _draw(folder: str, lines: list[dict[str, Any]]) -> None:
     if drawn:
         print(f"Pictures: {folder}/numerics.png, {folder}/exponents.png")
     else:
-        print("No pictures: matplotlib is missing (pip install 'mp_loop[plots]').")
+        print(f"No pictures: {figures.MISSING}")
 
 
 def _advise(
@@ -456,8 +433,9 @@ def _scale_advice(limits: Any, first: float, interval: int, total: int) -> str:
         "at most)"
     )
     return (
-        f"{suits}: start at {_power(first)}. Of the growth intervals, {interval} lost "
-        f"the fewest of {total} steps when the rule was played against these limits."
+        f"{suits}: start at {numbers.power_of_two(first)}. Of the growth intervals, "
+        f"{interval} lost the fewest of {total} steps when the rule was played against "
+        "these limits."
     )
 
 
@@ -480,7 +458,8 @@ def _errors(measured: dict[str, Any], near: tuple[float, float], reference: str)
             [name, f"{error.outputs:.1e}", f"{error.grads:.1e}", error.variable]
         )
     rows.append(["allowed", f"{near[0]:.1e}", f"{near[1]:.1e}", ""])
-    return "\n".join(["", f"Against {reference}:", *_table(rows), ""])
+    table = tables.columns(rows, line_width=_WIDTH)
+    return "\n".join(["", f"Against {reference}:", *table, ""])
 
 
 if __name__ == "__main__":

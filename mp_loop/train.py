@@ -26,7 +26,8 @@ from mp_loop.cli import app, resume
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.hardware import environment
-from mp_loop.report import run_page
+from mp_loop.rendering import figures, tables
+from mp_loop.report import plots, run_page
 from mp_loop.run import experiment, record
 
 # EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
@@ -55,9 +56,9 @@ def _lost_worker(config: settings.Config, error: Exception) -> str:
         return ""
     if isinstance(error, cluster.WorkerLost):
         return str(error)
-    from mp_loop.distributed import strategies
+    from mp_loop.distributed import workers
 
-    return strategies.lost_worker(error)
+    return workers.lost_worker(error)
 
 
 def _run_locked(config: settings.Config, flag_values: Any) -> int:
@@ -102,7 +103,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         )
     # With TensorFlow, which takes seconds: a bad flag is told at once.
     from mp_loop.cli import progress
-    from mp_loop.distributed import strategies
+    from mp_loop.distributed import strategies, workers
     from mp_loop.hardware import machine
     from mp_loop.report import heatmaps
     from mp_loop.run import checkpointing, loop, profiling
@@ -124,9 +125,9 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     out: record.Run | None = None
 
     def enter(phase: int) -> Any:
-        """All workers enter the largest phase that one says: building is a meeting."""
+        """Enters the largest phase that any worker passes: building is collective."""
         nonlocal built
-        built = built.in_phase(built.workers.any(phase))
+        built = built.in_phase(built.workers.largest(phase))
         return built.step.state
 
     def follow() -> None:
@@ -173,7 +174,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         enter(built.phase)  # to stay
     else:
         follow()
-    built.workers.give_first(list(built.step.state.named().values()))
+    built.workers.copy_from_first(list(built.step.state.named().values()))
 
     if writes and not done:
         out.log_setup(config.values(), _graph(built))
@@ -200,7 +201,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
                         dataclasses.replace(plan, total_steps=built.phase_ends[phase]),
                         checkpoints,
                         shown,
-                        lambda: built.workers.any(stop_requested()),
+                        lambda: built.workers.largest(stop_requested()),
                         witness=_witness(built, out),
                         profile=profile,
                     )
@@ -210,7 +211,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         print(f"Training diverged: {error}", file=sys.stderr)
         _report(out, f"Training diverged: {error}")
         return 1
-    except strategies.ReplicasDiffer as error:
+    except workers.ReplicasDiffer as error:
         print(f"Replicas differ: {error}", file=sys.stderr)
         return 1
     except loop.Interrupted as stop:
@@ -260,7 +261,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     try:
         out.write_model(built.step.export())
         out.write_summary(summary)
-        picture = out.draw()
+        picture = plots.draw_run(out.folder)
         looks = out.read_numerics()
         if looks:
             heatmaps.draw_steps(out.folder / "numerics.png", looks)
@@ -277,7 +278,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     if not config.records.quiet:
         print(_table(summary))
         print(f"Model, metrics and checkpoints: {config.records.output_dir}")
-        print(f"Picture: {picture}" if picture else _NO_PICTURE)
+        print(f"Picture: {picture}" if picture else f"No picture: {figures.MISSING}")
         print(f"Report: {page}")
     return 0
 
@@ -317,9 +318,6 @@ def _report(out: record.Run, note: str = "") -> str | None:
     except record.RecordError as error:
         print(f"No report: {error}", file=sys.stderr)
         return None
-
-
-_NO_PICTURE = "No picture: matplotlib is missing (pip install 'mp_loop[plots]')."
 
 
 def _refuse_used_folder(folder: str) -> None:
@@ -374,8 +372,7 @@ def _table(summary: dict[str, Any]) -> str:
         f"{summary['model']} on {summary['dataset']}, {summary['precision']}, "
         f"{summary['loop']} loop"
     )
-    width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}  {value}" for name, value in rows]
+    lines = tables.columns(rows, left=True, indent="  ")
     return "\n".join(["", title, *lines, ""])
 
 

@@ -18,8 +18,8 @@ L = keras.layers
 
 
 def program(name):
-    """Imports experiments/own_code/NAME.py."""
-    path = ROOT / "experiments" / "own_code" / f"{name}.py"
+    """Imports examples/NAME.py."""
+    path = ROOT / "examples" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -22,8 +22,9 @@ FOLDERS = [
     "distributed",
     "hardware",
     "config",
+    "rendering",
 ]
-WITHOUT_TENSORFLOW = ["config", "cli"]
+WITHOUT_TENSORFLOW = ["config", "cli", "rendering"]
 MODULES = sorted(
     path.relative_to(PACKAGE).with_suffix("").as_posix()
     for path in PACKAGE.rglob("*.py")

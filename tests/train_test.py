@@ -496,9 +496,9 @@ def test_bad_input_in_a_real_process(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_flagfile_of_the_experiments_is_lawful():
+def test_every_flagfile_of_the_experiments_is_valid():
     found = list((ROOT / "experiments").rglob("*.flags"))
-    assert len(found) >= 13
+    assert len(found) >= 7
     for path in found:
         assert isinstance(config(f"--flagfile={path}"), settings.Config)
 

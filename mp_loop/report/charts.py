@@ -16,6 +16,8 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from mp_loop.rendering import numbers
+
 # In units of the viewBox; a phone shows it at about this size.
 WIDTH, HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 10, 26
@@ -152,10 +154,10 @@ def heat_map(
     parts = []
     for i, name in enumerate(rows):
         y = _TOP + row * i
-        short = name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}"
+        shown = name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}"
         parts.append(
             f'<text x="{name_width - 6}" y="{y + 10.5}" text-anchor="end">'
-            f"{html.escape(short)}<title>{html.escape(name)}</title></text>"
+            f"{html.escape(shown)}<title>{html.escape(name)}</title></text>"
         )
         for j, value in enumerate(values[i]):
             x = name_width + cell * j
@@ -207,13 +209,13 @@ def _grid(across: _Axis, down: _Axis, log: int) -> Iterator[str]:
     """Lines and labels of both axes."""
     for tick in down.ticks(5, whole=bool(log)):
         y = down(tick)
-        said = f"{log}^{tick:g}" if log else short(tick)
+        said = f"{log}^{tick:g}" if log else numbers.short(tick)
         yield f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{said}</text>'
     for tick in across.ticks(5, whole=True):
         yield (
             f'<text x="{across(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">'
-            f"{short(tick)}</text>"
+            f"{numbers.short(tick)}</text>"
         )
 
 
@@ -259,21 +261,6 @@ def _drawable(y: float, log: int) -> bool:
 
 def _plain(values: Sequence[float]) -> list[float | None]:
     return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values]
-
-
-def short(value: float) -> str:
-    """A number in a few characters: 12345678 is 12.3M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= max(size, 1e4):
-            return f"{value / size:.4g}{unit}"
-    return f"{value:.6g}"
-
-
-def power_of_two(value: float) -> str:
-    """A loss scale: `2^15` where it is one."""
-    if value > 0 and math.isfinite(value) and math.frexp(value)[0] == 0.5:
-        return f"2^{math.frexp(value)[1] - 1}"
-    return f"{value:g}"
 
 
 def _cross(x: float, y: float, text: str) -> str:

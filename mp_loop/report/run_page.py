@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mp_loop.config import settings
+from mp_loop.rendering import numbers, tables
 from mp_loop.report import charts
 from mp_loop.run import record
 
@@ -96,7 +97,7 @@ def write_comparison(
     )
     body = [
         f"<h1>{html.escape(title)}</h1>",
-        _table(rows),
+        _wide_table(rows),
         f"<p>{html.escape(note)}</p>" if note else "",
         _charts(read),
         f"<h2>Runs</h2><p>{links}</p>",
@@ -122,7 +123,7 @@ def _tiles(summary: Mapping[str, Any]) -> str:
     for label, name, form in shown:
         if summary.get(name) is not None:
             value = summary[name] / 2**20 if name.endswith("_bytes") else summary[name]
-            said = form.format(value) if form else charts.power_of_two(value)
+            said = form.format(value) if form else numbers.power_of_two(value)
             tiles.append(f"<div><b>{said}</b>{label}</div>")
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
@@ -194,13 +195,13 @@ def _skips(metrics: Lines) -> str:
             (
                 f"{line['step']}",
                 f"{line['skipped']}",
-                charts.power_of_two(_number(line.get("loss_scale"))),
+                numbers.power_of_two(_number(line.get("loss_scale"))),
                 said or "-",
             )
         )
     more = len(found) - _MOST_SKIPS
     tail = f"<p>And {more} more lines with skips.</p>" if more > 0 else ""
-    return f"<h2>Skipped steps</h2>{_table(rows)}{tail}"
+    return f"<h2>Skipped steps</h2>{_wide_table(rows)}{tail}"
 
 
 def _numerics(looks: Lines) -> str:
@@ -242,14 +243,11 @@ def _settings(flags: Mapping[str, str]) -> str:
         word.removeprefix("--").partition("=")[::2]
         for word in settings.Config().to_flagfile().splitlines()
     )
-    rows = []
-    for name, value in flags.items():
-        changed = defaults.get(name) != value
-        cells = f"<td>{html.escape(name)}</td><td>{html.escape(value)}</td>"
-        rows.append(f"<tr{' class=changed' if changed else ''}>{cells}</tr>")
+    rows = list(flags.items())
+    changed = {i for i, (name, value) in enumerate(rows) if defaults.get(name) != value}
     return (
         "<h2>Configuration</h2><details><summary>All flags; in bold what is not the "
-        f"default</summary><table>{''.join(rows)}</table></details>"
+        f"default</summary>{tables.html(rows, False, changed)}</details>"
     )
 
 
@@ -260,7 +258,7 @@ def _environment(folder: pathlib.Path) -> str:
     except (OSError, ValueError):
         return ""
     rows = [(name, _said(value)) for name, value in found.items()]
-    return f"<h2>Environment</h2>{_table(rows, head=False)}"
+    return f"<h2>Environment</h2>{_wide_table(rows, head=False)}"
 
 
 def _said(value: Any) -> str:
@@ -269,13 +267,8 @@ def _said(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _table(rows: Sequence[Sequence[str]], head: bool = True) -> str:
-    lines = []
-    for index, row in enumerate(rows):
-        cell = "th" if head and not index else "td"
-        cells = "".join(f"<{cell}>{html.escape(word)}</{cell}>" for word in row)
-        lines.append(f"<tr>{cells}</tr>")
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+def _wide_table(rows: tables.Rows, head: bool = True) -> str:
+    return f'<div class="wide">{tables.html(rows, head)}</div>'
 
 
 def _flags(folder: pathlib.Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mp_loop.config import errors, settings
-from mp_loop.distributed import cluster
+from mp_loop.distributed import cluster, handshake
 from mp_loop.hardware import processor, startup
 
 
@@ -122,7 +122,7 @@ def build(config: settings.Config) -> Experiment:
     prepare(config)
     if config.parallel.strategy == "multi_worker":
         with errors.bad_input(cluster.ClusterError):
-            cluster.call_roll(
+            handshake.wait_for_all(
                 cluster.task(), _common_flags(config), config.parallel.worker_timeout
             )
     # Only now TensorFlow, which takes seconds: a bad flag is told at once.
@@ -131,7 +131,7 @@ def build(config: settings.Config) -> Experiment:
         import tensorflow as tf
 
         from mp_loop.data import sources
-        from mp_loop.distributed import strategies
+        from mp_loop.distributed import strategies, workers
         from mp_loop.models import catalog
         from mp_loop.step import train_step, updates
 
@@ -196,7 +196,7 @@ def build(config: settings.Config) -> Experiment:
         phase_ends,
         0,
         strategy,
-        strategies.Workers(strategy),
+        workers.Workers(strategy),
         make_step,
     )
 

@@ -4,7 +4,6 @@
     run.log({"step": 20, "loss": 0.7, ...})             # metrics.jsonl, TensorBoard
     run.log_evaluation(20, {"eval_loss": 0.6, "eval_accuracy": 0.8})
     run.write_summary({...})
-    run.draw()                                          # training.png
     run.close()
 
 A file is either appended to, a whole line at a time, or replaced whole, so that
@@ -18,7 +17,6 @@ floats again when read.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import math
@@ -28,7 +26,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mp_loop.hardware import environment
@@ -299,12 +297,6 @@ class Run:
         """Writes summary.json."""
         _write_json(self.folder / SUMMARY_FILE, summary)
 
-    def draw(self) -> str | None:
-        """Draws training.png; returns its path, None where matplotlib is missing."""
-        path = self.folder / "training.png"
-        curve = Curve("", self.read_metrics(), self.read_evaluations())
-        return str(path) if draw(path, [curve]) else None
-
     def close(self) -> None:
         """Closes the files and gives the lock back; the run logs no more."""
         with self._guard:
@@ -526,102 +518,6 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 def to_json(value: Any) -> str:
     """Valid JSON on several lines, numbers that are not finite as strings."""
     return json.dumps(_plain(value, for_json=True), indent=2, allow_nan=False) + "\n"
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """What one run contributes to a picture.
-
-    Runs that share a label share a colour and one entry of the legend; a
-    single run without a label needs no legend.
-    """
-
-    label: str
-    metrics: Sequence[Mapping[str, Any]]
-    evaluations: Sequence[Mapping[str, Any]]
-
-
-def draw(path: str | os.PathLike[str], curves: Sequence[Curve]) -> bool:
-    """Draws loss, evaluation accuracy and loss scale of runs over their steps.
-
-    A cross marks a logged line since whose predecessor at least one step was
-    skipped.
-
-    Returns:
-      False, and draws nothing, where matplotlib is missing.
-    """
-    try:
-        from matplotlib import figure, ticker
-    except ImportError:
-        return False
-    picture = figure.Figure(figsize=(8, 8), layout="constrained")
-    axes = picture.subplots(3, 1, sharex=True)
-    labels = list(dict.fromkeys(curve.label for curve in curves))
-    scales, skips = [], 0
-    for index, curve in enumerate(curves):
-        color = f"C{labels.index(curve.label)}"
-        first = all(curve.label != other.label for other in curves[:index])
-        # matplotlib hides a label that starts with an underscore.
-        label = curve.label if first and curve.label else "_"
-        style = {"color": color, "alpha": 0.9 if first else 0.5, "linewidth": 1.4}
-        steps = [line["step"] for line in curve.metrics]
-        axes[0].plot(steps, _column(curve.metrics, "loss"), label=label, **style)
-        axes[1].plot(
-            [line["step"] for line in curve.evaluations],
-            _column(curve.evaluations, "eval_accuracy"),
-            marker="o",
-            markersize=4,
-            **style,
-        )
-        scale = _column(curve.metrics, "loss_scale")
-        axes[2].step(steps, scale, where="post", **style)
-        scales += [value for value in scale if math.isfinite(value) and value > 0]
-        at = _skips(curve.metrics)
-        skips += sum(count for _, _, count in at)
-        axes[2].plot(
-            [step for step, _, _ in at],
-            [value for _, value, _ in at],
-            linestyle="none",
-            marker="x",
-            markersize=7,
-            markeredgewidth=1.6,
-            color="crimson" if len(labels) == 1 else color,
-        )
-    axes[0].set_title("Training loss", loc="left")
-    axes[1].set_title("Evaluation accuracy", loc="left")
-    how_many = f"{skips} " if len(curves) == 1 else ""
-    note = f" (crosses: {how_many}skipped steps)" if skips else ""
-    axes[2].set_title(f"Loss scale{note}", loc="left")
-    axes[2].set_yscale("log", base=2)
-    if scales:  # At least two octaves, so that a constant scale gets an axis too.
-        axes[2].set_ylim(min(scales) / 2, max(scales) * 2)
-    axes[2].set_xlabel("step")
-    axes[2].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    if any(labels):
-        axes[0].legend(frameon=False)
-    picture.savefig(path, dpi=150)
-    return True
-
-
-def _column(lines: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    """One value of every line; NaN, a gap in the curve, where it has none."""
-    values = [line.get(name) for line in lines]
-    return [math.nan if value is None else float(value) for value in values]
-
-
-def _skips(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, int]]:
-    """(step, loss scale, number of skips since the line before), where any."""
-    marks, before = [], 0
-    scales = _column(metrics, "loss_scale")
-    for line, scale in zip(metrics, scales, strict=True):
-        if line["skipped_steps"] > before:
-            count = line["skipped_steps"] - before
-            marks.append((line["step"], scale, count))
-        before = line["skipped_steps"]
-    return marks
 
 
 def _named(output_dir: str) -> pathlib.Path:

@@ -31,7 +31,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.config import choices, limits
-from mp_loop.distributed import strategies
+from mp_loop.distributed import replicas
 from mp_loop.hardware import devices
 from mp_loop.precision import recomputation, twins
 from mp_loop.step import loss_scale, train_state, updates
@@ -124,8 +124,8 @@ class TrainStep:
                     float32_layers,
                     float32_products=devices.multiplies_slowly(precision),
                 )
-        self._replicas = strategies.Replicas(all_reduce_dtype)
-        self._replicas.refuse(
+        self._replicas = replicas.Replicas(all_reduce_dtype)
+        self._replicas.check_supported(
             model,
             accumulate_steps,
             keras_arithmetic=keras_arithmetic,
@@ -144,9 +144,9 @@ class TrainStep:
         working_of = {id(master): working for master, working in pairs}
         masters = model.trainable_variables
         workings = [working_of[id(master)] for master in masters]
-        self._replicas.check("optimizer", optimizer.variables[0])
+        self._replicas.check_scope("optimizer", optimizer.variables[0])
         for master in masters:
-            self._replicas.check("model", master)
+            self._replicas.check_scope("model", master)
         self._update = updates.make(optimizer, masters, fused=not keras_arithmetic)
         # Copies: where a 16-bit variable follows a float32 one.
         self._copies = [
@@ -483,8 +483,8 @@ class EvalStep:
         if not isinstance(self._metric, keras.metrics.Metric):
             self._metric = keras.metrics.MeanMetricWrapper(self._metric)
         self._mean = keras.metrics.Mean()
-        replicas = strategies.Replicas()
-        self._step = tf.function(replicas.each(self._one_step, even=False))
+        run = replicas.Replicas().each(self._one_step, even=False)
+        self._step = tf.function(run)
 
     def __call__(self, batches: tf.data.Dataset) -> dict[str, float]:
         """Returns `eval_loss` and `eval_accuracy` over (inputs, labels) batches."""
@@ -511,7 +511,7 @@ def mean_loss(
 ) -> tf.Tensor:
     """Returns the float32 loss, averaged over the batch; outputs of any dtype."""
     outputs = tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
-    with strategies.alone():
+    with replicas.as_one_device():
         if isinstance(loss, keras.losses.Loss):
             losses = loss(labels, outputs, sample_weight=sample_weight)
         else:

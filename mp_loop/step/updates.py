@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.distributed import strategies
+from mp_loop.distributed import replicas
 
 Grad = tf.Tensor | tf.IndexedSlices | None
 Grads = Sequence[Grad]
@@ -95,7 +95,7 @@ class KerasUpdate:
 
         grads = [map_grad(unscaled, grad) for grad in scaled_grads]
         if any(grad is not None for grad in grads):
-            strategies.once(self._apply, *grads)
+            replicas.call_once(self._apply, *grads)
         select(apply, variables, before)
 
     def _apply(self, *grads: Grad) -> None:

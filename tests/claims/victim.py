@@ -41,6 +41,17 @@ PLACES = {
     "before the summary": ("mp_loop.run.record", "Run.write_summary"),
 }
 
+# What a training imports only when it needs it.
+IMPORTED = (
+    "mp_loop.data.sources",
+    "mp_loop.hardware.machine",
+    "mp_loop.models.catalog",
+    "mp_loop.run.experiment",
+    "mp_loop.run.loop",
+    "mp_loop.step.keras_step",
+    "tqdm",
+)
+
 
 def model(input_shape, num_classes):
     """Every kind of state in little: kernels, statistics, dropout."""
@@ -97,9 +108,8 @@ def live(moment, words, log):
 
 
 def main():
-    for name in ("data", "experiment", "keras_baseline", "loop", "machine", "models"):
-        importlib.import_module(f"mp_loop.{name}")
-    importlib.import_module("tqdm")
+    for name in IMPORTED:
+        importlib.import_module(name)
     for line in sys.stdin:
         child = os.fork()
         if not child:

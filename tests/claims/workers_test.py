@@ -22,7 +22,7 @@ from mp_loop.run import record
 ROOT = pathlib.Path(__file__).parents[2]
 # Batch norm and dropout in float16, overflows, several steps in a call.
 FLAGS = (
-    "--model=tests.workers_test:small",
+    "--model=tests.claims.workers_test:small",
     "--batch_size=32",
     "--steps=24",
     "--steps_per_call=2",

@@ -1,35 +1,21 @@
-"""TF_CONFIG, and the roll call of real sockets."""
+"""TF_CONFIG, and the examples that set it."""
 
-import json
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import textwrap
-import threading
-import time
 
 import pytest
 
 from mp_loop.distributed import cluster
-
-
-def config(number=0, count=2, port=2222, chief=False, **task):
-    addresses = [f"127.0.0.1:{port + i}" for i in range(count)]
-    groups = {"chief": addresses[:1], "worker": addresses[1:]}
-    kind, index = ("worker", number - 1) if number else ("chief", 0)
-    if not chief:
-        groups, kind, index = {"worker": addresses}, "worker", number
-    return json.dumps(
-        {"cluster": groups, "task": {"type": kind, "index": index} | task}
-    )
+from tests.distributed import tf_config
 
 
 @pytest.mark.parametrize("chief", [False, True], ids=["workers", "chief and workers"])
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_first_process_is_the_chief(number, chief):
-    task = cluster.task(config(number, count=3, chief=chief))
+    task = cluster.task(tf_config.of_process(number, count=3, chief=chief))
     assert (task.number, task.is_chief) == (number, number == 0)
     assert task.addresses == tuple(f"127.0.0.1:{2222 + i}" for i in range(3))
 
@@ -46,9 +32,18 @@ BAD = {
         '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
         r"cluster \(ps\) must hold chief and worker only",
     ),
-    "evaluator": (config(type="evaluator"), r"task type \(evaluator\) must be one of"),
-    "index too large": (config(index=2), r"index \(2\) must be among the 2"),
-    "index of words": (config(index="0"), r"index \(0\) must be among the 2"),
+    "evaluator": (
+        tf_config.of_process(type="evaluator"),
+        r"task type \(evaluator\) must be one of",
+    ),
+    "index too large": (
+        tf_config.of_process(index=2),
+        r"index \(2\) must be at least 0 and below 2",
+    ),
+    "index of words": (
+        tf_config.of_process(index="0"),
+        r"index \(0\) must be at least 0 and below 2",
+    ),
     "no port": (
         '{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}',
         r"cluster \(a\) must hold addresses of the form host:port",
@@ -56,112 +51,17 @@ BAD = {
     "twice the same": (
         '{"cluster": {"worker": ["a:1", "a:1"]}, '
         '"task": {"type": "worker", "index": 0}}',
-        "cluster must name no address twice",
+        "cluster must not name an address twice",
     ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_unlawful_settings_are_refused_in_one_line(name):
+def test_settings_that_are_not_valid_are_refused_in_one_line(name):
     text, said = BAD[name]
     with pytest.raises(cluster.ClusterError, match=said) as error:
         cluster.task(text)
     assert "\n" not in str(error.value)
-
-
-def free_port():
-    with socket.create_server(("", 0)) as server:
-        return server.getsockname()[1]
-
-
-def call(tasks, flags, seconds=10.0, delays=(0, 0, 0)):
-    """Calls the roll in a thread for each task; returns what each raised."""
-    ends = [None] * len(tasks)
-
-    def run(i):
-        time.sleep(delays[i])
-        try:
-            cluster.call_roll(tasks[i], flags[i], seconds)
-        except Exception as error:
-            ends[i] = error
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(tasks))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return ends
-
-
-def tasks(count, present=None):
-    port = free_port()
-    numbers = range(count) if present is None else present
-    return [cluster.task(config(n, count, port)) for n in numbers]
-
-
-@pytest.mark.parametrize("delays", [(0, 0.3, 0), (0.5, 0, 0.2)], ids=str)
-def test_all_go_on_together_whoever_comes_first(delays):
-    assert call(tasks(3), ["--a\n"] * 3, delays=delays) == [None] * 3
-    # The chief's port is free again: TensorFlow takes it next.
-    again = tasks(2)
-    assert call(again, [""] * 2) == call(again, [""] * 2) == [None] * 2
-
-
-def test_a_cluster_of_one_has_nobody_to_wait_for():
-    assert call(tasks(1), [""]) == [None]
-
-
-def test_other_flags_are_refused_everywhere_by_name():
-    found = call(tasks(3), ["--a=1\n--b=2\n", "--a=1\n--b=2\n", "--a=1\n--b=3\n"])
-    said = "worker 2 has other flags than the chief: --b=3 instead of --b=2."
-    assert [(type(e), str(e)) for e in found] == [(cluster.ClusterError, said)] * 3
-
-
-@pytest.mark.parametrize("present", [[0, 1], [1, 2]], ids=["no worker", "no chief"])
-def test_who_does_not_come_is_named_in_bounded_time(present):
-    started = time.monotonic()
-    there = tasks(3, present)
-    found = call(there, [""] * 2, seconds=1.0)
-    assert time.monotonic() - started < 20
-    # The worker that came loses its chief, and says so.
-    missing = f"worker 2 ({there[0].addresses[2]}) did not come within 1 seconds"
-    if present == [1, 2]:
-        missing = f"the chief ({there[0].addresses[0]}) did not start within 1 seconds"
-    assert all(isinstance(e, cluster.WorkerLost) for e in found)
-    assert missing in str(found[0])
-
-
-def test_strangers_at_the_port_are_ignored():
-    both = tasks(2)
-    port = int(both[0].addresses[0].rsplit(":", 1)[1])
-    done = []
-
-    def disturb():
-        for said in (b"GET / HTTP/1.1\r\n\r\n", b'{"number": "x"}\n', b"\xff\n", b""):
-            for _ in range(50):
-                try:
-                    with socket.create_connection(("127.0.0.1", port), 1) as line:
-                        line.sendall(said)
-                    done.append(said)
-                    break
-                except OSError:
-                    time.sleep(0.05)
-
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    assert call(both, [""] * 2, delays=(0, 1.5)) == [None] * 2
-    thread.join()
-    assert len(done) == 4
-
-
-def test_an_address_in_use_is_refused():
-    both = tasks(2)
-    port = int(both[0].addresses[0].rsplit(":", 1)[1])
-    with (
-        socket.create_server(("", port)),
-        pytest.raises(cluster.ClusterError, match="must be free on this machine"),
-    ):
-        cluster.call_roll(both[0], "", 1.0)
 
 
 # The examples, with stand-ins for what only a cluster has.

@@ -130,18 +130,3 @@ def test_ticks_are_round_and_few(low, size, most, whole):
     for step in steps:
         assert f"{step:.0e}"[0] in "125" or whole or abs(low) > 1e6 * size
         assert not whole or math.isclose(step, round(step))
-
-
-SHORT = {0.001: "0.001", 9999: "9999", 12345: "12.35k", 2e7: "20M", -3e9: "-3G"}
-
-
-@pytest.mark.parametrize("value", SHORT)
-def test_short_numbers(value):
-    assert charts.short(value) == SHORT[value]
-
-
-def test_loss_scales_are_powers_of_two_where_they_are():
-    assert charts.power_of_two(2.0**15) == "2^15"
-    assert charts.power_of_two(2.0**-3) == "2^-3"
-    assert charts.power_of_two(1000.0) == "1000"
-    assert charts.power_of_two(0.0) == "0"

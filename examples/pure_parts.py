@@ -1,4 +1,4 @@
-"""A loop of your own from pure parts: `python experiments/own_code/pure_parts.py`.
+"""A loop of your own from pure parts: `python examples/pure_parts.py`.
 
 The twin, the casts, the scale and the skip, each in plain sight; the update is
 gradient descent by hand. Nothing else of mp_loop is used.

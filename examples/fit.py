@@ -1,4 +1,4 @@
-"""Keras' own `fit`, in float16: `python experiments/own_code/fit.py [EPOCHS]`.
+"""Keras' own `fit`, in float16: `python examples/fit.py [EPOCHS]`.
 
 One line is new. Callbacks, metrics, `class_weight`, `steps_per_execution` and the
 saved model are Keras' own.

@@ -1,4 +1,4 @@
-"""A gradient penalty in float16: `python experiments/own_code/gradient_penalty.py`.
+"""A gradient penalty in float16: `python examples/gradient_penalty.py`.
 
 The loss holds the gradient of the model by its inputs, so the backward pass goes
 through a backward pass. The model below returns both; the same class makes the

@@ -1,4 +1,4 @@
-"""Averaged weights in float16 training: `python experiments/own_code/ema.py [EPOCHS]`.
+"""Averaged weights in float16 training: `python examples/ema.py [EPOCHS]`.
 
 The average is of the float32 masters, and float32 itself: with a decay of 0.98 it
 moves by less than a 16-bit weight could. A skipped step moves nothing.

@@ -1,4 +1,4 @@
-"""A GAN in float16: `python experiments/own_code/gan.py [STEPS]`.
+"""A GAN in float16: `python examples/gan.py [STEPS]`.
 
 Two models, two losses, two optimizers, and a loss scale for each: two `TrainStep`s
 in one loop. The second trains the generator through the discriminator, which is

@@ -1,0 +1,1 @@
+"""Tables, numbers and figures, the same in every command's output."""

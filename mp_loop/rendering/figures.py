@@ -1,0 +1,49 @@
+"""What all pictures share: they need matplotlib, become PNG files, and look alike.
+
+def fill(figure): figure.subplots().plot([1, 2])
+
+drawn = figures.draw("loss.png", (8, 8), fill)   # False without matplotlib
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib import axes, figure
+
+MISSING = "matplotlib is missing (pip install 'mp_loop[plots]')."
+
+
+def draw(
+    path: str | os.PathLike[str],
+    size: tuple[float, float],
+    fill: Callable[[figure.Figure], None],
+    dpi: int = 150,
+) -> bool:
+    """Draws a picture.
+
+    Args:
+      path: of the PNG file.
+      size: width and height in inches.
+      fill: draws on an empty figure.
+      dpi: dots per inch.
+
+    Returns:
+      False, and draws nothing, where matplotlib is missing.
+    """
+    try:
+        from matplotlib import figure
+    except ImportError:
+        return False
+    picture = figure.Figure(figsize=size, layout="constrained")
+    fill(picture)
+    picture.savefig(path, dpi=dpi)
+    return True
+
+
+def hide_spines(axis: axes.Axes, sides: Sequence[str] = ("top", "right")) -> None:
+    """Removes the lines around a plot that carry no scale."""
+    axis.spines[list(sides)].set_visible(False)
