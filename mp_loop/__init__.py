@@ -23,7 +23,7 @@ from typing import Any
 _HOME = {
     "Checkpoints": "run.checkpointing",
     "DynamicLossScale": "step.loss_scale",
-    "EvalStep": "step.train_step",
+    "EvalStep": "step.eval_step",
     "LossScaleState": "step.loss_scale",
     "NoLossScale": "step.loss_scale",
     "StaticLossScale": "step.loss_scale",

@@ -39,7 +39,7 @@ from absl import flags
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
 from mp_loop.rendering import figures, numbers, tables
-from mp_loop.run import experiment, record
+from mp_loop.run import experiment, files, run_folder, strict_json
 
 _EVERY = 10
 _WIDTH = 96
@@ -101,7 +101,9 @@ def run(config: settings.Config, flag_values: Any) -> int:
     start = int(built.step.state.step)
     out = None
     if config.records.output_dir:
-        out = record.Run.create(config.records.output_dir, config.to_flagfile())
+        out = run_folder.RunFolder.create(
+            config.records.output_dir, config.to_flagfile()
+        )
     looker = probe.Probe(built.step)
     lines = []
     try:
@@ -323,7 +325,7 @@ def _advise(
 ) -> int:
     """Measures, prints and writes the advice; returns the exit code."""
     from mp_loop.numerics import advice
-    from mp_loop.step import loss_scale, train_step
+    from mp_loop.step import loss_scale
 
     config = built.config
     near = flag_values.bound, flag_values.grad_bound
@@ -334,9 +336,7 @@ def _advise(
     def judge(precision: str, scale: float) -> advice.Judge:
         return advice.Judge(
             built.model,
-            lambda labels, outputs: train_step.mean_loss(
-                built.step._loss, labels, outputs, None
-            ),
+            built.step.loss,
             batches,
             precision,
             scale,
@@ -403,7 +403,7 @@ def _advise(
                 "bfloat16_is_safer": safer,
             }
         path = pathlib.Path(config.records.output_dir) / "advice.json"
-        record.write_atomically(path, record.to_json(found))
+        files.write_atomically(path, strict_json.to_document(found))
     return 0
 
 

@@ -1,8 +1,10 @@
 """The kernels that the commands take, and two replicas: two logical CPUs."""
 
-from mp_loop.hardware import processor
+import hypothesis
 
-processor.prefer_onednn()
+from mp_loop.hardware import startup
+
+startup.prefer_onednn()
 
 import tensorflow as tf  # noqa: E402
 
@@ -10,3 +12,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+# A slow machine fails no test.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")

@@ -1,4 +1,4 @@
-"""The doctor, in a real process; its notes and layout on machines of the table."""
+"""The doctor, in a real process; its layout on a machine that is not here."""
 
 import json
 import pathlib
@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from mp_loop import doctor
-from mp_loop.config import choices
-from mp_loop.hardware import capability, machine
+from mp_loop.hardware import capability, devices, machine, timing
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -27,11 +26,11 @@ def test_it_examines_this_machine():
     done = process("--json")
     assert done.returncode == 0, done.stderr
     findings = json.loads(done.stdout)
-    here = machine.find()
+    here = devices.find()
     assert [d["name"] for d in findings["devices"]] == [d.name for d in here]
     assert findings["software"]["tensorflow"]
     assert findings["timings"]
-    assert findings["auto"]["precision"] in choices.PRECISIONS
+    assert findings["auto"]["precision"] in timing.PRECISIONS
     text = doctor.report(findings)
     assert f"--precision=auto chooses {findings['auto']['precision']}" in text
     assert max(map(len, text.splitlines())) <= 80
@@ -50,33 +49,12 @@ def gpu(index, *compute_capability):
 
 
 CPU = capability.Device("CPU", "CPU:0", "a CPU")
-NOTES = {
-    "different GPUs": ([CPU, gpu(0, 8, 0), gpu(1, 7, 0)], {}, "The GPUs differ"),
-    "TF32": ([CPU, gpu(0, 8, 0)], {}, "TF32 is o"),
-    "hidden": ([CPU], {"CUDA_VISIBLE_DEVICES": "-1"}, "hides every GPU"),
-    "no oneDNN": ([CPU], {"TF_ENABLE_ONEDNN_OPTS": "0"}, "fast processor kernels off"),
-    "driver alone": ([CPU], {"driver": "550.54.15"}, "pip install 'mp_loop[gpu]'"),
-    "nothing": ([CPU], {}, None),
-    "an old GPU": ([CPU, gpu(0, 7, 5)], {}, None),
-}
-
-
-@pytest.mark.parametrize("name", NOTES)
-def test_notes(name, monkeypatch):
-    devices, around, said = NOTES[name]
-    for variable in ("CUDA_VISIBLE_DEVICES", "TF_ENABLE_ONEDNN_OPTS"):
-        monkeypatch.delenv(variable, raising=False)
-        if variable in around:
-            monkeypatch.setenv(variable, around[variable])
-    monkeypatch.setattr(doctor, "nvidia_driver", lambda: around.get("driver"))
-    found = doctor.notes(devices)
-    assert (found == []) if said is None else any(said in note for note in found)
 
 
 def test_the_report_of_a_gpu_machine():
     devices = [CPU, gpu(0, 7, 5), gpu(1, 8, 0)]
     findings = {
-        "devices": [doctor._facts(device) for device in devices],
+        "devices": [machine.describe(device) for device in devices],
         "timings": {},
         "software": {"nvidia_libraries": {"nvidia-cudnn-cu12": "9.3"}, "onednn": True},
         "auto": {"precision": "float16", "reason": capability.choose(devices).reason},

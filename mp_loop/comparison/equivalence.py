@@ -3,26 +3,26 @@
     result = paired([a - b for a, b in zip(arm, reference)], margin=0.005)
     result.verdict                      # "equivalent", "different" or "not shown"
 
-Runs of equal seed are paired: same initial weights, same order of the data. That a
-difference was not found does not show that there is none, so the burden is turned
-round: two one-sided t-tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15) must
-each reject that the mean difference lies outside a margin, which is decided before the
-runs. Floats in, floats out; no library.
+Runs of equal seed are paired: same initial weights, same order of the data. A
+difference that was not found is no evidence that there is none, so the burden of proof
+is reversed: two one-sided t-tests (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15)
+must each reject that the mean difference lies outside a margin, which is decided before
+the runs. Floats in, floats out.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import statistics
 from collections.abc import Sequence
+
+from mp_loop.comparison import student_t
 
 LEVEL = 0.05  # of each one-sided test
 POWER = 0.8
 EQUIVALENT, DIFFERENT, NOT_SHOWN = "equivalent", "different", "not shown"
 
-_MOST_TERMS = 100_000
 # Above so many repeats Student's t is the normal distribution.
 _MANY = 1000
 
@@ -61,14 +61,15 @@ class Equivalence:
 def paired(differences: Sequence[float], margin: float = 0.0) -> Equivalence:
     """Tests whether the mean of paired differences is within a margin around 0.
 
-    A difference that is not a number makes every number NaN, and shows nothing.
+    If a difference is not finite, every result is NaN and the verdict `not shown`.
 
     Args:
       differences: at least two.
       margin: the largest difference that counts as none; 0: no test.
 
     Raises:
-      ValueError: one difference has no deviation; or the margin is no margin.
+      ValueError: there are fewer than two differences, or the margin is not finite or
+        negative.
     """
     n = len(differences)
     if n < 2:
@@ -86,7 +87,7 @@ def paired(differences: Sequence[float], margin: float = 0.0) -> Equivalence:
     error = deviation / math.sqrt(n)
 
     def interval(level: float) -> tuple[float, float]:
-        half = t_quantile(1 - level, n - 1) * error
+        half = student_t.quantile(1 - level, n - 1) * error
         return mean - half, mean + half
 
     result = Equivalence(
@@ -94,20 +95,25 @@ def paired(differences: Sequence[float], margin: float = 0.0) -> Equivalence:
     )
     if not margin:
         return result
-    p = max(
-        _one_sided(mean + margin, error, n - 1), _one_sided(margin - mean, error, n - 1)
+    p = max(_one_sided(margin + side * mean, error, n - 1) for side in (1, -1))
+    verdict = _verdict(result)
+    needed = repeats_needed(deviation, margin) if verdict == NOT_SHOWN else 0
+    return dataclasses.replace(
+        result, p=p, verdict=verdict, repeats_needed=needed if needed > n else None
     )
+
+
+def _verdict(result: Equivalence) -> str:
     low, high = result.interval_90
-    needed = None
-    if -margin < low and high < margin:
-        verdict = EQUIVALENT
-    elif not result.interval_95[0] <= 0 <= result.interval_95[1]:
-        verdict = DIFFERENT
-    else:
-        verdict = NOT_SHOWN
-        needed = repeats_needed(deviation, margin)
-        needed = needed if needed > n else None
-    return dataclasses.replace(result, p=p, verdict=verdict, repeats_needed=needed)
+    if -result.margin < low and high < result.margin:
+        return EQUIVALENT
+    low, high = result.interval_95
+    return NOT_SHOWN if low <= 0 <= high else DIFFERENT
+
+
+def p_text(p: float) -> str:
+    """A p-value in a table: `p = 0.018`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def repeats_needed(deviation: float, margin: float) -> int:
@@ -126,100 +132,16 @@ def repeats_needed(deviation: float, margin: float) -> int:
     ratio = (normal.inv_cdf(1 - LEVEL) + normal.inv_cdf(share)) * (deviation / margin)
     n = max(2, math.ceil(min(ratio, 1e9) ** 2))
     while n < _MANY:
-        reach = t_quantile(1 - LEVEL, n - 1) + t_quantile(share, n - 1)
+        reach = student_t.quantile(1 - LEVEL, n - 1) + student_t.quantile(share, n - 1)
         if reach * deviation <= margin * math.sqrt(n):
             break
         n += 1
     return n
 
 
-def t_cdf(t: float, degrees: int) -> float:
-    """Student's t distribution: the probability of at most `t`."""
-    return t_tail(-t, degrees)
-
-
-def t_tail(t: float, degrees: int) -> float:
-    """The probability of more than `t`, precise where it is small.
-
-    Half the regularized incomplete beta function I_x(degrees / 2, 1 / 2) at
-    x = degrees / (degrees + t^2) (Abramowitz and Stegun 26.7.1).
-
-    Args:
-      t: any number, infinite ones included.
-      degrees: of freedom, at least 1.
-    """
-    if math.isnan(t):
-        return math.nan
-    ratio = abs(t) / math.sqrt(degrees)
-    x = 1 / (1 + ratio * ratio)
-    rest = ratio * ratio * x if x else 1.0  # 1 - x, precise where it is small
-    half = _incomplete_beta(degrees / 2, 0.5, x, rest) / 2
-    return half if t >= 0 else 1 - half
-
-
-@functools.lru_cache
-def t_quantile(p: float, degrees: int) -> float:
-    """The number that Student's t does not exceed with probability `p`.
-
-    Args:
-      p: between 0 and 1, both excluded.
-      degrees: of freedom, at least 1.
-    """
-    if not 0 < p < 1:
-        raise ValueError(f"`p` ({p}) must be between 0 and 1.")
-    if p < 0.5:  # The tail is precise where it is small.
-        return -_from_tail(p, degrees)
-    return _from_tail(1 - p, degrees)
-
-
-def _from_tail(p: float, degrees: int) -> float:
-    """By bisection: the number that is exceeded with probability `p`, at most 0.5."""
-    low, high = 0.0, 1.0
-    while t_tail(high, degrees) > p:
-        low, high = high, 2 * high
-    while low < (middle := (low + high) / 2) < high and high - low > 1e-300:
-        if t_tail(middle, degrees) > p:
-            low = middle
-        else:
-            high = middle
-    return high if low else 0.0
-
-
 def _one_sided(distance: float, error: float, degrees: int) -> float:
-    """The p-value of a mean that is so far inside a bound, or outside if negative."""
+    """The p-value of a mean at this distance inside a bound, or outside if negative."""
     if error:
-        return t_tail(distance / error, degrees)
-    # All differences are equal: the mean is where it is.
+        return student_t.tail(distance / error, degrees)
+    # All differences are equal: the mean is known exactly.
     return 0.0 if distance > 0 else 0.5 if distance == 0 else 1.0
-
-
-def _incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
-    """The regularized incomplete beta function I_x(a, b); `rest` is 1 - x.
-
-    The continued fraction of DLMF 8.17.22, evaluated by Lentz' method, on the side of
-    the mean where it converges fast.
-    """
-    if x <= 0 or rest <= 0:
-        return 0.0 if x <= 0 else 1.0
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _incomplete_beta(b, a, rest, x)
-    front = math.exp(
-        math.lgamma(a + b)
-        - math.lgamma(a)
-        - math.lgamma(b)
-        + a * math.log(x)
-        + b * math.log(rest)
-    )
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
-    fraction = d
-    for m in range(1, _MOST_TERMS):
-        before = fraction
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1 / (1 + term * d)
-            c = 1 + term / c
-            fraction *= c * d
-        if abs(fraction - before) <= 4e-16 * abs(fraction):
-            break
-    return front * fraction / a

@@ -3,10 +3,10 @@
     gpu = Device("GPU", "GPU:0", "Tesla T4", compute_capability=(7, 5))
     support(gpu, "float16")     # Support("yes", "tensor cores multiply float16")
     choose([gpu])               # Choice("float16", "...")
-    warning([gpu], "bfloat16")  # "bfloat16 is slower than float32 here: ..."
+    slowdown_warning([gpu], "bfloat16")   # "bfloat16 is slower than float32 ..."
 
-Nothing is looked up here (`mp_loop.hardware.machine` does that), so that every GPU
-can be tested on a machine without one.
+Nothing is looked up or measured here (`devices` and `timing` do that), so that the
+rules for every GPU can be tested on a machine without one.
 
 Sources: NVIDIA, "CUDA C++ Programming Guide", arithmetic instructions and tensor
 cores by compute capability; "Train With Mixed Precision", sections 2 and 3. For
@@ -18,12 +18,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from mp_loop.config import choices
-
-# bfloat16 needs no loss scale.
-_PREFERRED = ("bfloat16", "float16")
-# A measured time counts as a gain below this share of float32's: noise is less.
-GAIN = 0.95
+# The 16-bit types, the preferred one first.
+PREFERRED = ("bfloat16", "float16")
+# A time below this share of float32's counts as faster; above the inverse, as slower.
+# Timing noise is less.
+_CLEARLY_FASTER = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +31,12 @@ class Device:
 
     Attributes:
       kind: "CPU", "GPU", or another of TensorFlow's kinds.
-      name: as TensorFlow counts it, "GPU:0".
-      model: the maker's name.
+      name: TensorFlow's name, such as "GPU:0".
+      model: the manufacturer's name for the product.
       compute_capability: of an NVIDIA GPU, (major, minor).
-      instructions: a processor's flags, in small letters; None where they cannot
-        be read.
-      ratios: measured time of a type over that of float32, the worst of what was
-        measured; empty where nothing was.
+      instructions: a processor's flags, in lower case; None if they cannot be read.
+      ratios: for each type its measured time divided by that of float32, the worst of
+        all products; empty if nothing was measured.
     """
 
     kind: str
@@ -54,9 +52,9 @@ class Support:
     """What a type gains on a device.
 
     Attributes:
-      gain: "yes": faster than float32 and smaller; "perhaps": only a measurement
-        can tell; "memory": smaller alone; "no".
-      reason: why, without a full stop.
+      gain: "yes": faster and smaller than float32; "perhaps": only a measurement can
+        decide; "memory": only smaller; "no".
+      reason: why, without a final full stop.
     """
 
     gain: str
@@ -65,17 +63,17 @@ class Support:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A precision, and why it was chosen (without a full stop)."""
+    """A precision, and why it was chosen (without a final full stop)."""
 
     precision: str
     reason: str
 
 
 def support(device: Device, precision: str) -> Support:
-    """Tells what a 16-bit type gains over float32 on a device, without measuring.
+    """Returns what a 16-bit type gains over float32 on a device, by rule alone.
 
     Args:
-      device: the device; `ratios` are not looked at.
+      device: the device; its `ratios` are ignored.
       precision: "float16" or "bfloat16".
     """
     if device.kind == "CPU":
@@ -125,23 +123,23 @@ def _on_gpu(capability: tuple[int, int], precision: str) -> Support:
     return Support("no", f"float16 is computed as float32 ({said})")
 
 
-def computing(devices: Sequence[Device]) -> list[Device]:
-    """The devices that training runs on: the accelerators, else the processor."""
+def used_for_training(devices: Sequence[Device]) -> list[Device]:
+    """Returns the devices that training runs on: accelerators, else the processor."""
     accelerators = [device for device in devices if device.kind != "CPU"]
     return accelerators or list(devices)
 
 
 def gains(device: Device, precision: str) -> Support:
-    """What a type gains on a device: the rule, then the measurement, if any.
+    """Returns what a type gains on a device: by rule, then by measurement if any.
 
-    A measurement decides all but a "no": there a single product may be fast, and a
-    model is not.
+    A measurement overrides every rule but a "no": a single product may be fast there
+    although a model is not.
     """
     ruled, ratio = support(device, precision), device.ratios.get(precision)
     if ratio is None or ruled.gain == "no":
         return ruled
     measured = f"{ratio:.2f} of float32's time, measured"
-    if ratio <= GAIN:
+    if ratio <= _CLEARLY_FASTER:
         return Support("yes", f"{ruled.reason}; {measured}")
     return Support("memory", f"{ruled.reason}; but {measured}")
 
@@ -149,17 +147,18 @@ def gains(device: Device, precision: str) -> Support:
 def choose(devices: Sequence[Device]) -> Choice:
     """Chooses the precision that `--precision=auto` stands for.
 
-    bfloat16 where every device that computes gains speed from it (it is as fast as
-    float16 and has the range of float32), else float16 where every one does, else
+    bfloat16 if every device used for training gains speed from it (it is as fast as
+    float16 and has the range of float32); else float16 if every one does; else
     float32.
 
     Args:
       devices: all devices of the machine. A type whose gain is "perhaps" is chosen
-        only where it was measured.
+        only if it was measured.
     """
     refusals = []
-    for precision in _PREFERRED:
-        found = [(device, gains(device, precision)) for device in computing(devices)]
+    for precision in PREFERRED:
+        used = used_for_training(devices)
+        found = [(device, gains(device, precision)) for device in used]
         against = [(device, said) for device, said in found if said.gain != "yes"]
         if not against:
             reasons = dict.fromkeys(said.reason for _, said in found)
@@ -173,18 +172,18 @@ def choose(devices: Sequence[Device]) -> Choice:
 _NOT = {"no": "no gain", "memory": "no speed", "perhaps": "no measured gain"}
 
 
-def warning(devices: Sequence[Device], precision: str) -> str | None:
-    """Says in one line that a run would be slower than in float32, or None.
+def slowdown_warning(devices: Sequence[Device], precision: str) -> str | None:
+    """Returns one line if a run would be slower than in float32, else None.
 
     Args:
       devices: all devices of the machine, measured or not.
-      precision: what was asked for.
+      precision: the precision that was asked for.
     """
-    if precision not in choices.HALF_PRECISIONS:
+    if precision not in PREFERRED:
         return None
-    for device in computing(devices):
+    for device in used_for_training(devices):
         ruled, ratio = support(device, precision), device.ratios.get(precision)
-        if ruled.gain == "no" or (ratio is not None and ratio > 1 / GAIN):
+        if ruled.gain == "no" or (ratio is not None and ratio > 1 / _CLEARLY_FASTER):
             measured = "" if ratio is None else f"; {ratio:.2f} of its time, measured"
             best = choose(devices).precision
             return (
@@ -196,8 +195,8 @@ def warning(devices: Sequence[Device], precision: str) -> str | None:
 
 
 def must_measure(devices: Sequence[Device], precision: str) -> bool:
-    """Tells whether `warning` can only know after a measurement."""
-    return precision in choices.HALF_PRECISIONS and any(
+    """Tells whether `slowdown_warning` can only decide after a measurement."""
+    return precision in PREFERRED and any(
         support(device, precision).gain in ("perhaps", "memory")
-        for device in computing(devices)
+        for device in used_for_training(devices)
     )

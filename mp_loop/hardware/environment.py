@@ -1,4 +1,4 @@
-"""What this process runs on, and how much memory it took: plain facts."""
+"""Software, drivers and memory of this process, as plain facts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from typing import Any
@@ -78,3 +79,44 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+changes" if changes else "")
+
+
+def software() -> dict[str, Any]:
+    """Returns versions: TensorFlow and what it was built for, drivers, libraries."""
+    import keras
+    import tensorflow as tf
+
+    build = tf.sysconfig.get_build_info()
+    return {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+        "built_for_cuda": build.get("cuda_version"),
+        "built_for_cudnn": build.get("cudnn_version"),
+        "nvidia_driver": nvidia_driver(),
+        "nvidia_libraries": {
+            name: found.version
+            for found in importlib.metadata.distributions()
+            if (name := (found.metadata["Name"] or "").lower()).startswith("nvidia-")
+        },
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
+    }
+
+
+def nvidia_driver() -> str | None:
+    """Returns the version of NVIDIA's driver; None if there is no driver."""
+    try:
+        text = pathlib.Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        try:
+            text = subprocess.run(
+                ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            ).stdout
+        except (OSError, subprocess.SubprocessError):
+            return None
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return found and found[0]

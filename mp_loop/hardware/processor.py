@@ -1,39 +1,10 @@
-"""The processor, and which of TensorFlow's two sets of kernels it runs.
-
-    prefer_onednn()    # before TensorFlow is imported
-    instructions()     # frozenset({"avx2", "fma", ...})
-
-Needs no TensorFlow.
-"""
+"""The processor's name, instructions and cores; needs no TensorFlow."""
 
 from __future__ import annotations
 
 import os
 import pathlib
 import platform
-
-# With one of these TensorFlow takes oneDNN's kernels by itself (its
-# core/util/util.cc).
-_NEURAL = {
-    *("avx512_vnni", "avx512_bf16", "avx_vnni"),
-    *("amx_tile", "amx_int8", "amx_bf16"),
-}
-
-
-def prefer_onednn(*, unless: bool = False) -> None:
-    """Chooses oneDNN's kernels; where TF_ENABLE_ONEDNN_OPTS is set, that decides.
-
-    On x86 processors without instructions for neural networks TensorFlow takes its
-    own, which are slower there too.
-
-    Args:
-      unless: what will be computed has slow kernels in oneDNN: choose TensorFlow's.
-    """
-    found = instructions() or frozenset()
-    if unless:
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    elif "avx2" in found and not found & _NEURAL:
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def instructions() -> frozenset[str] | None:
@@ -51,6 +22,12 @@ def model() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int | None:
+    """Returns the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux
+    return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def _cpuinfo() -> str:

@@ -1,4 +1,11 @@
-"""TensorFlow's start without what its C++ code has to say."""
+"""What must happen before, or while, TensorFlow is imported.
+
+    startup.prefer_onednn()            # sets an environment variable
+    with startup.quiet_start():
+        import tensorflow
+
+Needs no TensorFlow itself.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +14,39 @@ import os
 import sys
 from collections.abc import Iterator
 
+from mp_loop.hardware import processor
+
+# With one of these TensorFlow chooses oneDNN's kernels by itself (its file
+# core/util/util.cc).
+_NEURAL_INSTRUCTIONS = {
+    *("avx512_vnni", "avx512_bf16", "avx_vnni"),
+    *("amx_tile", "amx_int8", "amx_bf16"),
+}
+
+
+def prefer_onednn(*, unless: bool = False) -> None:
+    """Chooses oneDNN's kernels, unless the user has set TF_ENABLE_ONEDNN_OPTS.
+
+    On x86 processors without instructions for neural networks TensorFlow chooses its
+    own kernels, although they are slower there too.
+
+    Args:
+      unless: whether oneDNN's kernels are slow for what will be computed; then
+        TensorFlow's own are chosen.
+    """
+    found = processor.instructions() or frozenset()
+    if unless:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    elif "avx2" in found and not found & _NEURAL_INSTRUCTIONS:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 
 @contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
-    """Inside, what TensorFlow's C++ code says to stderr while it starts is dropped.
+    """Inside, nothing reaches stderr: TensorFlow's C++ code logs while it starts.
 
-    It says so before it reads TF_CPP_MIN_LOG_LEVEL. Python's errors are raised as
-    ever.
+    Those lines come before it reads TF_CPP_MIN_LOG_LEVEL. Exceptions are raised as
+    usual.
     """
     sys.stderr.flush()
     kept = os.dup(2)

@@ -172,14 +172,15 @@ class Probe:
             counts["weights"] = [_measured(v) for v in state.working_weights]
             counts["batch"] = [_measured(x) for x in tf.nest.flatten((inputs, labels))]
         watch = _Watch(_measured, and_inputs=not full)
-        with watch.on(step.twin), _recorded(step) as recorded:
-            metrics = step._one_step(inputs, labels, sample_weight)
+        with watch.on(step.twin):
+            # Observers would see a recomputed layer twice.
+            trace = step.trace(inputs, labels, sample_weight, recompute=False)
         for name in ("loss", "loss_scale", "grads_finite", "grad_norm"):
-            counts[name] = metrics[name]
+            counts[name] = trace.metrics[name]
         self._layers = watch.layers
         counts["activations"] = watch.outputs
         counts["activation_grads"] = watch.grads
-        counts["grads"] = [_measured(x) for x in recorded["grads"]]
+        counts["grads"] = [_measured(x) for x in trace.scaled_grads]
         if full:
             dtype = tf.as_dtype(self._half or "float16")
             after = [tf.identity(variable) for variable in state.master_weights]
@@ -195,7 +196,7 @@ class Probe:
     ) -> dict[str, list[dict[str, tf.Tensor]]]:
         """Histograms of the master model on the first micro-batch; traced."""
         step, model = self._step, self._step.model
-        count = step._accumulate_steps
+        count = step.accumulate_steps
 
         def first(x: Any) -> Any:
             return x[: tf.shape(x)[0] // count] if count > 1 else x
@@ -211,7 +212,7 @@ class Probe:
         watch = _Watch(_histogram)
         with watch.on(model), tf.GradientTape() as tape:
             outputs = model(inputs, training=True)
-            loss = train_step.mean_loss(step._loss, labels, outputs, sample_weight)
+            loss = step.loss(labels, outputs, sample_weight)
             for extra in model.losses:
                 loss += tf.cast(extra, tf.float32)
         grads = tape.gradient(loss, step.state.master_weights)
@@ -358,26 +359,6 @@ def _operations(model: keras.Model) -> list[tuple[str, Any]]:
 def _inner(operation: Any) -> Any:
     """The operation itself, where something runs it in float32."""
     return getattr(operation, "_operation", operation)
-
-
-@contextlib.contextmanager
-def _recorded(step: train_step.TrainStep) -> Iterator[dict[str, Any]]:
-    """Inside, the step's scaled float32 gradients are noted as it finds them."""
-    recorded: dict[str, Any] = {}
-    accumulate = step._accumulate
-
-    def record(*args: Any, **kwargs: Any) -> Any:
-        loss, recorded["grads"] = accumulate(*args, **kwargs)
-        return loss, recorded["grads"]
-
-    # Observers would see a recomputed layer twice.
-    recomputed, step._recomputed = step._recomputed, None
-    step._accumulate = record
-    try:
-        yield recorded
-    finally:
-        del step._accumulate
-        step._recomputed = recomputed
 
 
 def _variables(step: train_step.TrainStep) -> list[tf.Variable]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster, handshake
-from mp_loop.hardware import processor, startup
+from mp_loop.hardware import startup
 
 
 def prepare(config: settings.Config) -> None:
@@ -25,7 +25,7 @@ def prepare(config: settings.Config) -> None:
     keras_float16 = (
         config.precision.loop == "keras" and config.precision.precision == "float16"
     )
-    processor.prefer_onednn(unless=keras_float16)
+    startup.prefer_onednn(unless=keras_float16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ def build(config: settings.Config) -> Experiment:
         from mp_loop.data import sources
         from mp_loop.distributed import strategies, workers
         from mp_loop.models import catalog
-        from mp_loop.step import train_step, updates
+        from mp_loop.step import eval_step, schedules
 
         tf.config.list_physical_devices()
         strategy = strategies.make(config.parallel.strategy)
@@ -165,7 +165,7 @@ def build(config: settings.Config) -> Experiment:
             else:
                 trained.everything()
                 begins = phase_ends[-2] if phase else 0
-                rate = updates.learning_rate(
+                rate = schedules.learning_rate(
                     config.optimizer.schedule,
                     config.optimizer.learning_rate,
                     phase_ends[-1] - begins,
@@ -174,7 +174,7 @@ def build(config: settings.Config) -> Experiment:
                     config.optimizer.decay_factor,
                 )
             if config.training.rollback:
-                rate = updates.Lowered(rate, config.training.rollback_factor)
+                rate = schedules.Lowered(rate, config.training.rollback_factor)
             step = _step(config, model, loss, rate)
             if config.training.rollback:
                 rate.rollbacks = step.state.rollbacks
@@ -185,7 +185,7 @@ def build(config: settings.Config) -> Experiment:
         errors.bad_input(ValueError, flag="metric", value=config.model.metric),
         strategy.scope(),
     ):
-        evaluation = train_step.EvalStep(model, loss, config.model.metric)
+        evaluation = eval_step.EvalStep(model, loss, config.model.metric)
     return Experiment(
         config,
         source,
@@ -323,13 +323,13 @@ def _refuse_uneven(config: settings.Config, replicas: int) -> None:
 def _step(config: settings.Config, model: Any, loss: Any, rate: Any) -> Any:
     """Makes the step of either loop."""
     from mp_loop.hardware import devices
-    from mp_loop.step import keras_step, train_step, updates
+    from mp_loop.step import keras_step, optimizers, train_step
 
     as_keras = config.precision.loop == "keras" or config.precision.keras_arithmetic
     arguments = {}
     if as_keras and config.optimizer.clip_norm:
         arguments["global_clipnorm"] = config.optimizer.clip_norm
-    optimizer = updates.make_optimizer(
+    optimizer = optimizers.make(
         config.optimizer.optimizer,
         rate,
         config.optimizer.momentum,

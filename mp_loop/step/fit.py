@@ -95,9 +95,8 @@ class _Fit:
                 raise ValueError("`loss` (None) must be given to `compile`.")
             if model._compile_config.config.get("jit_compile") == "auto":
                 model.jit_compile = model.jit_compile and devices.use_xla("auto")
-            self._loss = _CompiledLoss(model)
             self.step = train_step.TrainStep(
-                model, model.optimizer, self._loss, **self._arguments
+                model, model.optimizer, _CompiledLoss(model), **self._arguments
             )
         self._make_train_function(force)
 
@@ -105,7 +104,8 @@ class _Fit:
         model, step = self._model, self.step
         inputs, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         step.reload()  # a callback may have set the masters
-        metrics = step._one_step(inputs, labels, sample_weight)
+        trace = step.trace(inputs, labels, sample_weight)
+        metrics = trace.metrics
         finite = metrics["forward_finite"]
         size = tf.shape(tf.nest.flatten(inputs)[0])[0]
         mean = model._loss_tracker
@@ -113,7 +113,7 @@ class _Fit:
             tf.where(finite, metrics["loss"], 0.0),
             sample_weight=tf.where(finite, size, 0),
         )
-        logs = model.compute_metrics(inputs, labels, self._loss.outputs, sample_weight)
+        logs = model.compute_metrics(inputs, labels, trace.outputs, sample_weight)
         logs["loss"] = tf.where(mean.count > 0, mean.result(), float("nan"))
         logs["loss_scale"] = metrics["loss_scale"]
         logs["skipped_steps"] = step.state.skipped_steps.read_value()
@@ -121,12 +121,11 @@ class _Fit:
 
 
 class _CompiledLoss(keras.losses.Loss):
-    """The loss that `compile` made; it remembers the outputs, for the metrics."""
+    """The loss that `compile` made of its arguments."""
 
     def __init__(self, model: keras.Model):
         super().__init__()
         self._model = model
 
     def __call__(self, labels: Any, outputs: Any, sample_weight: Any = None) -> Any:
-        self.outputs = outputs  # float32
         return self._model._compile_loss(labels, outputs, sample_weight)

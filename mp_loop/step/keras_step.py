@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.precision import layers, twins
-from mp_loop.step import train_state, train_step
+from mp_loop.step import gradients, metrics, train_state
 
 POLICIES = {
     "float16": "mixed_float16",
@@ -96,6 +96,11 @@ class KerasStep:
             return tf.constant(1.0)
         return tf.identity(self.scale_variables[0])
 
+    @property
+    def min_scale(self) -> float:
+        """LossScaleOptimizer has no floor."""
+        return 0.0
+
     def __call__(
         self, inputs: Any, labels: Any, sample_weight: Any = None
     ) -> dict[str, tf.Tensor]:
@@ -125,17 +130,15 @@ class KerasStep:
         return self._step.get_concrete_function(inputs, labels).graph
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        dtypes = {k: v for k, v in train_step.METRICS.items() if k != "grad_norm"}
-        return train_step.stack_steps(
-            lambda: self._step(*next(iterator)), dtypes, steps
-        )
+        dtypes = {k: v for k, v in metrics.METRICS.items() if k != "grad_norm"}
+        return metrics.stack_steps(lambda: self._step(*next(iterator)), dtypes, steps)
 
     def _one_step(
         self, inputs: Any, labels: Any, sample_weight: Any = None
     ) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             outputs = self.mixed(inputs, training=True)
-            loss = train_step.mean_loss(self._loss, labels, outputs, sample_weight)
+            loss = gradients.mean_loss(self._loss, labels, outputs, sample_weight)
             for extra in self.mixed.losses:
                 loss += tf.cast(extra, tf.float32)
             scaled_loss = self._optimizer.scale_loss(loss)

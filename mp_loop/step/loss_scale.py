@@ -27,9 +27,7 @@ from typing import Any, NamedTuple, NoReturn
 import tensorflow as tf
 
 from mp_loop.config import limits
-
-# The normal float32 numbers. A scale among them is never 0, inf or NaN, and no
-# device flushes it to zero as it may a subnormal number.
+from mp_loop.step import presets
 
 
 class LossScaleState(NamedTuple):
@@ -79,7 +77,7 @@ class DynamicLossScale:
       wait_after_growth: clean steps that do not count after a growth.
 
     Raises:
-      ValueError: a constant breaks its law; one line names it and the law.
+      ValueError: a constant is out of range; one line names it and what it must be.
     """
 
     initial_scale: float = 2.0**15
@@ -95,9 +93,9 @@ class DynamicLossScale:
     wait_after_growth: int = 0
 
     def __post_init__(self) -> None:
-        lawful = {"float": _float, "int": _integer, "bool": _bool}
+        checked = {"float": _float, "int": _integer, "bool": _bool}
         for field in dataclasses.fields(self):
-            value = lawful[field.type](field.name, getattr(self, field.name))
+            value = checked[field.type](field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)  # frozen from here on
         as_float32 = tf.float32.as_numpy_dtype
         if as_float32(self.growth_factor) <= 1:
@@ -113,8 +111,8 @@ class DynamicLossScale:
             if getattr(self, name) < least:
                 _refuse(name, getattr(self, name), f"be at least {least}")
         if self.max_scale < self.min_scale:
-            law = f"be at least `min_scale` ({self.min_scale})"
-            _refuse("max_scale", self.max_scale, law)
+            least = f"`min_scale` ({self.min_scale})"
+            _refuse("max_scale", self.max_scale, f"be at least {least}")
         if not self.min_scale <= self.initial_scale <= self.max_scale:
             bounds = f"({self.min_scale}) to `max_scale` ({self.max_scale})"
             _refuse(
@@ -211,59 +209,19 @@ class DynamicLossScale:
                     of 1e-4 or less is refused
 
         Args:
-          name: one of `PRESETS`.
+          name: one of `choices.PRESETS`.
           **overrides: arguments of `DynamicLossScale` that replace the system's.
 
         Returns:
           The rule.
 
         Raises:
-          ValueError: unknown name, or an override that breaks its law.
+          ValueError: unknown name, or an override that is out of range.
         """
-        if name not in PRESETS:
-            raise ValueError(f"`name` ({name}) must be one of: {', '.join(PRESETS)}.")
-        return cls(**(PRESETS[name] | overrides))
-
-
-_UNBOUNDED = {
-    "min_scale": limits.SMALLEST,
-    "max_scale": limits.LARGEST,
-    "clamp_growth": False,
-}
-
-# What differs from `DynamicLossScale`'s own constants. `preset` names the sources.
-PRESETS: dict[str, dict[str, Any]] = {
-    "keras": _UNBOUNDED,
-    "tf_keras": _UNBOUNDED | {"min_scale": 1.0},
-    "torch": _UNBOUNDED | {"initial_scale": 2.0**16},
-    "apex": {"initial_scale": 2.0**16, "min_scale": limits.SMALLEST},
-    "megatron": _UNBOUNDED
-    | {
-        "initial_scale": 2.0**32,
-        "growth_interval": 1000,
-        "min_scale": 1.0,
-        "hysteresis": 2,
-    },
-    "deepspeed": _UNBOUNDED
-    | {
-        "initial_scale": 2.0**16,
-        "growth_interval": 1000,
-        "min_scale": 1.0,
-        "hysteresis": 2,
-        "wait_after_overflow": 1,
-    },
-    "jmp": _UNBOUNDED | {"min_scale": 1.0},
-    "flax": {
-        "initial_scale": 2.0**16,
-        "min_scale": limits.SMALLEST,
-        "max_scale": limits.LARGEST,
-        "wait_after_overflow": 1,
-        "wait_after_growth": 1,
-    },
-    # The floor is the smallest float32 above 1e-4.
-    "fairseq": _UNBOUNDED
-    | {"min_scale": 1.0000000474974513e-4, "clamp_backoff": False},
-}
+        known = presets.PRESETS
+        if name not in known:
+            raise ValueError(f"`name` ({name}) must be one of: {', '.join(known)}.")
+        return cls(**(known[name] | overrides))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +232,7 @@ class StaticLossScale:
       scale: a positive normal float32.
 
     Raises:
-      ValueError: the scale is none.
+      ValueError: `scale` is not a positive normal float32.
     """
 
     scale: float
@@ -318,22 +276,25 @@ class NoLossScale(StaticLossScale):
 LossScale = DynamicLossScale | StaticLossScale
 
 
-def _refuse(name: str, value: Any, law: str) -> NoReturn:
-    raise ValueError(f"`{name}` ({value}) must {law}.")
+def _refuse(name: str, value: Any, must: str) -> NoReturn:
+    raise ValueError(f"`{name}` ({value}) must {must}.")
 
 
 def _float(name: str, value: Any) -> float:
-    """Returns a lawful constant as a Python float."""
+    """Returns a constant as a Python float, checked."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         _refuse(name, value, "be a number")
-    if not limits.SMALLEST <= value <= limits.LARGEST:  # NaN is refused too
-        allowed = f"{limits.SMALLEST} to {limits.LARGEST}"
-        _refuse(name, value, f"be a normal float32: {allowed}")
+    # A normal float32 is never 0, inf or NaN (which is refused here too), and no device
+    # flushes it to zero as it may a subnormal number.
+    if not limits.SMALLEST <= value <= limits.LARGEST:
+        _refuse(
+            name, value, f"be a normal float32: {limits.SMALLEST} to {limits.LARGEST}"
+        )
     return float(value)
 
 
 def _integer(name: str, value: Any) -> int:
-    """Returns a lawful count as a Python int."""
+    """Returns a count as a Python int, checked."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         _refuse(name, value, "be an integer")
     if value > tf.int32.max:

@@ -1,4 +1,4 @@
-"""One training step with handwritten mixed precision, and one of evaluation.
+"""One training step with handwritten mixed precision.
 
     step = TrainStep(model, keras.optimizers.Adam(1e-3), loss)
     metrics = step(inputs, labels)           # {"loss": ..., "grads_finite": ...}
@@ -23,7 +23,7 @@ Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 to 3.3.
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -32,9 +32,31 @@ import tensorflow as tf
 
 from mp_loop.config import choices, limits
 from mp_loop.distributed import replicas
-from mp_loop.hardware import devices
 from mp_loop.precision import recomputation, twins
-from mp_loop.step import loss_scale, train_state, updates
+from mp_loop.step import (
+    arithmetic,
+    gradients,
+    loss_scale,
+    metrics,
+    train_state,
+    updates,
+    variables,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """All that a step computed, for those who look inside while it is traced.
+
+    Attributes:
+      metrics: what the step returns.
+      scaled_grads: what the update got, one for each master.
+      outputs: of the twin, in float32; None where there were micro-batches.
+    """
+
+    metrics: metrics.Metrics
+    scaled_grads: gradients.Gradients
+    outputs: Any
 
 
 class TrainStep:
@@ -44,7 +66,9 @@ class TrainStep:
       model: the user's float32 model, the masters.
       twin: the model that computes; `model` itself in float32.
       optimizer: the Keras optimizer whose slots and rates are used.
-      state: `mp_loop.step.train_state.TrainState`, what a checkpoint must hold.
+      rule: the loss-scale rule.
+      accumulate_steps: micro-batches that a batch is split into.
+      state: `train_state.TrainState`, what a checkpoint must hold.
     """
 
     def __init__(
@@ -87,43 +111,21 @@ class TrainStep:
             LossScaleOptimizer do, for comparison: 16-bit softmax and bias sums,
             Keras' own update, and batch-norm statistics that a skip moves.
           recompute: computes activations again in the backward pass instead of
-            keeping them; see `mp_loop.precision.recomputation`.
+            keeping them; see `precision.recomputation`.
           all_reduce_dtype: under a `tf.distribute` strategy, whose scope both
             `model` and the step must be made in: how gradients of float16
             weights travel between replicas, "float32" or "float16".
 
         Raises:
-          ValueError: unlawful argument, by name; or a model that cannot be
-            converted.
+          ValueError: an argument is out of range, or the model cannot be
+            converted; the message names it.
         """
-        if precision not in choices.PRECISIONS:
-            raise ValueError(
-                f"`precision` ({precision}) must be one of {choices.PRECISIONS}."
-            )
-        if not clip_norm >= 0:
-            raise ValueError(f"`clip_norm` ({clip_norm}) must be at least 0.")
-        if accumulate_steps < 1:
-            raise ValueError(
-                f"`accumulate_steps` ({accumulate_steps}) must be at least 1."
-            )
+        _check(precision, clip_norm, accumulate_steps)
         if keras_arithmetic and float32_layers:
             raise ValueError(
                 f"`float32_layers` ({float32_layers}) must be empty with "
                 "`keras_arithmetic`."
             )
-        if loss_scale is None:
-            loss_scale = _default_rule(precision)
-        if twin is None:
-            twin = model
-            if precision in choices.HALF_PRECISIONS and keras_arithmetic:
-                twin = twins.keras_twin(model, precision)
-            elif precision in choices.HALF_PRECISIONS:
-                twin = twins.half_precision_twin(
-                    model,
-                    precision,
-                    float32_layers,
-                    float32_products=devices.multiplies_slowly(precision),
-                )
         self._replicas = replicas.Replicas(all_reduce_dtype)
         self._replicas.check_supported(
             model,
@@ -131,67 +133,40 @@ class TrainStep:
             keras_arithmetic=keras_arithmetic,
             jit_compile=jit_compile,
         )
+        self._arithmetic = (
+            arithmetic.KerasArithmetic()
+            if keras_arithmetic
+            else arithmetic.Arithmetic()
+        )
+        if twin is None and precision in choices.HALF_PRECISIONS:
+            twin = self._arithmetic.twin(model, precision, float32_layers)
         self.model = model
-        self.twin = twin
+        self.twin = model if twin is None else twin
         self.optimizer = optimizer
-        self.rule = loss_scale
+        self.rule = loss_scale or _default_rule(precision)
+        self.accumulate_steps = accumulate_steps
         self._loss = keras.losses.get(loss)
-        self._keras_arithmetic = keras_arithmetic
         self._clip_norm = clip_norm
-        self._accumulate_steps = accumulate_steps
-
-        pairs = twins.pairs(model, twin)
-        working_of = {id(master): working for master, working in pairs}
-        masters = model.trainable_variables
-        workings = [working_of[id(master)] for master in masters]
+        self._variables = variables.of_step(model, self.twin)
         self._replicas.check_scope("optimizer", optimizer.variables[0])
-        for master in masters:
+        for master in self._variables.masters:
             self._replicas.check_scope("model", master)
-        self._update = updates.make(optimizer, masters, fused=not keras_arithmetic)
-        # Copies: where a 16-bit variable follows a float32 one.
-        self._copies = [
-            (master.value, working.value)
-            for master, working in zip(masters, workings, strict=True)
-            if working is not master
-        ]
-        # A copy's regularizer is computed on its master; a shared variable's
-        # comes with the twin's own losses.
-        self._regularized = [
-            master
-            for master, working in zip(masters, workings, strict=True)
-            if working is not master and master.regularizer is not None
-        ]
-        regularized = {id(master) for master in self._regularized}
-        self._from_float16 = [
-            working.dtype == "float16" and id(master) not in regularized
-            for master, working in zip(masters, workings, strict=True)
-        ]
-        # What the forward pass may move (batch-norm statistics).
-        trained = {id(v) for v in [*masters, *workings]}
-        others = _unique([*model.weights, *twin.weights], but=trained)
-        weights = trained | {id(v) for v in others}
-        seeds = _unique([*model.variables, *twin.variables], but=weights)
+        self._update = self._arithmetic.update(optimizer, self._variables.masters)
         self.state = train_state.TrainState(
-            master_weights=[v.value for v in masters],
-            working_weights=[v.value for v in workings],
-            other_weights=[v.value for v in others],
-            seeds=[v.value for v in seeds],
+            master_weights=[v.value for v in self._variables.masters],
+            working_weights=[v.value for v in self._variables.workings],
+            other_weights=[v.value for v in self._variables.others],
+            seeds=[v.value for v in self._variables.seeds],
             slots=self._update.slots,
             loss_scale=self.rule.init(),
         )
-        # What the forward pass may write: statistics; rarely a trained weight.
-        read = {v.value.ref() for v in twin.weights}
-        self._writable = [
-            v
-            for v in [*self.state.other_weights, *self.state.master_weights]
-            if v.ref() in read
-        ]
         self.reload()
         self._recomputed = None
         if recompute:
-            self._recomputed = recomputation.Recomputed(twin, jit_compile)
+            self._recomputed = recomputation.Recomputed(self.twin, jit_compile)
         self._step = tf.function(
-            self._replicas.each(self._one_step), jit_compile=jit_compile
+            self._replicas.each(lambda *batch: self.trace(*batch).metrics),
+            jit_compile=jit_compile,
         )
         self._run = tf.function(self._many_steps)
 
@@ -210,9 +185,14 @@ class TrainStep:
         """The loss scale of the next step, float32 []."""
         return self.state.read_loss_scale().scale
 
+    @property
+    def min_scale(self) -> float:
+        """The smallest scale that an overflow can lead to."""
+        return self.rule.min_scale
+
     def __call__(
         self, inputs: Any, labels: Any, sample_weight: Any = None
-    ) -> dict[str, tf.Tensor]:
+    ) -> metrics.Metrics:
         """Takes one step on one batch.
 
         Args:
@@ -231,7 +211,7 @@ class TrainStep:
         """
         return self._step(inputs, labels, sample_weight)
 
-    def run(self, iterator: Iterator[Any], steps: int) -> dict[str, tf.Tensor]:
+    def run(self, iterator: Iterator[Any], steps: int) -> metrics.Metrics:
         """Takes many steps in one call, without returning to Python.
 
         Args:
@@ -254,6 +234,11 @@ class TrainStep:
         """Takes over from a step that trained other layers of the same model."""
         self.state.continue_from(before.state)
 
+    def back_off(self) -> None:
+        """Lowers the loss scale as an overflow does."""
+        scale_state = self.state.read_loss_scale()
+        self.state.write_loss_scale(self.rule.next_state(scale_state, False))
+
     def export(self) -> keras.Model:
         """Returns the trained float32 model."""
         return self.model
@@ -262,42 +247,92 @@ class TrainStep:
         """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""
         return self._step.get_concrete_function(inputs, labels).graph
 
-    def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        return stack_steps(lambda: self._step(*next(iterator)), METRICS, steps)
+    def loss(self, labels: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
+        """Returns the mean loss of a batch, float32 [], without regularizers."""
+        return gradients.mean_loss(self._loss, labels, outputs, sample_weight)
 
-    def _one_step(
-        self, inputs: Any, labels: Any, sample_weight: Any = None
-    ) -> dict[str, tf.Tensor]:
-        before = [tf.identity(variable) for variable in self._writable]
-        scale = self._scale()
-        with self._replicas.own_seeds(self.state.seeds):
-            loss, scaled_grads = self._accumulate(
-                (inputs, labels, sample_weight), self._replicas.share(scale)
-            )
-        if scaled_grads and all(grad is None for grad in scaled_grads):
-            paths = ", ".join(v.path for v in self.model.trainable_variables)
-            raise ValueError(f"No gradient reaches any weight: {paths}.")
-        written = [] if self._keras_arithmetic else _written(self._writable)
-        moved = [*itertools.compress(zip(self._writable, before, strict=True), written)]
-        loss, scaled_grads = self._replicas.unite(
-            loss, scaled_grads, self._from_float16, [variable for variable, _ in moved]
-        )
-        forward_finite = tf.math.is_finite(loss)
-        return {"loss": loss, **self.apply(scaled_grads, forward_finite, moved)}
+    def forward(
+        self, inputs: Any, recompute: bool = True
+    ) -> tuple[Any, list[tf.Tensor]]:
+        """Returns the twin's outputs in training, and the losses its layers added.
 
-    def forward(self, inputs: Any) -> tuple[Any, list[tf.Tensor]]:
-        """Returns the twin's outputs in training, and the losses its layers added."""
-        if self._recomputed is None:
+        Args:
+          inputs: what the model takes, batch first.
+          recompute: False: keeps activations, whatever the step was made for.
+        """
+        if self._recomputed is None or not recompute:
             return self.twin(inputs, training=True), self.twin.losses
         outputs, losses = self._recomputed(inputs)
         return outputs, [*losses, *self.twin.losses]  # here those of variables alone
 
+    def trace(
+        self,
+        inputs: Any,
+        labels: Any,
+        sample_weight: Any = None,
+        recompute: bool = True,
+    ) -> Trace:
+        """Takes one step; for use inside a `tf.function`.
+
+        Args:
+          inputs: as for `__call__`.
+          labels: as for `__call__`.
+          sample_weight: as for `__call__`.
+          recompute: False: keeps activations, so that each layer is called once.
+
+        Raises:
+          ValueError: no gradient reaches any weight.
+        """
+        batch = (inputs, labels, sample_weight)
+        before = self._variables.remember()
+        share = self._replicas.share(self._scale())
+        loss, scaled_grads, outputs = self.forward_and_backward(batch, share, recompute)
+        written = self._arithmetic.restored(self._variables, before)
+        loss, scaled_grads = self._replicas.unite(
+            loss, scaled_grads, self._variables.from_float16, [v for v, _ in written]
+        )
+        applied = self.apply(scaled_grads, tf.math.is_finite(loss), written)
+        return Trace({"loss": loss, **applied}, scaled_grads, outputs)
+
+    def forward_and_backward(
+        self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool = True
+    ) -> tuple[tf.Tensor, gradients.Gradients, Any]:
+        """Does the first half of a step, on this replica; inside a `tf.function`.
+
+        Args:
+          batch: (inputs, labels, sample_weight), batch first; the last may be None.
+          scale: float32 [], what the loss is multiplied by.
+          recompute: as for `trace`.
+
+        Returns:
+          The mean loss, float32 []; the gradients of `loss * scale`, float32, one for
+          each master; and the outputs, as in `Trace`.
+
+        Raises:
+          ValueError: no gradient reaches any weight.
+        """
+        outputs = None
+
+        def of_rows(rows: gradients.Batch) -> tuple[tf.Tensor, gradients.Gradients]:
+            nonlocal outputs
+            loss, scaled_grads, outputs = self._scaled_grads(rows, scale, recompute)
+            return loss, scaled_grads
+
+        with self._replicas.own_seeds(self.state.seeds):
+            loss, scaled_grads = gradients.accumulated(
+                of_rows, batch, self.accumulate_steps
+            )
+        if scaled_grads and all(grad is None for grad in scaled_grads):
+            paths = ", ".join(v.path for v in self._variables.masters)
+            raise ValueError(f"No gradient reaches any weight: {paths}.")
+        return loss, scaled_grads, outputs if self.accumulate_steps == 1 else None
+
     def apply(
         self,
-        scaled_grads: updates.Grads,
+        scaled_grads: gradients.Gradients,
         forward_finite: tf.Tensor | bool = True,
-        moved: Sequence[tuple[tf.Variable, tf.Tensor]] = (),
-    ) -> dict[str, tf.Tensor]:
+        written: variables.Remembered = (),
+    ) -> metrics.Metrics:
         """Does the second half of a step: check, unscale, update, next scale.
 
         For gradients that were made elsewhere; call it inside a `tf.function`.
@@ -306,38 +341,59 @@ class TrainStep:
           scaled_grads: float32, one for each master; None where there is none. They
             are of a loss that was multiplied by the current loss scale.
           forward_finite: bool [], whether that loss was finite.
-          moved: variables that the forward pass wrote to, each with what it held
+          written: variables that the forward pass wrote to, each with what it held
             before and holds again after a skip.
 
         Returns:
           The metrics of `__call__` but `loss`.
         """
-        state, rule = self.state, self.rule
-        scale_state, scale = state.read_loss_scale(), self._scale()
-        forward_finite = forward_finite & _all_finite([v for v, _ in moved])
+        scale, scale_state = self._scale(), self.state.read_loss_scale()
         rate = self._update.learning_rate
-        halves = half_squares(scaled_grads)
-        norm = global_norm(halves) / scale
-        grads_finite = self._which_finite(scaled_grads, halves, scale)
+        statistics, before = [v for v, _ in written], [old for _, old in written]
+        forward_finite = forward_finite & variables.all_finite(statistics)
+        halves = gradients.half_squares(scaled_grads)
+        norm = gradients.global_norm(halves) / scale
+        grads_finite = gradients.each_finite(
+            scaled_grads, halves, scale, self._told_by_squares
+        )
         finite = tf.reduce_all(grads_finite)
-        if self._clip_norm or self._update.needs_norm:
+        if self._needs_norm:
             finite &= tf.math.is_finite(norm)
-        if not self._keras_arithmetic:
-            finite &= forward_finite
-        factor = updates.clip_factor(norm, self._clip_norm) if self._clip_norm else None
-        self._update(scaled_grads, scale, finite, factor)
-        updates.select(finite, [v for v, _ in moved], [old for _, old in moved])
-        for master, working in self._copies:
+        applied = self._arithmetic.applies(finite, forward_finite)
+        factor = gradients.clip_factor(norm, self._clip_norm)
+        self._update(scaled_grads, scale, applied, factor)
+        updates.select(applied, statistics, before)
+        for master, working in self._variables.copies:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
-        state.count(finite, forward_finite, grads_finite)
-        state.write_loss_scale(rule.next_state(scale_state, finite))
+        self.state.count(applied, forward_finite, grads_finite)
+        self.state.write_loss_scale(self.rule.next_state(scale_state, applied))
         return {
-            "grads_finite": finite,
+            "grads_finite": applied,
             "forward_finite": forward_finite,
             "loss_scale": scale,
             "grad_norm": norm,
             "learning_rate": rate,
         }
+
+    @property
+    def _needs_norm(self) -> bool:
+        """Whether an infinite norm of finite gradients would do harm."""
+        return bool(self._clip_norm or self._update.needs_norm)
+
+    @property
+    def _told_by_squares(self) -> list[bool]:
+        """For each gradient, whether a finite sum of squares proves it finite.
+
+        Always where an infinite norm skips the step anyway. Else for float16 numbers:
+        their squares cannot overflow a float32 sum, nor can dividing them by a scale
+        that is not tiny, so that one pass over them tells all.
+        """
+        unscaled = float(tf.float16.max) / self.rule.min_scale
+        summable = unscaled < limits.LARGEST
+        return [
+            self._needs_norm or (is_float16 and summable)
+            for is_float16 in self._variables.from_float16
+        ]
 
     def _scale(self) -> tf.Tensor:
         """The loss scale of this step, float32 []; a constant costs nothing."""
@@ -345,250 +401,53 @@ class TrainStep:
             return tf.constant(1.0)
         return self.loss_scale
 
-    def _accumulate(
-        self, batch: tuple[Any, Any, Any], scale: tf.Tensor
-    ) -> tuple[tf.Tensor, list[updates.Grad]]:
-        """Returns mean loss and mean scaled float32 gradients of micro-batches."""
-        count = self._accumulate_steps
-        if count == 1:
-            return self._scaled_grads(*batch, scale)
-        tf.debugging.assert_equal(
-            tf.shape(tf.nest.flatten(batch)[0])[0] % count,
-            0,
-            f"`accumulate_steps` ({count}) must divide the batch.",
-        )
-
-        def take(i: tf.Tensor) -> Any:
-            def rows(x: tf.Tensor | None) -> tf.Tensor | None:
-                if x is None:
-                    return None
-                size = tf.shape(x)[0] // count
-                return x[i * size : (i + 1) * size]
-
-            return tf.nest.map_structure(rows, batch)
-
-        loss, grads = self._scaled_grads(*take(0), scale)
-        missing = [g is None for g in grads]
-        sums = [tf.zeros([]) if g is None else g for g in grads]
-
-        def add(i: tf.Tensor, loss: tf.Tensor, sums: list) -> tuple:
-            one_loss, one = self._scaled_grads(*take(i), scale)
-            one = [tf.zeros([]) if g is None else g for g in one]
-            sums = [a + b for a, b in zip(sums, one, strict=True)]
-            return i + 1, loss + one_loss, sums
-
-        _, loss, sums = tf.while_loop(
-            lambda i, *_: i < count, add, (tf.constant(1), loss, sums)
-        )
-        mean = [None if no else s / count for no, s in zip(missing, sums, strict=True)]
-        return loss / count, mean
-
     def _scaled_grads(
-        self, inputs: Any, labels: Any, sample_weight: Any, scale: tf.Tensor
-    ) -> tuple[tf.Tensor, list[updates.Grad]]:
-        """Returns the loss and its gradients, times `scale`, in float32."""
+        self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool
+    ) -> tuple[tf.Tensor, gradients.Gradients, Any]:
+        """Returns the loss, its gradients times `scale` in float32, and the outputs."""
+        inputs, labels, sample_weight = batch
         workings = self.state.working_weights
+        regularized = {
+            i: self._variables.masters[i] for i in self._variables.regularized
+        }
         with tf.GradientTape() as tape:
-            outputs, extras = self.forward(inputs)
-            loss = mean_loss(self._loss, labels, outputs, sample_weight)
-            for master in self._regularized:
+            outputs, added = self.forward(inputs, recompute)
+            outputs = gradients.outputs_in_float32(outputs)
+            loss = self.loss(labels, outputs, sample_weight)
+            for master in regularized.values():
                 loss += tf.cast(master.regularizer(master.value), tf.float32)
-            for extra in extras:
+            for extra in added:
                 loss += tf.cast(extra, tf.float32)  # add_loss of a 16-bit layer
             scaled_loss = loss * scale
-        regularized = [master.value for master in self._regularized]
-        found = tape.gradient(scaled_loss, [*workings, *regularized])
-        grads = [_to_float32(g) for g in found[: len(workings)]]  # 16 bits -> float32
-        # Keras leaves the repeated rows of a sparse gradient to the optimizer.
-        if not self._keras_arithmetic or self._accumulate_steps > 1:
-            grads = [g if g is None else tf.convert_to_tensor(g) for g in grads]
-        place = {v.ref(): i for i, v in enumerate(self.state.master_weights)}
-        for variable, grad in zip(regularized, found[len(workings) :], strict=True):
-            i = place[variable.ref()]
-            if grads[i] is not None:
-                grad += tf.convert_to_tensor(grads[i])
-            grads[i] = grad
-        return loss, grads
-
-    def _which_finite(
-        self, scaled_grads: updates.Grads, halves: tf.Tensor, scale: tf.Tensor
-    ) -> tf.Tensor:
-        """Returns bool [number of masters]: whether each unscaled gradient is finite.
-
-        And its square, where an infinite norm would do harm: no other look at the
-        gradients is needed then. One that is missing is finite.
-        """
-        finite = tf.math.is_finite(halves)
-        # The squares of float16 gradients cannot overflow a float32 sum, nor can
-        # dividing them by a scale that is not tiny: one pass over them tells all.
-        summable = float(tf.float16.max) / self.rule.min_scale < limits.LARGEST
-        told = [
-            grad is None or (is_float16 and summable)
-            for grad, is_float16 in zip(scaled_grads, self._from_float16, strict=True)
+        sources = [*workings, *(master.value for master in regularized.values())]
+        found = tape.gradient(scaled_loss, sources)
+        grads = [
+            self._arithmetic.sparse(gradients.to_float32(grad))  # 16 bits -> float32
+            for grad in found[: len(workings)]
         ]
-        if self._clip_norm or self._update.needs_norm or all(told):
-            return finite
-        return tf.stack(
-            [
-                finite[i]
-                if told[i]
-                else tf.reduce_all(tf.math.is_finite(_values(grad) / scale))
-                for i, grad in enumerate(scaled_grads)
-            ]
+        for i, grad in zip(regularized, found[len(workings) :], strict=True):
+            grads[i] = grad if grads[i] is None else grad + gradients.dense(grads[i])
+        return loss, grads, outputs
+
+    def _many_steps(self, iterator: Any, steps: tf.Tensor) -> metrics.Metrics:
+        return metrics.stack_steps(
+            lambda: self._step(*next(iterator)), metrics.METRICS, steps
         )
+
+
+def _check(precision: str, clip_norm: float, accumulate_steps: int) -> None:
+    if precision not in choices.PRECISIONS:
+        raise ValueError(
+            f"`precision` ({precision}) must be one of {choices.PRECISIONS}."
+        )
+    if not clip_norm >= 0:
+        raise ValueError(f"`clip_norm` ({clip_norm}) must be at least 0.")
+    if accumulate_steps < 1:
+        raise ValueError(f"`accumulate_steps` ({accumulate_steps}) must be at least 1.")
 
 
 def _default_rule(precision: str) -> loss_scale.LossScale:
-    """Only float16 has gradients to lose below its smallest number."""
+    """Only float16 loses gradients at the lower end of its range."""
     if precision == "float16":
         return loss_scale.DynamicLossScale()
     return loss_scale.NoLossScale()
-
-
-def half_squares(grads: updates.Grads) -> tf.Tensor:
-    """Returns half the sum of squares of each gradient, 0 for None, float32 [n]."""
-    halves = [0.0 if g is None else tf.nn.l2_loss(_values(g)) for g in grads]
-    return tf.stack(halves) if halves else tf.zeros([0])
-
-
-def global_norm(halves: tf.Tensor) -> tf.Tensor:
-    """Returns the square root of the sum of all squares, float32 []."""
-    return tf.sqrt(2.0 * tf.reduce_sum(halves))
-
-
-METRICS = {
-    "loss": tf.float32,
-    "grads_finite": tf.bool,
-    "forward_finite": tf.bool,
-    "loss_scale": tf.float32,
-    "grad_norm": tf.float32,
-    "learning_rate": tf.float32,
-}
-
-
-class EvalStep:
-    """Evaluates a float32 model: mean loss and one metric over all examples."""
-
-    def __init__(self, model: keras.Model, loss: str | Callable[..., Any], metric: Any):
-        """Prepares the metrics.
-
-        Args:
-          model: the model to evaluate, as its user would use it.
-          loss: as for `TrainStep`.
-          metric: Keras identifier or `keras.metrics.Metric`.
-        """
-        self._model = model
-        self._loss = keras.losses.get(loss)
-        self._metric = keras.metrics.get(metric)
-        if not isinstance(self._metric, keras.metrics.Metric):
-            self._metric = keras.metrics.MeanMetricWrapper(self._metric)
-        self._mean = keras.metrics.Mean()
-        run = replicas.Replicas().each(self._one_step, even=False)
-        self._step = tf.function(run)
-
-    def __call__(self, batches: tf.data.Dataset) -> dict[str, float]:
-        """Returns `eval_loss` and `eval_accuracy` over (inputs, labels) batches."""
-        self._metric.reset_state()
-        self._mean.reset_state()
-        for inputs, labels in batches:
-            self._step(inputs, labels)
-        return {
-            "eval_loss": float(self._mean.result()),
-            "eval_accuracy": float(self._metric.result()),
-        }
-
-    def _one_step(self, inputs: Any, labels: Any) -> None:
-        outputs = self._model(inputs, training=False)
-        loss = mean_loss(self._loss, labels, outputs, None)
-        rows = tf.shape(tf.nest.flatten(labels)[0])[0]
-        loss = tf.where(rows > 0, loss, 0.0)  # a replica may have none
-        self._mean.update_state(loss, sample_weight=rows)
-        self._metric.update_state(labels, outputs)
-
-
-def mean_loss(
-    loss: Callable[..., Any], labels: Any, outputs: Any, sample_weight: Any
-) -> tf.Tensor:
-    """Returns the float32 loss, averaged over the batch; outputs of any dtype."""
-    outputs = tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
-    with replicas.as_one_device():
-        if isinstance(loss, keras.losses.Loss):
-            losses = loss(labels, outputs, sample_weight=sample_weight)
-        else:
-            losses = tf.cast(loss(labels, outputs), tf.float32)
-            if sample_weight is not None:
-                losses *= tf.cast(sample_weight, tf.float32)
-    return tf.reduce_mean(tf.cast(losses, tf.float32))
-
-
-def stack_steps(
-    one_step: Callable[[], dict[str, tf.Tensor]],
-    dtypes: dict[str, tf.DType],
-    steps: tf.Tensor,
-) -> dict[str, tf.Tensor]:
-    """Calls a step `steps` times (int32 [], traced); stacks its scalar metrics.
-
-    They travel as one float32 row: a loop pays for every tensor it carries.
-    """
-
-    def body(i: tf.Tensor, rows: tf.TensorArray) -> tuple:
-        metrics = one_step()
-        row = tf.stack([tf.cast(metrics[name], tf.float32) for name in dtypes])
-        return i + 1, rows.write(i, row)
-
-    rows = tf.TensorArray(tf.float32, size=steps, element_shape=[len(dtypes)])
-    _, rows = tf.while_loop(
-        lambda i, _: i < steps, body, (tf.constant(0), rows), parallel_iterations=1
-    )
-    columns = tf.unstack(rows.stack(), len(dtypes), axis=1)
-    return {
-        name: tf.cast(column, dtype)
-        for (name, dtype), column in zip(dtypes.items(), columns, strict=True)
-    }
-
-
-def _written(variables: Sequence[tf.Variable]) -> list[bool]:
-    """Tells which variables the graph traced so far may have written to."""
-    graph = tf.compat.v1.get_default_graph()
-    if tf.executing_eagerly():
-        return [True] * len(variables)
-    inner = {
-        id(outer): handle
-        for outer, handle in zip(
-            graph.external_captures, graph.internal_captures, strict=True
-        )
-    }
-    written = []
-    for variable in variables:
-        handle = inner.get(id(variable.handle))
-        uses = [] if handle is None else handle.consumers()
-        written.append(any(op.type not in _READS for op in uses))
-    return written
-
-
-def _all_finite(variables: Sequence[tf.Variable]) -> tf.Tensor:
-    """Returns bool []: a finite loss can leave an infinite variance behind."""
-    values = [tf.reshape(v, [-1]) for v in variables if v.dtype.is_floating]
-    by_dtype = {v.dtype: [w for w in values if w.dtype == v.dtype] for v in values}
-    checks = [
-        tf.reduce_all(tf.math.is_finite(tf.concat(v, 0))) for v in by_dtype.values()
-    ]
-    return tf.reduce_all(checks) if checks else tf.constant(True)
-
-
-_READS = ("ReadVariableOp", "ResourceGather")
-
-
-def _values(grad: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
-    return grad.values if isinstance(grad, tf.IndexedSlices) else grad
-
-
-def _to_float32(grad: updates.Grad) -> updates.Grad:
-    """Casts a dense gradient, or the rows of a sparse one, to float32."""
-    return updates.map_grad(lambda g: tf.cast(g, tf.float32), grad)
-
-
-def _unique(variables: Sequence[keras.Variable], but: set[int]) -> list[keras.Variable]:
-    """Returns the distinct variables whose id is not in `but`."""
-    kept = {id(v): v for v in variables if id(v) not in but}
-    return list(kept.values())

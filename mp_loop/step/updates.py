@@ -14,16 +14,14 @@ host, and the same code runs under XLA. There are two ways:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from mp_loop.distributed import replicas
-
-Grad = tf.Tensor | tf.IndexedSlices | None
-Grads = Sequence[Grad]
+from mp_loop.step import gradients
 
 
 class KerasUpdate:
@@ -70,7 +68,7 @@ class KerasUpdate:
 
     def __call__(
         self,
-        scaled_grads: Grads,
+        scaled_grads: gradients.Gradients,
         scale: tf.Tensor,
         apply: tf.Tensor,
         factor: tf.Tensor | None = None,
@@ -93,12 +91,12 @@ class KerasUpdate:
             grad = grad / scale if factor is None else grad / scale * factor
             return tf.where(apply, grad, 0)
 
-        grads = [map_grad(unscaled, grad) for grad in scaled_grads]
+        grads = [gradients.map_gradient(unscaled, grad) for grad in scaled_grads]
         if any(grad is not None for grad in grads):
             replicas.call_once(self._apply, *grads)
         select(apply, variables, before)
 
-    def _apply(self, *grads: Grad) -> None:
+    def _apply(self, *grads: gradients.Gradient) -> None:
         self._optimizer.apply(grads, self._masters)
 
 
@@ -144,7 +142,7 @@ class FusedUpdate(KerasUpdate):
 
     def __call__(
         self,
-        scaled_grads: Grads,
+        scaled_grads: gradients.Gradients,
         scale: tf.Tensor,
         apply: tf.Tensor,
         factor: tf.Tensor | None = None,
@@ -246,169 +244,9 @@ def make(
     return (FusedUpdate if fused else KerasUpdate)(optimizer, masters)
 
 
-def map_grad(function: Callable[[tf.Tensor], tf.Tensor], grad: Grad) -> Grad:
-    """Applies an elementwise function to a gradient: to the rows of a sparse one."""
-    if isinstance(grad, tf.IndexedSlices):
-        return tf.IndexedSlices(function(grad.values), grad.indices, grad.dense_shape)
-    return None if grad is None else function(grad)
-
-
 def select(
     keep: tf.Tensor, variables: Sequence[tf.Variable], before: Sequence[tf.Tensor]
 ) -> None:
     """Puts `before` back into the variables unless `keep` (bool [])."""
     for variable, old in zip(variables, before, strict=True):
         variable.assign(tf.where(keep, variable, old))
-
-
-def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor:
-    """Returns what gradients of norm `norm` are multiplied by, float32 [].
-
-    Args:
-      norm: float32 [], finite or not.
-      clip_norm: the largest norm allowed, above 0.
-    """
-    return tf.where(norm > clip_norm, clip_norm / norm, 1.0)
-
-
-@keras.saving.register_keras_serializable(package="mp_loop")
-class Warmup(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule that starts after a linear rise from zero.
-
-    Update `i` (from 0) of the first `steps` ones uses `(i + 1) / steps` of the
-    peak rate; the schedule then starts at its own update 0.
-    """
-
-    def __init__(
-        self,
-        schedule: float | keras.optimizers.schedules.LearningRateSchedule,
-        peak: float,
-        steps: int,
-    ):
-        self.schedule, self.peak, self.steps = schedule, peak, steps
-
-    def __call__(self, applied_steps: tf.Tensor) -> tf.Tensor:
-        """Returns the learning rate, float32 [], of update `applied_steps`."""
-        done = tf.cast(applied_steps, tf.float32)
-        rest = tf.maximum(done - self.steps, 0.0)
-        after = self.schedule(rest) if callable(self.schedule) else self.schedule
-        if not self.steps:
-            return tf.cast(after, tf.float32)
-        rising = self.peak * (done + 1.0) / self.steps
-        return tf.where(done < self.steps, rising, after)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {"schedule": self.schedule, "peak": self.peak, "steps": self.steps}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Warmup:
-        """Returns the schedule that `get_config` described."""
-        inner = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(**{**config, "schedule": inner})
-
-
-@keras.saving.register_keras_serializable(package="mp_loop")
-class Lowered(keras.optimizers.schedules.LearningRateSchedule):
-    """A rate or schedule times `factor` for each rollback there was.
-
-    Attributes:
-      rollbacks: variable, integer []; set it before the first step is traced.
-    """
-
-    def __init__(
-        self,
-        schedule: float | keras.optimizers.schedules.LearningRateSchedule,
-        factor: float,
-    ):
-        self.schedule, self.factor = schedule, factor
-        self.rollbacks: tf.Variable | int = 0
-
-    def __call__(self, applied_steps: tf.Tensor) -> tf.Tensor:
-        """Returns the learning rate, float32 [], of update `applied_steps`."""
-        rate = self.schedule
-        rate = tf.cast(rate(applied_steps) if callable(rate) else rate, tf.float32)
-        return rate * tf.pow(self.factor, tf.cast(self.rollbacks, tf.float32))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {"schedule": self.schedule, "factor": self.factor}
-
-
-def learning_rate(
-    schedule: str,
-    peak: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    decay_fractions: Sequence[float] = (),
-    decay_factor: float = 0.1,
-) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """Makes a learning rate for a Keras optimizer; it reads `applied_steps`.
-
-    Args:
-      schedule: "constant", "cosine" or "linear" (both to zero), or "piecewise".
-      peak: rate after warm-up.
-      total_steps: updates of the whole run.
-      warmup_steps: updates of the linear rise, fewer than `total_steps`.
-      decay_fractions: piecewise: parts of the run after which the rate drops.
-      decay_factor: piecewise: each drop multiplies by this.
-
-    Raises:
-      ValueError: the warm-up is as long as the run.
-    """
-    if warmup_steps and warmup_steps >= total_steps:
-        raise ValueError(
-            f"--warmup_steps ({warmup_steps}) must be fewer than the {total_steps} "
-            "steps of the run."
-        )
-    schedules = keras.optimizers.schedules
-    if schedule == "cosine":
-        after = schedules.CosineDecay(peak, total_steps - warmup_steps)
-    elif schedule == "linear":
-        after = schedules.PolynomialDecay(peak, total_steps - warmup_steps, 0.0)
-    elif schedule == "piecewise":
-        boundaries = [round(f * total_steps) - warmup_steps for f in decay_fractions]
-        values = [peak * decay_factor**i for i in range(len(boundaries) + 1)]
-        after = schedules.PiecewiseConstantDecay([float(b) for b in boundaries], values)
-    else:
-        after = peak
-    if schedule == "constant" and not warmup_steps:
-        return peak
-    return Warmup(after, peak, warmup_steps) if warmup_steps else after
-
-
-def make_optimizer(
-    name: str,
-    rate: float | keras.optimizers.schedules.LearningRateSchedule,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    **arguments: float,
-) -> keras.optimizers.Optimizer:
-    """Makes one of the optimizers that flags can name.
-
-    Args:
-      name: "sgd", "momentum", "nesterov", "adam" or "adamw".
-      rate: learning rate or schedule.
-      momentum: for "momentum" and "nesterov".
-      weight_decay: decoupled: an update takes `rate * weight_decay` of a weight off
-        (Loshchilov and Hutter 2019, without their separate schedule). Biases and the
-        parameters of normalization are exempt. Not for "adam".
-      **arguments: passed on to Keras, such as `global_clipnorm`.
-    """
-    optimizers = keras.optimizers
-    if name == "adam":
-        return optimizers.Adam(rate, **arguments)
-    if name == "adamw":
-        optimizer = optimizers.AdamW(rate, weight_decay=weight_decay, **arguments)
-    elif name in ("sgd", "momentum", "nesterov"):
-        optimizer = optimizers.SGD(
-            rate,
-            momentum=0.0 if name == "sgd" else momentum,
-            nesterov=name == "nesterov",
-            weight_decay=weight_decay or None,
-            **arguments,
-        )
-    else:
-        raise ValueError(f"`name` ({name}) is not an optimizer that is known here.")
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer

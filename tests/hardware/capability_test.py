@@ -104,7 +104,7 @@ def test_what_auto_chooses(name):
     assert choice.precision == precision
     assert reason in choice.reason
     if not any(device.ratios for device in devices):  # auto never earns a warning
-        assert capability.warning(devices, choice.precision) is None
+        assert capability.slowdown_warning(devices, choice.precision) is None
 
 
 # (devices, precision, a part of the warning or None, whether it must be measured)
@@ -132,7 +132,7 @@ WARNINGS = {
 @pytest.mark.parametrize("name", WARNINGS)
 def test_a_run_that_would_be_slower_is_told(name):
     devices, precision, said, measures = WARNINGS[name]
-    found = capability.warning(devices, precision)
+    found = capability.slowdown_warning(devices, precision)
     assert (found is None) == (said is None)
     assert said is None or (said in found and "\n" not in found)
     assert capability.must_measure(devices, precision) == measures

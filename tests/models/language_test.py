@@ -13,7 +13,7 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.models import catalog, language
 from mp_loop.precision import norms, recomputation, twins
-from mp_loop.step import keras_step, updates
+from mp_loop.step import keras_step
 from tests.precision import twins_test
 
 keras_hub = pytest.importorskip("keras_hub")
@@ -76,7 +76,7 @@ def gradients(model, ids, labels, training=False):
     variables = [v.value for v in model.trainable_variables]
     found = tape.gradient(loss, variables)
     # As the step does: the rows of a sparse one are cast before they are summed.
-    found = [updates.map_grad(lambda g: tf.cast(g, tf.float32), g) for g in found]
+    found = [gradients.map_gradient(lambda g: tf.cast(g, tf.float32), g) for g in found]
     return [np.asarray(tf.convert_to_tensor(grad)) for grad in found]
 
 

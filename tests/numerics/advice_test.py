@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mp_loop.numerics import advice
-from mp_loop.step import loss_scale, train_step
+from mp_loop.step import gradients, loss_scale
 from tests.step import train_step_test as helpers
 
 NAMES = tuple("abcdefghij")
@@ -85,7 +85,7 @@ def judge(precision="float16", **arguments):
     loss = helpers.loss()
     made = advice.Judge(
         model,
-        lambda labels, outputs: train_step.mean_loss(loss, labels, outputs, None),
+        lambda labels, outputs: gradients.mean_loss(loss, labels, outputs, None),
         [helpers.data(), helpers.data(seed=1)],
         precision,
         **arguments,

@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from mp_loop.config import choices
-from mp_loop.step import loss_scale
+from mp_loop.step import presets
 from mp_loop.step.loss_scale import DynamicLossScale, NoLossScale, StaticLossScale
 
 # Streams: "." is a clean step, "x" an overflow.
@@ -175,7 +175,7 @@ def test_golden_trace(name):
 
 
 def test_every_preset_has_a_golden_trace_and_a_flag():
-    assert set(loss_scale.PRESETS) == set(GOLDEN)
+    assert set(presets.PRESETS) == set(GOLDEN)
     assert set(choices.PRESETS) == set(GOLDEN)
 
 
@@ -256,7 +256,7 @@ def test_flax_waits_after_growth_too():
     assert scales == [2, 2, 4, 4, 4, 8, 8, 4, 4, 4, 8, 8]
 
 
-@pytest.mark.parametrize("name", loss_scale.PRESETS)
+@pytest.mark.parametrize("name", presets.PRESETS)
 def test_no_preset_destroys_the_scale(name):
     rule = _preset(name, 2.0**10, 1)
     for pattern in ("x", ".", "..x", "xx."):

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mp_loop.step import updates
+from mp_loop.step import gradients, optimizers, schedules, updates
 
 
 def rates(*arguments, count=10, **named):
-    schedule = updates.learning_rate(*arguments, **named)
+    schedule = schedules.learning_rate(*arguments, **named)
     if not callable(schedule):
         return [schedule] * count
     return [float(schedule(tf.constant(i))) for i in range(count)]
@@ -53,12 +53,12 @@ def test_learning_rates_by_hand(name):
 
 def test_a_warm_up_as_long_as_the_run_is_refused():
     with pytest.raises(ValueError, match=r"--warmup_steps \(10\) must be fewer than"):
-        updates.learning_rate("constant", 1.0, 10, warmup_steps=10)
+        schedules.learning_rate("constant", 1.0, 10, warmup_steps=10)
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "keras"])
 def test_the_schedule_reads_applied_updates_only(fused):
-    schedule = updates.learning_rate("constant", 1.0, 10, warmup_steps=4)
+    schedule = schedules.learning_rate("constant", 1.0, 10, warmup_steps=4)
     variable = keras.Variable([1.0])
     update = updates.make(keras.optimizers.SGD(schedule), [variable], fused)
     grads, scale = [tf.constant([8.0])], tf.constant(8.0)
@@ -70,7 +70,7 @@ def test_the_schedule_reads_applied_updates_only(fused):
 
 
 def test_a_schedule_survives_saving():
-    schedule = updates.learning_rate("cosine", 1.0, 10, warmup_steps=2)
+    schedule = schedules.learning_rate("cosine", 1.0, 10, warmup_steps=2)
     again = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(schedule)
     )
@@ -82,7 +82,7 @@ def test_a_schedule_survives_saving():
 @pytest.mark.parametrize("clip_norm", [0.1, 5.0, 100.0])
 def test_clipping_equals_tensorflows(clip_norm):
     grads = [tf.constant([3.0, 4.0]), None, tf.constant([12.0])]
-    factor = updates.clip_factor(tf.linalg.global_norm(grads), clip_norm)
+    factor = gradients.clip_factor(tf.linalg.global_norm(grads), clip_norm)
     theirs, _ = tf.clip_by_global_norm(grads, clip_norm)
     for i in (0, 2):
         np.testing.assert_allclose(grads[i] * factor, theirs[i], rtol=3e-7)
@@ -99,7 +99,7 @@ def test_clipping_equals_tensorflows(clip_norm):
     ],
 )
 def test_optimizers_by_name(name, kind, momentum):
-    optimizer = updates.make_optimizer(name, 0.5, 0.8, 0.25, global_clipnorm=2.0)
+    optimizer = optimizers.make(name, 0.5, 0.8, 0.25, global_clipnorm=2.0)
     assert type(optimizer) is kind
     assert float(optimizer.learning_rate) == 0.5
     assert optimizer.global_clipnorm == 2.0
@@ -112,7 +112,7 @@ def test_optimizers_by_name(name, kind, momentum):
 def test_weight_decay_takes_its_part_of_kernels_alone(name):
     layer = keras.layers.Dense(2, kernel_initializer="ones", bias_initializer="ones")
     layer.build((None, 3))
-    optimizer = updates.make_optimizer(name, 0.5, weight_decay=0.25)
+    optimizer = optimizers.make(name, 0.5, weight_decay=0.25)
     update = updates.make(optimizer, layer.trainable_variables)
     update([tf.zeros((3, 2)), tf.zeros(2)], tf.constant(1.0), tf.constant(True))
     np.testing.assert_array_equal(layer.kernel, np.full((3, 2), 1 - 0.5 * 0.25))
@@ -121,7 +121,7 @@ def test_weight_decay_takes_its_part_of_kernels_alone(name):
 
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match=r"`name` \(adan\)"):
-        updates.make_optimizer("adan", 0.1)
+        optimizers.make("adan", 0.1)
 
 
 FUSED = {

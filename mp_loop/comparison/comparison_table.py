@@ -1,0 +1,125 @@
+"""The table of a comparison, and the note below it.
+
+text = markdown(measures.compare(...))
+rows, note = cells(measures.compare(...))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mp_loop.comparison import equivalence, measures
+from mp_loop.rendering import numbers, tables
+
+
+def markdown(comparison: Mapping[str, Any]) -> str:
+    """Lays a comparison out as a Markdown table that a terminal shows well.
+
+    Args:
+      comparison: what `measures.compare` returns; with `stages`, of design.json, the
+        note says whether repeats were added after results were seen.
+    """
+    rows, note = cells(comparison)
+    return "\n".join([*tables.markdown(rows), "", note, ""])
+
+
+def cells(comparison: Mapping[str, Any]) -> tuple[list[list[str]], str]:
+    """The rows of the table, its head first, and the note below it."""
+    arms = comparison["arms"]
+    each = list(arms.values())
+    rows = [["", *arms], *_measure_rows(each), *_ratio_rows(each)]
+    repeats = len(each[0]["runs"])
+    note = f"Ratios: divided by {comparison['reference']}"
+    if repeats > 1:
+        note = f"Median (smallest to largest) of {repeats} runs. {note}, run by run"
+    note += "."
+    results = [arm.get("difference") for arm in each]
+    if any(results):
+        below = [row[0] for row in rows].index("accuracy") + 1
+        added, said = _difference_rows(results, comparison["margin"])
+        rows[below:below] = added
+        note += said + _added_repeats(comparison.get("stages", []))
+    return rows, note
+
+
+def _measure_rows(arms: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [
+        [
+            measure.title,
+            *(
+                numbers.spread_text(arm["measures"][measure.name], measure.show)
+                for arm in arms
+            ),
+        ]
+        for measure in measures.MEASURES
+    ]
+
+
+def _ratio_rows(arms: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [
+        [
+            f"{measure.title.split(',')[0]}, ratio",
+            *(
+                numbers.spread_text(arm["ratios"][measure.name], "{:.3f}".format)
+                for arm in arms
+            ),
+        ]
+        for measure in measures.MEASURES
+        if measure.ratio
+    ]
+
+
+def _difference_rows(
+    results: Sequence[Mapping[str, Any] | None], margin: float
+) -> tuple[list[list[str]], str]:
+    """The rows about differences, None being the reference's, and their note."""
+    row = ["accuracy, difference"]
+    for result in results:
+        cell = "-"
+        if result:
+            low, high = map(_signed, result["interval_90"])
+            cell = f"{_signed(result['mean'])} ({low} to {high})"
+        row.append(cell)
+    note = " Differences: mean of the pairs of equal seed (90 % confidence interval)."
+    if not margin:
+        return [row], note
+    tested = [f"equivalent within {margin:g}"]
+    tested += [_verdict(result) if result else "-" for result in results]
+    note += (
+        " Equivalent: two one-sided t-tests at 5 % reject a difference beyond the "
+        "margin, which was written down before the runs."
+    )
+    if any(result and result["repeats_needed"] for result in results):
+        note += (
+            " Repeats that are likely (80 %) to show it: if there is no difference, "
+            "and the spread is the one seen."
+        )
+    return [row, tested], note
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    """The outcome of a test in a few words."""
+    if result["verdict"] == equivalence.EQUIVALENT:
+        return f"yes, {equivalence.p_text(result['p'])}"
+    if result["verdict"] == equivalence.DIFFERENT:
+        return "no: different"
+    if result["repeats_needed"]:
+        return f"not shown (likely by {result['repeats_needed']} repeats)"
+    return "not shown"
+
+
+def _added_repeats(revisions: Sequence[Mapping[str, Any]]) -> str:
+    """The warning where repeats were added after results were seen, or nothing."""
+    counts = [revision["repeats"] for revision in revisions[:1]]
+    for revision in revisions:
+        if revision["after_results"] and revision["repeats"] > counts[-1]:
+            counts.append(revision["repeats"])
+    if len(counts) < 2:
+        return ""
+    said = ", then ".join(map(str, counts))
+    return f" Repeats were added after results were seen ({said}): p is too small then."
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 4) + 0.0:+.4f}"  # no -0.0000

@@ -1,0 +1,108 @@
+"""What is compared: medians, ranges, paired ratios and differences of all runs.
+
+comparison = compare({"custom:float16": summaries, ...}, "keras:float16", 0.005)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mp_loop.comparison import equivalence
+from mp_loop.rendering import numbers
+
+Summary = Mapping[str, Any]  # what summary.json of a run holds
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """One row of the table.
+
+    Attributes:
+      name: the key in summary.json.
+      title: of the row.
+      show: makes a cell of a value.
+      ratio: whether a second row shows each run divided by the reference's run of the
+        same repeat.
+    """
+
+    name: str
+    title: str
+    show: Callable[[float], str]
+    ratio: bool = False
+
+
+MEASURES = (
+    Measure("eval_accuracy", "accuracy", "{:.4f}".format),
+    Measure("eval_loss", "loss", "{:.4f}".format),
+    Measure("skipped_steps", "skipped steps", "{:g}".format),
+    Measure("final_loss_scale", "final loss scale", numbers.power_of_two),
+    Measure("milliseconds_per_step", "ms/step", "{:.2f}".format, ratio=True),
+    Measure("examples_per_second", "examples/s", "{:.0f}".format, ratio=True),
+    Measure(
+        "peak_memory_bytes",
+        "peak memory, MiB",
+        lambda value: f"{value / 2**20:.0f}",
+        ratio=True,
+    ),
+)
+
+
+def compare(
+    summaries: Mapping[str, Sequence[Summary]], reference: str, margin: float = 0.0
+) -> dict[str, Any]:
+    """Reduces the summaries of all runs to medians, ranges and paired ratios.
+
+    Of two repeats or more, each arm but the reference gets its paired differences in
+    accuracy as well, and the test of its equivalence.
+
+    Args:
+      summaries: for each arm its summaries, one per repeat, in order.
+      reference: the arm whose runs the ratios divide by.
+      margin: the largest difference in accuracy that counts as none; 0: no test.
+
+    Returns:
+      `{"reference": arm, "margin": margin, "arms": {arm: {"runs": [...], "measures":
+      {name: spread}, "ratios": {name: spread}, "difference": fields of
+      `equivalence.Equivalence`}}}`, a spread being `median`, `min` and `max` over the
+      repeats.
+    """
+    arms = {
+        arm: _compare_runs(runs, summaries[reference])
+        for arm, runs in summaries.items()
+    }
+    for name, arm in arms.items():
+        if name != reference and len(arm["runs"]) > 1:
+            pairs = zip(arm["runs"], summaries[reference], strict=True)
+            differences = [
+                run["eval_accuracy"] - by["eval_accuracy"] for run, by in pairs
+            ]
+            result = equivalence.paired(differences, margin)
+            arm["difference"] = dataclasses.asdict(result)
+    return {"reference": reference, "margin": margin, "arms": arms}
+
+
+def _compare_runs(
+    runs: Sequence[Summary], reference_runs: Sequence[Summary]
+) -> dict[str, Any]:
+    pairs = list(zip(runs, reference_runs, strict=True))
+    return {
+        "measures": {
+            measure.name: numbers.spread([run[measure.name] for run in runs])
+            for measure in MEASURES
+        },
+        "ratios": {
+            measure.name: numbers.spread(
+                [_ratio(run[measure.name], by[measure.name]) for run, by in pairs]
+            )
+            for measure in MEASURES
+            if measure.ratio
+        },
+        "runs": [dict(run) for run in runs],
+    }
+
+
+def _ratio(value: float, by: float) -> float:
+    return value / by if by else math.nan

@@ -1,0 +1,93 @@
+"""The files of a finished comparison: table, JSON, pictures and report.
+
+written = write(folder, design, planned_runs)
+print(written.table)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from mp_loop.comparison import (
+    comparison_table,
+    designs,
+    difference_plot,
+    equivalence,
+    measures,
+    runs,
+)
+from mp_loop.report import plots, run_page
+from mp_loop.run import files, records, strict_json
+
+TABLE_FILE = "comparison.md"
+JSON_FILE = "comparison.json"
+CURVES_FILE = "comparison.png"
+DIFFERENCES_FILE = "equivalence.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+      table: the text of comparison.md.
+      report: path of report.html.
+      curves: path of the curves; None where matplotlib is missing.
+      differences: path of the differences; None where there are none.
+    """
+
+    table: str
+    report: str
+    curves: pathlib.Path | None
+    differences: pathlib.Path | None
+
+
+def write(
+    folder: pathlib.Path, design: designs.Design, planned: Sequence[runs.PlannedRun]
+) -> Written:
+    """Writes table, pictures and report of runs that are all finished."""
+    summaries = {
+        arm.name: [
+            records.read_summary(folder / run.name) for run in planned if run.arm == arm
+        ]
+        for arm in design.arms
+    }
+    comparison = measures.compare(summaries, design.reference.name, design.margin)
+    comparison["stages"] = [dataclasses.asdict(one) for one in design.revisions]
+    table = comparison_table.markdown(comparison)
+    files.write_atomically(folder / TABLE_FILE, table)
+    files.write_atomically(folder / JSON_FILE, strict_json.to_document(comparison))
+    curves = _draw_curves(folder, planned)
+    results = {
+        name: equivalence.Equivalence(**arm["difference"])
+        for name, arm in comparison["arms"].items()
+        if "difference" in arm
+    }
+    differences = None
+    if curves and results:
+        differences = folder / DIFFERENCES_FILE
+        # --metric may be an error, whose differences are no percentage points.
+        share = "accuracy" in design.config.model.metric
+        difference_plot.draw(differences, results, comparison["reference"], share)
+    cells, note = comparison_table.cells(comparison)
+    arms = {run.name: run.arm.name for run in planned}
+    report = run_page.write_comparison(folder, cells, arms, note)
+    return Written(table, report, curves, differences)
+
+
+def _draw_curves(
+    folder: pathlib.Path, planned: Sequence[runs.PlannedRun]
+) -> pathlib.Path | None:
+    """Draws the curves of all runs; None where matplotlib is missing."""
+    curves = [
+        plots.Curve(
+            run.arm.name,
+            records.read_metrics(folder / run.name),
+            records.read_evaluations(folder / run.name),
+        )
+        for run in planned
+    ]
+    path = folder / CURVES_FILE
+    return path if plots.draw(path, curves) else None

@@ -1,0 +1,62 @@
+"""Our loop and Keras' on one experiment, compared bit by bit after every step.
+
+proof = prove(config)       # `python -m mp_loop.compare --exact`
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mp_loop.config import errors, settings
+from mp_loop.run import experiment
+
+if TYPE_CHECKING:
+    from mp_loop.comparison import bitwise
+
+
+def prove(config: settings.Config) -> bitwise.Proof:
+    """Takes the steps of an experiment with both loops.
+
+    Args:
+      config: of the experiment, its precision resolved; `loop` does not matter.
+
+    Raises:
+      UsageError: the settings do not suit both loops.
+    """
+    ours, theirs = configs(config)
+    # Keras' first: what the layers of a model are called depends on the order.
+    theirs = experiment.build(theirs)
+    ours = experiment.build(ours)
+    # With TensorFlow, which `build` prepares and starts.
+    from mp_loop.comparison import bitwise
+
+    def batches() -> Iterator[tuple[Any, ...]]:
+        for epoch in itertools.count():
+            yield from ours.batches(epoch)
+
+    return bitwise.prove(ours.step, theirs.step, batches(), ours.total_steps)
+
+
+def configs(config: settings.Config) -> tuple[settings.Config, settings.Config]:
+    """The settings of our loop with Keras' arithmetic, and those of Keras' loop.
+
+    Raises:
+      UsageError: the settings do not suit both loops.
+    """
+    ours: dict[str, Any] = {"loop": "custom", "keras_arithmetic": True}
+    if config.loss_scale_kind == "dynamic":
+        ours["scale_preset"] = "keras"
+    jit_compile = config.training.jit_compile
+    common = {
+        "deterministic": True,
+        # A compiler may fuse, and so round, the two loops differently.
+        "jit_compile": "off" if jit_compile == "auto" else jit_compile,
+        "head_epochs": 0,  # which trains less of the same model
+    }
+    with errors.bad_input(ValueError):
+        return (
+            config.replace(**ours, **common),
+            config.replace(loop="keras", **common),
+        )

@@ -1,0 +1,88 @@
+"""What a step computes its own way, and how Keras computes the same.
+
+The step asks an arithmetic wherever there are two right answers: `Arithmetic` is this
+project's, `KerasArithmetic` gives the bits of Keras' mixed precision, to compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from mp_loop.hardware import devices
+from mp_loop.precision import twins
+from mp_loop.step import gradients, updates, variables
+
+
+class Arithmetic:
+    """Reductions in float32; a skip leaves every bit of the training as it was."""
+
+    def twin(self, model: keras.Model, dtype: str, float32_layers: str) -> keras.Model:
+        """Makes the model that computes forward and backward pass in 16 bits.
+
+        Args:
+          model: the float32 model.
+          dtype: "float16" or "bfloat16".
+          float32_layers: regular expression over names of layers to leave in float32.
+        """
+        slow = devices.multiplies_slowly(dtype)
+        return twins.half_precision_twin(
+            model, dtype, float32_layers, float32_products=slow
+        )
+
+    def update(
+        self, optimizer: keras.optimizers.Optimizer, masters: Sequence[keras.Variable]
+    ) -> updates.KerasUpdate:
+        """Makes the update of the masters, on fused kernels where they can do it."""
+        return updates.make(optimizer, masters)
+
+    def sparse(self, gradient: gradients.Gradient) -> gradients.Gradient:
+        """Adds up the repeated rows of a sparse gradient before it is checked."""
+        return gradients.dense(gradient)
+
+    def restored(
+        self, of_step: variables.StepVariables, before: variables.Remembered
+    ) -> variables.Remembered:
+        """Returns what the forward pass wrote, which is checked and a skip restores."""
+        return of_step.written(before)
+
+    def applies(
+        self, gradients_finite: tf.Tensor, forward_finite: tf.Tensor
+    ) -> tf.Tensor:
+        """Decides whether an update is made, bool []: also the loss must be finite."""
+        return gradients_finite & forward_finite
+
+
+class KerasArithmetic(Arithmetic):
+    """Every bit as under Keras' mixed policy and LossScaleOptimizer."""
+
+    def twin(self, model: keras.Model, dtype: str, float32_layers: str) -> keras.Model:
+        """Softmax and bias sums are of 16 bits; no layer is exempt."""
+        del float32_layers
+        return twins.keras_twin(model, dtype)
+
+    def update(
+        self, optimizer: keras.optimizers.Optimizer, masters: Sequence[keras.Variable]
+    ) -> updates.KerasUpdate:
+        """Keras' own."""
+        return updates.KerasUpdate(optimizer, masters)
+
+    def sparse(self, gradient: gradients.Gradient) -> gradients.Gradient:
+        """Repeated rows are left to the optimizer."""
+        return gradient
+
+    def restored(
+        self, of_step: variables.StepVariables, before: variables.Remembered
+    ) -> variables.Remembered:
+        """A skip leaves batch-norm statistics moved."""
+        del of_step, before
+        return []
+
+    def applies(
+        self, gradients_finite: tf.Tensor, forward_finite: tf.Tensor
+    ) -> tf.Tensor:
+        """The gradients alone decide."""
+        del forward_finite
+        return gradients_finite

@@ -1,0 +1,185 @@
+"""Gradients of the scaled loss, and what becomes of them before an update.
+
+    loss, scaled = accumulated(loss_and_gradients, batch, accumulate_steps)
+    halves = half_squares(scaled)                 # one pass over all gradients
+    norm   = global_norm(halves) / scale
+
+A gradient is a float32 tensor; `tf.IndexedSlices` where only rows of a table have
+one; None where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mp_loop.distributed import replicas
+
+Gradient = tf.Tensor | tf.IndexedSlices | None
+Gradients = Sequence[Gradient]
+# (inputs, labels, sample_weight), each batch first; the last may be None.
+Batch = tuple[Any, Any, Any]
+
+
+def outputs_in_float32(outputs: Any) -> Any:
+    """Casts what a model returns, nested, to the dtype of losses and metrics."""
+    return tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
+
+
+def mean_loss(
+    loss: Callable[..., Any], labels: Any, outputs: Any, sample_weight: Any
+) -> tf.Tensor:
+    """Returns the loss, averaged over the batch.
+
+    Args:
+      loss: a `keras.losses.Loss`, or a function of (labels, outputs).
+      labels: what the loss takes.
+      outputs: of the model, in any dtype; the loss sees float32.
+      sample_weight: float32 [batch], or None.
+
+    Returns:
+      float32 [].
+    """
+    outputs = outputs_in_float32(outputs)
+    with replicas.as_one_device():
+        if isinstance(loss, keras.losses.Loss):
+            losses = loss(labels, outputs, sample_weight=sample_weight)
+        else:
+            losses = tf.cast(loss(labels, outputs), tf.float32)
+            if sample_weight is not None:
+                losses *= tf.cast(sample_weight, tf.float32)
+    return tf.reduce_mean(tf.cast(losses, tf.float32))
+
+
+def accumulated(
+    loss_and_gradients: Callable[[Batch], tuple[tf.Tensor, Gradients]],
+    batch: Batch,
+    count: int,
+) -> tuple[tf.Tensor, Gradients]:
+    """Returns the means of loss and gradients over the micro-batches of a batch.
+
+    Args:
+      loss_and_gradients: of a micro-batch; its dense gradients are added up.
+      batch: as many rows as are divisible by `count`.
+      count: how many micro-batches; 1: the whole batch.
+
+    Returns:
+      float32 [], and one gradient for each variable.
+    """
+    if count == 1:
+        return loss_and_gradients(batch)
+    tf.debugging.assert_equal(
+        tf.shape(tf.nest.flatten(batch)[0])[0] % count,
+        0,
+        f"`accumulate_steps` ({count}) must divide the batch.",
+    )
+
+    def micro_batch(i: tf.Tensor | int) -> Batch:
+        def rows(x: tf.Tensor | None) -> tf.Tensor | None:
+            if x is None:
+                return None
+            size = tf.shape(x)[0] // count
+            return x[i * size : (i + 1) * size]
+
+        return tf.nest.map_structure(rows, batch)
+
+    def without_none(gradients: Gradients) -> list[tf.Tensor]:
+        return [
+            tf.zeros([]) if g is None else tf.convert_to_tensor(g) for g in gradients
+        ]
+
+    # The first one tells which gradients there are.
+    loss, first = loss_and_gradients(micro_batch(0))
+
+    def add(i: tf.Tensor, loss: tf.Tensor, sums: list[tf.Tensor]) -> tuple:
+        more_loss, more = loss_and_gradients(micro_batch(i))
+        sums = [a + b for a, b in zip(sums, without_none(more), strict=True)]
+        return i + 1, loss + more_loss, sums
+
+    _, loss, sums = tf.while_loop(
+        lambda i, *_: i < count, add, (tf.constant(1), loss, without_none(first))
+    )
+    pairs = zip(first, sums, strict=True)
+    return loss / count, [None if g is None else s / count for g, s in pairs]
+
+
+def map_gradient(
+    function: Callable[[tf.Tensor], tf.Tensor], gradient: Gradient
+) -> Gradient:
+    """Applies an elementwise function to a gradient: to the rows of a sparse one."""
+    if isinstance(gradient, tf.IndexedSlices):
+        rows = function(gradient.values)
+        return tf.IndexedSlices(rows, gradient.indices, gradient.dense_shape)
+    return None if gradient is None else function(gradient)
+
+
+def to_float32(gradient: Gradient) -> Gradient:
+    """Casts a gradient, or the rows of a sparse one, from 16 bits to float32."""
+    return map_gradient(lambda g: tf.cast(g, tf.float32), gradient)
+
+
+def dense(gradient: Gradient) -> tf.Tensor | None:
+    """Adds up the rows of a sparse gradient."""
+    return None if gradient is None else tf.convert_to_tensor(gradient)
+
+
+def values(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
+    """Returns the numbers of a gradient, whichever way it holds them."""
+    return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
+def half_squares(gradients: Gradients) -> tf.Tensor:
+    """Returns half the sum of squares of each gradient, 0 for None, float32 [n]."""
+    halves = [0.0 if g is None else tf.nn.l2_loss(values(g)) for g in gradients]
+    return tf.stack(halves) if halves else tf.zeros([0])
+
+
+def each_finite(
+    scaled_grads: Gradients,
+    halves: tf.Tensor,
+    scale: tf.Tensor,
+    told_by_squares: Sequence[bool],
+) -> tf.Tensor:
+    """Tells of each gradient whether it is finite once divided by the scale.
+
+    Args:
+      scaled_grads: n gradients, float32; a missing one is finite.
+      halves: their `half_squares`.
+      scale: float32 [].
+      told_by_squares: for each gradient, whether its sum of squares tells; the others
+        take another pass over their numbers.
+
+    Returns:
+      bool [n].
+    """
+    finite = tf.math.is_finite(halves)
+    pairs = zip(scaled_grads, told_by_squares, strict=True)
+    told = [grad is None or by_squares for grad, by_squares in pairs]
+    if all(told):
+        return finite
+    return tf.stack(
+        [
+            finite[i]
+            if told[i]
+            else tf.reduce_all(tf.math.is_finite(values(grad) / scale))
+            for i, grad in enumerate(scaled_grads)
+        ]
+    )
+
+
+def global_norm(halves: tf.Tensor) -> tf.Tensor:
+    """Returns the norm of all gradients from their `half_squares`, float32 []."""
+    return tf.sqrt(2.0 * tf.reduce_sum(halves))
+
+
+def clip_factor(norm: tf.Tensor, clip_norm: float) -> tf.Tensor | None:
+    """Returns what clipping multiplies gradients by, float32 []; None: no clipping.
+
+    Args:
+      norm: float32 [], of all gradients; finite or not.
+      clip_norm: the largest norm allowed; 0: any.
+    """
+    return tf.where(norm > clip_norm, clip_norm / norm, 1.0) if clip_norm else None

@@ -1,0 +1,51 @@
+"""The metrics that a step returns, and many steps in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+# What every step returns, scalars by name. `KerasStep` has no `grad_norm`.
+METRICS = {
+    "loss": tf.float32,
+    "grads_finite": tf.bool,
+    "forward_finite": tf.bool,
+    "loss_scale": tf.float32,
+    "grad_norm": tf.float32,
+    "learning_rate": tf.float32,
+}
+
+Metrics = dict[str, tf.Tensor]
+
+
+def stack_steps(
+    one_step: Callable[[], Metrics], dtypes: dict[str, tf.DType], steps: tf.Tensor
+) -> Metrics:
+    """Calls a step many times and stacks its scalar metrics.
+
+    They travel as one float32 row: a loop pays for every tensor it carries.
+
+    Args:
+      one_step: takes one step and returns at least the metrics of `dtypes`.
+      dtypes: of each metric to be stacked.
+      steps: int32 [], how many; traced, so that another number does not retrace.
+
+    Returns:
+      The metrics of `dtypes`, each of shape [steps].
+    """
+
+    def body(i: tf.Tensor, rows: tf.TensorArray) -> tuple:
+        metrics = one_step()
+        row = tf.stack([tf.cast(metrics[name], tf.float32) for name in dtypes])
+        return i + 1, rows.write(i, row)
+
+    rows = tf.TensorArray(tf.float32, size=steps, element_shape=[len(dtypes)])
+    _, rows = tf.while_loop(
+        lambda i, _: i < steps, body, (tf.constant(0), rows), parallel_iterations=1
+    )
+    columns = tf.unstack(rows.stack(), len(dtypes), axis=1)
+    return {
+        name: tf.cast(column, dtype)
+        for (name, dtype), column in zip(dtypes.items(), columns, strict=True)
+    }

@@ -1,0 +1,42 @@
+"""The optimizers that a flag can name."""
+
+from __future__ import annotations
+
+import keras
+
+
+def make(
+    name: str,
+    rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    **arguments: float,
+) -> keras.optimizers.Optimizer:
+    """Makes one of the optimizers that flags can name.
+
+    Args:
+      name: "sgd", "momentum", "nesterov", "adam" or "adamw".
+      rate: learning rate or schedule.
+      momentum: for "momentum" and "nesterov".
+      weight_decay: decoupled: an update takes `rate * weight_decay` of a weight off
+        (Loshchilov and Hutter 2019, without their separate schedule). Biases and the
+        parameters of normalization are exempt. Not for "adam".
+      **arguments: passed on to Keras, such as `global_clipnorm`.
+    """
+    optimizers = keras.optimizers
+    if name == "adam":
+        return optimizers.Adam(rate, **arguments)
+    if name == "adamw":
+        optimizer = optimizers.AdamW(rate, weight_decay=weight_decay, **arguments)
+    elif name in ("sgd", "momentum", "nesterov"):
+        optimizer = optimizers.SGD(
+            rate,
+            momentum=0.0 if name == "sgd" else momentum,
+            nesterov=name == "nesterov",
+            weight_decay=weight_decay or None,
+            **arguments,
+        )
+    else:
+        raise ValueError(f"`name` ({name}) is not an optimizer that is known here.")
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer

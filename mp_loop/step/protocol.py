@@ -1,0 +1,54 @@
+"""What a training step is to everything around it: `TrainStep` and `KerasStep`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from mp_loop.step import metrics, train_state
+
+
+class Step(Protocol):
+    """One training step of a float32 Keras model.
+
+    Attributes:
+      model: the user's float32 model.
+      state: every variable that training changes.
+    """
+
+    model: keras.Model
+    state: train_state.TrainState
+
+    @property
+    def loss_scale(self) -> tf.Tensor:
+        """The loss scale of the next step, float32 []."""
+
+    @property
+    def min_scale(self) -> float:
+        """The smallest scale that an overflow can lead to; 0 if there is no floor."""
+
+    def __call__(
+        self, inputs: Any, labels: Any, sample_weight: Any = None
+    ) -> metrics.Metrics:
+        """Takes one step on one batch; returns scalars by name."""
+
+    def run(self, iterator: Iterator[Any], steps: int) -> metrics.Metrics:
+        """Takes many steps in one call; returns metrics of shape [steps]."""
+
+    def export(self) -> keras.Model:
+        """Returns `model` with the trained weights in it."""
+
+    def reload(self) -> None:
+        """Computes with what the float32 weights hold now, set by hand."""
+
+    def back_off(self) -> None:
+        """Lowers the loss scale as an overflow does."""
+
+    def continue_from(self, before: Step) -> None:
+        """Takes over from a step that trained other layers of the same model."""
+
+    def graph(self, inputs: Any, labels: Any) -> tf.Graph:
+        """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""

@@ -1,0 +1,138 @@
+"""The variables of a step: which there are, and which the forward pass writes.
+
+variables = of_step(model, twin)
+before = variables.remember()
+... forward and backward pass, traced ...
+written = variables.written(before)        # statistics, to be restored in a skip
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from mp_loop.precision import twins
+
+# A variable and the value that it had before the forward pass.
+Remembered = list[tuple[tf.Variable, tf.Tensor]]
+
+# The operations that only read what a resource handle stands for.
+_READS = ("ReadVariableOp", "ResourceGather")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepVariables:
+    """The variables of a model and its twin, by what a step does to them.
+
+    Attributes:
+      masters: float32, what is trained.
+      workings: for each master, what forward and backward read: a 16-bit copy, or
+        the master itself.
+      others: weights without gradient (batch-norm statistics, frozen layers).
+      seeds: states of random generators.
+      writable: of `others` and `masters`, those that the twin's forward pass could
+        write to. In most models these are the statistics alone.
+    """
+
+    masters: tuple[keras.Variable, ...]
+    workings: tuple[keras.Variable, ...]
+    others: tuple[keras.Variable, ...]
+    seeds: tuple[keras.Variable, ...]
+    writable: tuple[tf.Variable, ...]
+
+    @property
+    def copies(self) -> list[tuple[tf.Variable, tf.Variable]]:
+        """`(master, working)` where a 16-bit copy follows a float32 master."""
+        pairs = zip(self.masters, self.workings, strict=True)
+        return [(m.value, w.value) for m, w in pairs if w is not m]
+
+    @property
+    def regularized(self) -> list[int]:
+        """Places of the masters whose regularizer the step computes itself.
+
+        It is computed on the float32 master where there is a copy. That of a shared
+        variable comes with the twin's own losses.
+        """
+        pairs = zip(self.masters, self.workings, strict=True)
+        return [
+            place
+            for place, (master, working) in enumerate(pairs)
+            if working is not master and master.regularizer is not None
+        ]
+
+    @property
+    def from_float16(self) -> list[bool]:
+        """For each master, whether its gradient was a float16 number."""
+        regularized = set(self.regularized)
+        return [
+            working.dtype == "float16" and place not in regularized
+            for place, working in enumerate(self.workings)
+        ]
+
+    def remember(self) -> Remembered:
+        """Returns the writable variables with what they hold now."""
+        return [(variable, tf.identity(variable)) for variable in self.writable]
+
+    def written(self, before: Remembered) -> Remembered:
+        """Returns what the graph traced since `remember` may have written to.
+
+        Most models write to a few variables, many to none, and every variable that
+        is checked and restored costs a pass over it in every step. Whether a layer
+        writes (batch norm in training does, frozen batch norm does not, a layer that
+        nobody here knows may) is seen in the graph itself: a variable enters it as a
+        handle, and one whose handle feeds only reads cannot have been written. What
+        is not known to be a read counts as a write, a call of another function too.
+        """
+        if tf.executing_eagerly():
+            return before
+        graph = tf.compat.v1.get_default_graph()
+        inner = {
+            id(outer): handle
+            for outer, handle in zip(
+                graph.external_captures, graph.internal_captures, strict=True
+            )
+        }
+
+        def is_written(variable: tf.Variable) -> bool:
+            handle = inner.get(id(variable.handle))
+            uses = [] if handle is None else handle.consumers()
+            return any(operation.type not in _READS for operation in uses)
+
+        return [(variable, old) for variable, old in before if is_written(variable)]
+
+
+def of_step(model: keras.Model, twin: keras.Model) -> StepVariables:
+    """Sorts the variables of a float32 model and of the twin that computes for it."""
+    working_of = {id(master): working for master, working in twins.pairs(model, twin)}
+    masters = model.trainable_variables
+    workings = [working_of[id(master)] for master in masters]
+    trained = {id(v) for v in [*masters, *workings]}
+    others = _unique([*model.weights, *twin.weights], but=trained)
+    weights = trained | {id(v) for v in others}
+    read = {v.value.ref() for v in twin.weights}
+    return StepVariables(
+        masters=tuple(masters),
+        workings=tuple(workings),
+        others=tuple(others),
+        seeds=tuple(_unique([*model.variables, *twin.variables], but=weights)),
+        writable=tuple(v.value for v in [*others, *masters] if v.value.ref() in read),
+    )
+
+
+def all_finite(variables: Sequence[tf.Variable]) -> tf.Tensor:
+    """Returns bool []: a finite loss can leave an infinite variance behind."""
+    values = [tf.reshape(v, [-1]) for v in variables if v.dtype.is_floating]
+    by_dtype = {v.dtype: [w for w in values if w.dtype == v.dtype] for v in values}
+    checks = [
+        tf.reduce_all(tf.math.is_finite(tf.concat(v, 0))) for v in by_dtype.values()
+    ]
+    return tf.reduce_all(checks) if checks else tf.constant(True)
+
+
+def _unique(variables: Sequence[keras.Variable], but: set[int]) -> list[keras.Variable]:
+    """Returns the distinct variables whose id is not in `but`."""
+    kept = {id(v): v for v in variables if id(v) not in but}
+    return list(kept.values())
