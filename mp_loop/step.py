@@ -30,7 +30,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop import devices, distribution, updates
+from mp_loop import devices, distribution, placement, updates
 from mp_loop import loss_scale as scaling
 from mp_loop import precision as precisions
 from mp_loop import recompute as recomputation
@@ -84,7 +84,8 @@ class TrainStep:
           clip_norm: gradients are clipped to this global norm; 0: not at all.
           accumulate_steps: micro-batches that a batch is split into. One loss
             scale, one check and one update serve them all.
-          jit_compile: compiles the step with XLA.
+          jit_compile: compiles the step with XLA, unless the model needs what XLA
+            cannot reach; see `mp_loop.placement`.
           keras_arithmetic: computes every bit as Keras' mixed policy and
             LossScaleOptimizer do, for comparison: 16-bit softmax and bias sums,
             Keras' own update, and batch-norm statistics that a skip moves.
@@ -193,8 +194,11 @@ class TrainStep:
         self._recomputed = None
         if recompute:
             self._recomputed = recomputation.Recomputed(twin, jit_compile)
-        self._step = tf.function(
-            self._replicas.each(self._one_step), jit_compile=jit_compile
+        one_step = self._replicas.each(self._one_step)
+        self._step = (
+            placement.Compiled(one_step, model, self._leave_xla)
+            if jit_compile
+            else tf.function(one_step)
         )
         self._run = tf.function(self._many_steps)
 
@@ -264,6 +268,10 @@ class TrainStep:
     def graph(self, inputs: Any, labels: Any) -> tf.Graph:
         """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""
         return self._step.get_concrete_function(inputs, labels).graph
+
+    def _leave_xla(self) -> None:
+        if self._recomputed is not None:
+            self._recomputed.jit_compile = False
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
         return stack_steps(lambda: self._step(*next(iterator)), METRICS, steps)

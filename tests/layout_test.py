@@ -39,6 +39,7 @@ ROWS = [
         "data",
         "models",
         "numerics",
+        "placement",
         "record",
         "equivalence",
         "heatmap",
