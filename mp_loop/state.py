@@ -115,7 +115,9 @@ class TrainState(tf.Module):
     def read_loss_scale(self) -> Any:
         """Returns the loss-scale state as the rule's NamedTuple of tensors."""
         fields = zip(self.loss_scale, self._loss_scale_dtypes, strict=True)
-        return self._make_loss_scale(*(tf.cast(v, dtype) for v, dtype in fields))
+        return self._make_loss_scale(
+            *(tf.cast(variable.read_value(), dtype) for variable, dtype in fields)
+        )
 
     def write_loss_scale(self, state: Any) -> None:
         """Stores what the rule's `next_state` returned."""
