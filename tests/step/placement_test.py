@@ -13,7 +13,7 @@ from mp_loop.cli import app
 from mp_loop.config import choices
 from mp_loop.hardware import devices
 from mp_loop.run import experiment
-from mp_loop.step import keras_step, placement
+from mp_loop.step import keras_step, optimizers, placement, schedules
 from tests.step import train_step_test as helpers
 
 L = keras.layers
