@@ -35,7 +35,7 @@ from mp_loop.comparison import designs, output, runs, side_by_side
 from mp_loop.config import errors, settings
 from mp_loop.hardware import startup
 from mp_loop.rendering import figures
-from mp_loop.run import experiment, record
+from mp_loop.run import experiment, locking
 
 
 def declare(flag_values: flags.FlagValues) -> None:
@@ -84,7 +84,7 @@ def run(config: settings.Config, flag_values: flags.FlagValues) -> int:
     design.check_margin()
     planned = runs.plan(config, design.arms, design.repeats)
     folder = app.new_folder(config.output_dir, "a comparison without --resume")
-    return _run_locked(folder, record.Lock(folder), design, planned)
+    return _run_locked(folder, locking.FolderLock(folder), design, planned)
 
 
 def _resume(config: settings.Config, flag_values: flags.FlagValues) -> int:
@@ -93,7 +93,7 @@ def _resume(config: settings.Config, flag_values: flags.FlagValues) -> int:
         raise errors.UsageError("--output_dir must name the comparison to resume.")
     folder = pathlib.Path(config.output_dir)
     before = designs.Design.read(folder)
-    lock = record.Lock(folder)
+    lock = locking.FolderLock(folder)
     try:
         design = designs.extended(before, config, flag_values)
         design.check_margin()
@@ -107,7 +107,7 @@ def _resume(config: settings.Config, flag_values: flags.FlagValues) -> int:
 
 def _run_locked(
     folder: pathlib.Path,
-    lock: record.Lock,
+    lock: locking.FolderLock,
     design: designs.Design,
     planned: Sequence[runs.PlannedRun],
 ) -> int:

@@ -18,7 +18,7 @@ from absl import flags
 from mp_loop.cli import app
 from mp_loop.hardware import startup
 from mp_loop.rendering import tables
-from mp_loop.run import record
+from mp_loop.run import strict_json
 
 _GAINS = {"yes": "faster", "perhaps": "measure", "memory": "less memory", "no": "no"}
 
@@ -40,7 +40,7 @@ def run(_config: Any, flag_values: Any) -> int:
 
         tf.config.list_physical_devices()
     findings = machine.examine()
-    print(record.to_json(findings) if flag_values.json else report(findings))
+    print(strict_json.to_document(findings) if flag_values.json else report(findings))
     return 0
 
 

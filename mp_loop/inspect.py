@@ -39,7 +39,7 @@ from absl import flags
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
 from mp_loop.rendering import figures, numbers, tables
-from mp_loop.run import experiment, record
+from mp_loop.run import experiment, files, run_folder, strict_json
 
 _EVERY = 10
 _WIDTH = 96
@@ -101,7 +101,7 @@ def run(config: settings.Config, flag_values: Any) -> int:
     start = int(built.step.state.step)
     out = None
     if config.output_dir:
-        out = record.Run.create(config.output_dir, config.to_flagfile())
+        out = run_folder.RunFolder.create(config.output_dir, config.to_flagfile())
     looker = probe.Probe(built.step)
     lines = []
     try:
@@ -398,7 +398,7 @@ def _advise(
                 "bfloat16_is_safer": safer,
             }
         path = pathlib.Path(config.output_dir) / "advice.json"
-        record.write_atomically(path, record.to_json(found))
+        files.write_atomically(path, strict_json.to_document(found))
     return 0
 
 

@@ -28,7 +28,7 @@ from mp_loop.distributed import cluster
 from mp_loop.hardware import environment
 from mp_loop.rendering import figures, tables
 from mp_loop.report import plots, run_page
-from mp_loop.run import experiment, record
+from mp_loop.run import experiment, locking, records, run_folder
 
 # EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
 _WORKER_LOST = 75
@@ -110,7 +110,7 @@ def _run_locked(config: settings.Config, flag_values: Any) -> int:
     lock = None
     if writes and config.resume:
         config = _settings_to_resume(config, flag_values)
-        lock = record.Lock(config.output_dir)
+        lock = locking.FolderLock(config.output_dir)
     elif writes:
         _refuse_used_folder(config.output_dir)
     try:
@@ -120,7 +120,7 @@ def _run_locked(config: settings.Config, flag_values: Any) -> int:
             lock.release()
 
 
-def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int:
+def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool) -> int:
     """Builds, trains and writes down.
 
     Args:
@@ -152,7 +152,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
             if field.name not in ("total_steps", "steps_per_epoch")
         },
     )
-    out: record.Run | None = None
+    out: run_folder.RunFolder | None = None
 
     def enter(phase: int) -> Any:
         """Enters the largest phase that any worker passes: building is collective."""
@@ -182,7 +182,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     done = 0
     with errors.bad_input(
         checkpointing.CheckpointError,
-        record.RecordError,
+        errors.RecordError,
         OSError,
         flag="output_dir",
         value=config.output_dir,
@@ -195,10 +195,10 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
             if checkpoints.converted:
                 built.step.reload()
             built.step.export()
-            out = record.Run.reopen(config.output_dir, flagfile, done, lock)
+            out = run_folder.RunFolder.reopen(config.output_dir, flagfile, done, lock)
             checkpoints.forget_after(done)
         else:
-            out = record.Run.create(config.output_dir, flagfile)
+            out = run_folder.RunFolder.create(config.output_dir, flagfile)
     slower = machine.slowdown_warning(config.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
@@ -294,7 +294,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
         out.write_model(built.step.export())
         out.write_summary(summary)
         picture = plots.draw_run(out.folder)
-        looks = out.read_numerics()
+        looks = records.read_numerics(out.folder)
         if looks:
             heatmaps.draw_steps(out.folder / "numerics.png", looks)
     except OSError as error:
@@ -315,7 +315,7 @@ def _run(config: settings.Config, lock: record.Lock | None, writes: bool) -> int
     return 0
 
 
-def _witness(built: experiment.Experiment, out: record.Run) -> Any:
+def _witness(built: experiment.Experiment, out: run_folder.RunFolder) -> Any:
     """Watches our own step on one device, of which a probe can take all back."""
     config = built.config
     if config.loop != "custom" or config.strategy != "none":
@@ -341,13 +341,13 @@ def _graph(built: experiment.Experiment) -> Any:
     return built.step.graph(*batches.element_spec) if whole else None
 
 
-def _report(out: record.Run, note: str = "") -> str | None:
+def _report(out: run_folder.RunFolder, note: str = "") -> str | None:
     """Writes the report; a run is not lost because that cannot be done."""
-    if not isinstance(out, record.Run):
+    if not isinstance(out, run_folder.RunFolder):
         return None  # a worker that writes no file
     try:
         return run_page.write(out.folder, note)
-    except record.RecordError as error:
+    except errors.RecordError as error:
         print(f"No report: {error}", file=sys.stderr)
         return None
 

@@ -13,7 +13,7 @@ from mp_loop import compare
 from mp_loop.cli import app
 from mp_loop.comparison import difference_plot, runs
 from mp_loop.config import errors
-from mp_loop.run import record
+from mp_loop.run import locking, records, run_folder
 from tests.comparison.summaries import summary
 
 CUSTOM, KERAS = "custom:float16", "keras:float16"
@@ -54,7 +54,9 @@ def fake_train(results, made=None, accuracy=lambda planned: 0.5):
             log = folder / "arms" / f"{planned.name}.log"
             log.write_text("".join(f"line {number}\n" for number in range(40)))
             return code
-        run = record.Run.create(planned.config.output_dir, planned.config.to_flagfile())
+        run = run_folder.RunFolder.create(
+            planned.config.output_dir, planned.config.to_flagfile()
+        )
         run.log({"step": 1, "loss": 1.0, "loss_scale": 2.0, "skipped_steps": 0})
         run.log_evaluation(1, {"eval_accuracy": 0.5, "eval_loss": 1.0})
         run.write_summary(
@@ -260,7 +262,7 @@ def test_a_resumed_comparison_is_the_one_begun(begun, words, said):
     assert all(part in str(error.value) for part in said)
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert after == before
-    record.Lock(out).release()  # was given back
+    locking.FolderLock(out).release()  # was given back
 
 
 def damage(text):
@@ -290,8 +292,8 @@ def test_a_comparison_to_resume_is_named():
 
 def test_one_process_has_the_folder(begun):
     out, words = begun
-    lock = record.Lock(out)
-    with pytest.raises(record.RecordError, match="another process"):
+    lock = locking.FolderLock(out)
+    with pytest.raises(errors.RecordError, match="another process"):
         compare.run(*flag_values([*words, "--resume"]))
     lock.release()
 
@@ -355,7 +357,7 @@ def test_compare_end_to_end(tmp_path):
     assert "Comparison: " in (out / "report.html").read_text()
     assert len(list(out.glob("*/report.html"))) == 2  # what its links lead to
     for name in ("custom-float16-0", "keras-float16-0"):
-        metrics = record.read_metrics(out / name)
+        metrics = records.read_metrics(out / name)
         assert [line["step"] for line in metrics] == [2, 4, 6]
 
 

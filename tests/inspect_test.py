@@ -9,7 +9,7 @@ import pytest
 from mp_loop import inspect, train
 from mp_loop.cli import app
 from mp_loop.config import errors
-from mp_loop.run import experiment, record
+from mp_loop.run import experiment, records
 
 BROKEN = "--model=experiments.advice.model:energies"
 
@@ -42,7 +42,7 @@ def test_tables_and_files_of_a_healthy_model(tmp_path, capsys):
     assert any(line.startswith("dense/kernel ") for line in lines)
     assert "lose less than 0.01 of every gradient." in said
 
-    looks = record.read_numerics(folder)
+    looks = records.read_numerics(folder)
     assert [line["step"] for line in looks] == [0, 2]
     assert looks[1]["layers"][1]["activations"]["headroom"] == pytest.approx(
         float(cells[3]), abs=0.05
@@ -57,7 +57,7 @@ def test_a_run_is_looked_into_where_it_is(tmp_path, capsys):
     words = ["--model=mlp", "--steps=6", "--inspect_every=3", "--log_every=6"]
     config, flag_values = app.parse(["x", *words, f"--output_dir={folder}"])
     assert train.run(config, flag_values) == 0
-    looks = record.read_numerics(folder)
+    looks = records.read_numerics(folder)
     assert [line["step"] for line in looks] == [0, 3]
     assert (folder / "numerics.png").exists()
     found = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from mp_loop import train
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
-from mp_loop.run import experiment, record
+from mp_loop.run import experiment, locking, records
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = ("--model=mlp", "--steps=12", "--log_every=4", "--eval_every=8")
@@ -57,7 +57,7 @@ def process(*words, **environment):
 
 def lines(folder):
     """metrics.jsonl without what time decides."""
-    found = record.read_metrics(pathlib.Path(folder))
+    found = records.read_metrics(pathlib.Path(folder))
     return [
         {k: v for k, v in line.items() if k != "examples_per_second"} for line in found
     ]
@@ -83,7 +83,7 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
         "metrics.jsonl", "model.keras", "report.html", "summary.json", "tensorboard",
         "training.png",
     }  # fmt: skip
-    logged = record.read_metrics(folder)
+    logged = records.read_metrics(folder)
     assert [line["step"] for line in logged] == [4, 8, 12]
     promised = {
         "step", "applied_steps", "skipped_steps", "forward_overflows", "loss",
@@ -92,7 +92,7 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert promised <= set(logged[0])
     scale = 2.0**15 if precision == "float16" else 1.0
     assert {line["loss_scale"] for line in logged} == {scale}
-    summary = record.read_summary(folder)
+    summary = records.read_summary(folder)
     assert (summary["steps"], summary["skipped_steps"]) == (12, 0)
     assert (summary["precision"], summary["loop"]) == (precision, loop)
     assert summary["eval_accuracy"] > 0.3  # chance is 0.1
@@ -127,7 +127,7 @@ def test_tensorboard_holds_scalars_settings_graph_and_profile(tmp_path, capsys):
     (profile,) = folder.glob("tensorboard/plugins/profile/*/*.xplane.pb")
     assert b"MatMul" in profile.read_bytes()
     # The calls end where the stretch begins and ends, and the lines stay.
-    assert [line["step"] for line in record.read_metrics(folder)] == [4, 8, 12]
+    assert [line["step"] for line in records.read_metrics(folder)] == [4, 8, 12]
 
 
 def test_a_profile_that_outlives_the_run_is_written(tmp_path):
@@ -201,11 +201,11 @@ def test_auto_is_resolved_once_and_recorded(tmp_path, monkeypatch):
     assert train.run(config(*words, "--steps=8"), None) == 0
     replayed = config(f"--flagfile={folder / 'flags.txt'}")
     assert (replayed.precision, replayed.growth_interval) == ("bfloat16", None)
-    assert record.read_summary(folder)["precision"] == "bfloat16"
+    assert records.read_summary(folder)["precision"] == "bfloat16"
     # On another machine, auto is what the run has.
     monkeypatch.setattr(machine, "best_precision", lambda: "float16")
     assert train.run(config(*words, "--resume"), None) == 0
-    assert record.read_summary(folder)["precision"] == "bfloat16"
+    assert records.read_summary(folder)["precision"] == "bfloat16"
     assert config(f"--flagfile={folder / 'flags.txt'}").precision == "bfloat16"
 
 
@@ -328,7 +328,7 @@ def test_a_used_folder_and_contradictions_are_refused(tmp_path, capsys, monkeypa
     assert "add --change_precision" in said
     said = refused(capsys, monkeypatch, out, "--resume", "--steps=5")
     assert "--steps (5) ends at step 5, before the checkpoint" in said
-    holder = record.Lock(folder)
+    holder = locking.FolderLock(folder)
     said = refused(capsys, monkeypatch, out, "--resume", "--steps=20")
     assert "is being written by another process" in said
     holder.release()
@@ -409,7 +409,7 @@ def test_a_run_whose_folder_is_lost_is_saved_elsewhere_and_goes_on_there(
     (rescued,) = tmp_path.glob("mp_loop_*")
     assert train.run(config(*words), None) == 0
     assert lines(rescued) == lines(whole)
-    assert record.read_evaluations(rescued) == record.read_evaluations(whole)
+    assert records.read_evaluations(rescued) == records.read_evaluations(whole)
     assert weights(rescued) == weights(whole)
 
 
@@ -441,9 +441,9 @@ def test_a_run_goes_on_in_another_precision_when_told_to(tmp_path, new):
     told = [*more, f"--precision={new}", "--change_precision"]
     changed, _ = app.parse(["train", *told], flag_values=given)
     assert train.run(changed, given) == 0
-    summary = record.read_summary(folder)
+    summary = records.read_summary(folder)
     assert (summary["precision"], summary["steps"]) == (new, 40)
-    scales = [line["loss_scale"] for line in record.read_metrics(folder)]
+    scales = [line["loss_scale"] for line in records.read_metrics(folder)]
     assert scales[-1] == (2.0**15 if new == "float16" else 1.0)
     # From now on it is a run of the new precision.
     given = flags.FlagValues()
@@ -456,12 +456,12 @@ def test_a_diverged_run_rolls_back_and_recovers(tmp_path):
     wild = ["--learning_rate=1e12", "--diverged_after=5", "--rollback_factor=1e-14"]
     words = [*TINY, *wild, "--rollback=2", f"--output_dir={folder}"]
     assert train.run(config(*words), None) == 0
-    lines = record.read_metrics(folder)
+    lines = records.read_metrics(folder)
     assert [line["step"] for line in lines] == [*range(4, 29, 4)]
     assert {line["rollbacks"] for line in lines} == {1}
     assert lines[-1]["learning_rate"] == pytest.approx(0.01)
     assert lines[0]["loss_scale"] == 2.0**14
-    assert record.read_summary(folder)["eval_accuracy"] > 0.2
+    assert records.read_summary(folder)["eval_accuracy"] > 0.2
 
 
 def test_rollbacks_come_to_an_end(tmp_path, capsys):
@@ -564,7 +564,7 @@ def test_the_head_is_trained_first_and_then_what_is_not_frozen(words, tmp_path):
     phase, (kernel, *_) = saved(folder, 31, "conv2d")
     assert phase == 1
     np.testing.assert_array_equal(kernel, start[0])
-    summary = record.read_summary(folder)
+    summary = records.read_summary(folder)
     assert summary["steps"] == summary["applied_steps"] == 41
 
 

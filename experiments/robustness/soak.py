@@ -11,7 +11,7 @@ import sys
 
 from mp_loop.cli import app
 from mp_loop.config import settings
-from mp_loop.run import experiment, record
+from mp_loop.run import experiment, run_folder
 
 WATCHED = 20  # rows of the table
 DEFAULTS = (
@@ -37,7 +37,7 @@ def run(config: settings.Config, _flags: object) -> int:
     built = experiment.build(config)
     from mp_loop.run import checkpointing, loop
 
-    out = record.Run.create(config.output_dir, config.to_flagfile())
+    out = run_folder.RunFolder.create(config.output_dir, config.to_flagfile())
     plan = loop.Plan(
         built.total_steps,
         built.steps_per_epoch,

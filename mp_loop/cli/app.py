@@ -27,13 +27,12 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags, logging
 
 from mp_loop.config import errors, settings
-from mp_loop.run import record
 
 # Read once, when TensorFlow is loaded: 2 keeps errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-BAD_INPUT = (errors.UsageError, record.RecordError)
+BAD_INPUT = (errors.UsageError, errors.RecordError)
 
 
 def parse(

@@ -18,7 +18,7 @@ from absl import flags
 
 from mp_loop.cli import app
 from mp_loop.config import comparison_arms, errors, settings
-from mp_loop.run import record
+from mp_loop.run import files, strict_json
 
 FILE = "design.json"
 
@@ -96,7 +96,7 @@ class Design:
 
     def write(self, folder: pathlib.Path) -> None:
         """Writes design.json."""
-        text = record.to_json(
+        text = strict_json.to_document(
             {
                 "margin": self.margin,
                 "reference": self.reference.name,
@@ -105,7 +105,7 @@ class Design:
             }
         )
         with errors.bad_input(OSError, flag="output_dir", value=self.config.output_dir):
-            record.write_atomically(folder / FILE, text)
+            files.write_atomically(folder / FILE, text)
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> Design:

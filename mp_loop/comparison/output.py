@@ -19,7 +19,7 @@ from mp_loop.comparison import (
     runs,
 )
 from mp_loop.report import plots, run_page
-from mp_loop.run import record
+from mp_loop.run import files, records, strict_json
 
 TABLE_FILE = "comparison.md"
 JSON_FILE = "comparison.json"
@@ -50,15 +50,15 @@ def write(
     """Writes table, pictures and report of runs that are all finished."""
     summaries = {
         arm.name: [
-            record.read_summary(folder / run.name) for run in planned if run.arm == arm
+            records.read_summary(folder / run.name) for run in planned if run.arm == arm
         ]
         for arm in design.arms
     }
     comparison = measures.compare(summaries, design.reference.name, design.margin)
     comparison["stages"] = [dataclasses.asdict(one) for one in design.revisions]
     table = comparison_table.markdown(comparison)
-    record.write_atomically(folder / TABLE_FILE, table)
-    record.write_atomically(folder / JSON_FILE, record.to_json(comparison))
+    files.write_atomically(folder / TABLE_FILE, table)
+    files.write_atomically(folder / JSON_FILE, strict_json.to_document(comparison))
     curves = _draw_curves(folder, planned)
     results = {
         name: equivalence.Equivalence(**arm["difference"])
@@ -84,8 +84,8 @@ def _draw_curves(
     curves = [
         plots.Curve(
             run.arm.name,
-            record.read_metrics(folder / run.name),
-            record.read_evaluations(folder / run.name),
+            records.read_metrics(folder / run.name),
+            records.read_evaluations(folder / run.name),
         )
         for run in planned
     ]

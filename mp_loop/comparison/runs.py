@@ -15,7 +15,7 @@ from typing import Any
 
 from mp_loop.config import comparison_arms, errors, settings
 from mp_loop.report import run_page
-from mp_loop.run import record
+from mp_loop.run import files, records
 
 _LINES_OF_A_FAILURE = 15
 _FOLDER = "arms"  # of flagfiles and logs
@@ -94,7 +94,7 @@ def plan(
 
 def is_finished(folder: pathlib.Path, run: PlannedRun) -> bool:
     """Whether a run of the comparison in `folder` has its summary."""
-    return (folder / run.name / record.SUMMARY_FILE).exists()
+    return (folder / run.name / records.SUMMARY_FILE).exists()
 
 
 def complete(
@@ -120,7 +120,7 @@ def complete(
             raise RunFailed(code, folder / _FOLDER / f"{run.name}.log")
     elif not (folder / run.name / run_page.FILE).exists():
         run_page.write(folder / run.name)  # killed between summary and report
-    return record.read_summary(folder / run.name)
+    return records.read_summary(folder / run.name)
 
 
 def train(
@@ -140,9 +140,9 @@ def train(
       The exit code of the process.
     """
     flagfile = folder / _FOLDER / f"{run.name}.flags"
-    record.write_atomically(flagfile, run.config.to_flagfile())
+    files.write_atomically(flagfile, run.config.to_flagfile())
     words = [sys.executable, "-m", "mp_loop.train", f"--flagfile={flagfile}"]
-    if (folder / run.name / record.FLAGS_FILE).exists():
+    if (folder / run.name / records.FLAGS_FILE).exists():
         words.append("--resume")
     with open(folder / _FOLDER / f"{run.name}.log", "ab") as log:
         process = subprocess.Popen(

@@ -11,6 +11,10 @@ class UsageError(ValueError):
     """Bad input; the message is one line that names flag, value and law."""
 
 
+class RecordError(ValueError):
+    """A run folder cannot be used as asked; the message is one line."""
+
+
 @contextlib.contextmanager
 def bad_input(*kinds: type[Exception], flag: str = "", value: str = "") -> Iterator:
     """Inside, an exception of these kinds is the user's: it becomes UsageError.

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mp_loop.run import record
+from mp_loop.run import records
 
 TRAINING_FILE = "training.png"
 
@@ -37,8 +37,8 @@ def draw_run(output_dir: str | os.PathLike[str]) -> str | None:
       Its path; None, and draws nothing, where matplotlib is missing.
     """
     path = os.path.join(output_dir, TRAINING_FILE)
-    metrics = record.read_metrics(output_dir)
-    curve = Curve("", metrics, record.read_evaluations(output_dir))
+    metrics = records.read_metrics(output_dir)
+    curve = Curve("", metrics, records.read_evaluations(output_dir))
     return path if draw(path, [curve]) else None
 
 

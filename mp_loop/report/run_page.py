@@ -18,13 +18,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mp_loop.config import settings
+from mp_loop.config import errors, settings
 from mp_loop.rendering import numbers, tables
 from mp_loop.report import charts
-from mp_loop.run import record
+from mp_loop.run import files, records
 
 FILE = "report.html"
-_NUMERICS_FILE = "numerics.jsonl"
 _MOST_SKIPS = 30  # rows of the table
 _MOST_LOOKS = 40  # columns of a heat map
 
@@ -43,8 +42,11 @@ def write(output_dir: str | os.PathLike[str], note: str = "") -> str:
     """
     folder = pathlib.Path(output_dir)
     flags = _flags(folder)
-    metrics, evaluations = record.read_metrics(folder), record.read_evaluations(folder)
-    summary = record.read_summary(folder) if _holds(folder, "summary.json") else {}
+    metrics, evaluations = (
+        records.read_metrics(folder),
+        records.read_evaluations(folder),
+    )
+    summary = records.read_summary(folder) if _holds(folder, "summary.json") else {}
     title = f"{flags.get('model', 'model')} on {flags.get('dataset', 'data')}"
     subtitle = f"{flags.get('precision', '')}, {flags.get('loop', '')} loop"
     if not summary:
@@ -56,7 +58,7 @@ def write(output_dir: str | os.PathLike[str], note: str = "") -> str:
         _tiles(summary),
         _charts([("", metrics, evaluations)]),
         _skips(metrics),
-        _numerics(_read_lines(folder / _NUMERICS_FILE)),
+        _numerics(records.read_numerics(folder, skip_damaged=True)),
         _settings(flags),
         _environment(folder),
     ]
@@ -84,8 +86,8 @@ def write_comparison(
     read = [
         (
             arm,
-            record.read_metrics(folder / name),
-            record.read_evaluations(folder / name),
+            records.read_metrics(folder / name),
+            records.read_evaluations(folder / name),
         )
         for name, arm in runs.items()
     ]
@@ -274,26 +276,11 @@ def _wide_table(rows: tables.Rows, head: bool = True) -> str:
 def _flags(folder: pathlib.Path) -> dict[str, str]:
     """The flags of a run, by name, as flags.txt has them."""
     try:
-        text = (folder / record.FLAGS_FILE).read_text(encoding="utf-8")
+        text = (folder / records.FLAGS_FILE).read_text(encoding="utf-8")
     except OSError:
         return {}
     lines = [line for line in text.splitlines() if line.startswith("--")]
     return dict(line.removeprefix("--").partition("=")[::2] for line in lines)
-
-
-def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a file that need not be there; a half-written one is left out."""
-    try:
-        texts = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    lines = []
-    for text in texts:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return [line for line in lines if isinstance(line, dict) and "step" in line]
 
 
 def _holds(folder: pathlib.Path, name: str) -> bool:
@@ -311,9 +298,9 @@ def _number(value: Any) -> float:
 def _write(path: pathlib.Path, title: str, body: Sequence[str]) -> str:
     page = _PAGE.replace("TITLE", html.escape(title)).replace("BODY", "\n".join(body))
     try:
-        record.write_atomically(path, page)
+        files.write_atomically(path, page)
     except OSError as error:
-        raise record.RecordError(f"{path} must be writable: {error}.") from error
+        raise errors.RecordError(f"{path} must be writable: {error}.") from error
     return str(path)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mp_loop.run import checkpointing, profiling, record
+from mp_loop.run import checkpointing, profiling, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def train(
     step: Any,
     batches: Callable[[int, int], tf.data.Dataset],
     evaluate: Callable[[], dict[str, float]],
-    run: record.Run,
+    run: run_folder.RunFolder,
     plan: Plan,
     checkpoints: checkpointing.Checkpoints,
     on_log: Callable[[dict[str, Any]], None] = lambda line: None,
@@ -255,7 +255,7 @@ class _Timer:
 def _roll_back(
     step: Any,
     checkpoints: checkpointing.Checkpoints,
-    run: record.Run,
+    run: run_folder.RunFolder,
     plan: Plan,
     error: TrainingDiverged,
 ) -> int:
@@ -291,7 +291,7 @@ def _roll_back(
 
 
 def _save_elsewhere(
-    position: int, checkpoints: checkpointing.Checkpoints, run: record.Run
+    position: int, checkpoints: checkpointing.Checkpoints, run: run_folder.RunFolder
 ) -> None:
     """Saves the state beside the lines that the run folder could not take."""
     checkpoints.wait()  # raises if that is where it began

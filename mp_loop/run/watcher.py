@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.numerics import probe, probe_report
-from mp_loop.run import record
+from mp_loop.run import run_folder
 
 # How many powers of two above the scale that overflowed others are tried.
 _TRIED = 8
@@ -39,7 +39,7 @@ class Witness:
         probe: probe.Probe,
         batches: Callable[[int, int], tf.data.Dataset],
         steps_per_epoch: int,
-        run: record.Run,
+        run: run_folder.RunFolder,
         explains: bool = True,
     ):
         """Nothing is looked at yet.

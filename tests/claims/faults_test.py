@@ -178,13 +178,13 @@ def test_a_fault_anywhere_leaves_no_trace(name):
 
 def test_a_spoiled_master_is_named_when_the_run_ends(tmp_path):
     """What cannot heal is told; see `train_test` for going back to before it."""
-    from mp_loop.run import checkpointing, loop, record
+    from mp_loop.run import checkpointing, loop, run_folder
 
     subject = Subject("float16")
     bias = next(v for v in subject.model.trainable_variables if "bias" in v.path)
     bias.assign(np.full(bias.shape, np.nan))
     plan = loop.Plan(1000, 1000, BATCH, log_every=5, diverged_after=20)
-    run = record.Run.create(str(tmp_path), "")
+    run = run_folder.RunFolder.create(str(tmp_path), "")
 
     def batches(epoch, start):
         return tf.data.Dataset.from_tensors(tuple(subject.batch(0))).repeat()

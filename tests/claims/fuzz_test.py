@@ -20,7 +20,7 @@ from mp_loop import train
 from mp_loop.cli import app
 from mp_loop.config import settings
 from mp_loop.data import sources
-from mp_loop.run import checkpointing, record
+from mp_loop.run import checkpointing, run_folder
 from tests.claims import victim
 
 NASTY = [
@@ -64,8 +64,8 @@ def attempt(tmp_path, monkeypatch, capfd):
     def begin(*_, **__):
         raise Lawful
 
-    monkeypatch.setattr(record.Run, "create", begin)
-    monkeypatch.setattr(record.Run, "reopen", begin)
+    monkeypatch.setattr(run_folder.RunFolder, "create", begin)
+    monkeypatch.setattr(run_folder.RunFolder, "reopen", begin)
     monkeypatch.chdir(tmp_path)
 
     def attempt(*words):

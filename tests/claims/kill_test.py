@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mp_loop.run import record
+from mp_loop.run import records
 from tests.claims import victim
-from tests.run import record_test
+from tests.run import helpers
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMED = {"examples_per_second"}
@@ -113,14 +113,14 @@ def outcome(folder):
             for name in reader.get_variable_to_shape_map()
         },
         "kept": sorted(path.name for path in (folder / "checkpoints").iterdir()),
-        "metrics": [without(x, TIMED) for x in record.read_metrics(folder)],
-        "evaluations": record.read_evaluations(folder),
-        "summary": without(record.read_summary(folder), TIMED_SUMMARY),
+        "metrics": [without(x, TIMED) for x in records.read_metrics(folder)],
+        "evaluations": records.read_evaluations(folder),
+        "summary": without(records.read_summary(folder), TIMED_SUMMARY),
         "weights": [np.asarray(w).tobytes() for w in model.get_weights()],
         "config": json.dumps(model.get_config()),
         "tensorboard": [
             entry
-            for entry in record_test.tensorboard_scalars(folder)
+            for entry in helpers.tensorboard_scalars(folder)
             if entry[0].split("/")[1] not in TIMED
         ],
         "left": sorted(p.name for p in folder.iterdir() if p.name.startswith(".")),
@@ -131,7 +131,7 @@ def same(folder, whole):
     one, other = outcome(folder), outcome(whole)
     for name in one:
         assert str(one[name]) == str(other[name]), name
-    steps = [line["step"] for line in record.read_metrics(folder)]
+    steps = [line["step"] for line in records.read_metrics(folder)]
     phases = "--head_epochs=1" in (folder / "flags.txt").read_text().split()
     assert steps == sorted({*range(5, 48, 5), 48} | ({31} if phases else set()))
     assert not [*(folder / "checkpoints").glob(".*")]
@@ -158,7 +158,7 @@ def survives(live, tmp_path_factory):
 def test_killed_again_and_again(tmp_path, survives):
     moments = ["in an evaluation:1:3", "before its name:6:0", "in a line:2:0"]
     assert survives(tmp_path / "run", "float16", moments) == moments
-    lines = record.read_metrics(tmp_path / "run")
+    lines = records.read_metrics(tmp_path / "run")
     scales = [line["loss_scale"] for line in lines]
     assert lines[-1]["skipped_steps"] > 3 and any(
         earlier < later for earlier, later in itertools.pairwise(scales)

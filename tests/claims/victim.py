@@ -20,14 +20,18 @@ import keras
 
 from mp_loop import train
 from mp_loop.cli import app
+from mp_loop.run import strict_json
 
 # Where: module, attribute. The kill comes before the call, at 0 ms.
 PLACES = {
-    "before the run folder": ("mp_loop.run.record", "write_atomically"),
+    "before the run folder": ("mp_loop.run.files", "write_atomically"),
     "in training": ("mp_loop.run.loop", "_Timer.window"),
-    "before a line": ("mp_loop.run.record", "Run.log"),
-    "in a line": ("mp_loop.run.record", "_Log.write"),
-    "between a line and TensorBoard": ("mp_loop.run.record", "Run._to_tensorboard"),
+    "before a line": ("mp_loop.run.run_folder", "RunFolder.log"),
+    "in a line": ("mp_loop.run.json_lines", "Log.write"),
+    "between a line and TensorBoard": (
+        "mp_loop.run.tensorboard",
+        "EventLog.write_scalars",
+    ),
     "before an evaluation": ("mp_loop.run.experiment", "Experiment.evaluate"),
     "in an evaluation": ("mp_loop.data.sources", "evaluation_batches"),
     "before a checkpoint": ("mp_loop.run.checkpointing", "Checkpoints.save"),
@@ -35,10 +39,10 @@ PLACES = {
     "before its name": ("mp_loop.run.checkpointing", "_flush"),
     "after its name": ("mp_loop.run.checkpointing", "Checkpoints._prune"),
     "in a replacement": ("mp_loop.run.checkpointing", "_put_aside"),
-    "in a rollback": ("mp_loop.run.record", "Run.rewind"),
-    "in a resume": ("mp_loop.run.record", "_drop_events_after"),
-    "before the model": ("mp_loop.run.record", "Run.write_model"),
-    "before the summary": ("mp_loop.run.record", "Run.write_summary"),
+    "in a rollback": ("mp_loop.run.run_folder", "RunFolder.rewind"),
+    "in a resume": ("mp_loop.run.tensorboard", "_drop_events_after"),
+    "before the model": ("mp_loop.run.run_folder", "RunFolder.write_model"),
+    "before the summary": ("mp_loop.run.run_folder", "RunFolder.write_summary"),
 }
 
 # What a training imports only when it needs it.
@@ -84,7 +88,8 @@ def arm(where, count, milliseconds):
         calls[0] += 1
         if calls[0] == count:
             if where == "in a line":  # half of it is there
-                log, text = arguments
+                log, line = arguments
+                text = strict_json.to_line(line).encode()
                 os.write(log._descriptor, text[: len(text) // 2])
             if milliseconds:
                 threading.Thread(target=kill, args=(milliseconds,), daemon=True).start()

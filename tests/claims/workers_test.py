@@ -17,7 +17,7 @@ import pytest
 from mp_loop import train
 from mp_loop.cli import app
 from mp_loop.config import errors
-from mp_loop.run import record
+from mp_loop.run import records
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Batch norm and dropout in float16, overflows, several steps in a call.
@@ -147,7 +147,7 @@ def test_a_lost_worker_stops_the_other_and_all_resume_exactly(tmp_path, mirrored
     # Two replicas are two replicas, wherever they are.
     assert lines(folder) == lines(mirrored)
     assert weights(folder) == weights(mirrored)
-    evaluations = [record.read_evaluations(f) for f in (folder, mirrored)]
+    evaluations = [records.read_evaluations(f) for f in (folder, mirrored)]
     assert evaluations[0] == evaluations[1]
 
 

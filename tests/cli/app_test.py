@@ -8,7 +8,6 @@ from absl import flags
 
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
-from mp_loop.run import record
 
 
 def write(path, text):
@@ -145,7 +144,7 @@ ENDS = [
     pytest.param(0, 0, "", id="zero"),
     pytest.param(1, 1, "", id="failed"),
     pytest.param(errors.UsageError("a\nb"), 2, "a b\n", id="usage"),
-    pytest.param(record.RecordError("used"), 2, "used\n", id="run folder"),
+    pytest.param(errors.RecordError("used"), 2, "used\n", id="run folder"),
     pytest.param(TheirError("theirs"), 2, "theirs\n", id="the command's own kind"),
     pytest.param(KeyboardInterrupt(), 130, "Interrupted.\n", id="interrupted"),
 ]

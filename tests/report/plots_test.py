@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from mp_loop.report import plots
-from mp_loop.run import record
-from tests.run.record_test import FLAGS, line
+from mp_loop.run import run_folder
+from tests.run.helpers import FLAGS, line
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ PICTURES = [
 
 @pytest.mark.parametrize(("metrics", "evaluations"), PICTURES)
 def test_picture(folder, metrics, evaluations):
-    run = record.Run.create(str(folder), FLAGS)
+    run = run_folder.RunFolder.create(str(folder), FLAGS)
     for values in metrics:
         run.log(values)
     for values in evaluations:
@@ -58,7 +58,7 @@ def test_crosses_stand_where_skips_were_counted():
 
 
 def test_without_matplotlib_there_is_no_picture(folder, monkeypatch):
-    record.Run.create(str(folder), FLAGS).close()
+    run_folder.RunFolder.create(str(folder), FLAGS).close()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert plots.draw_run(folder) is None
     assert not (folder / "training.png").exists()

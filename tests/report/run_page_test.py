@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from mp_loop.config import settings
+from mp_loop.config import errors, settings
 from mp_loop.report import run_page
-from mp_loop.run import record
+from mp_loop.run import run_folder
 
 VOID = {"meta", "br", "line", "rect", "circle", "path"}
 
@@ -89,7 +89,7 @@ def look(step, headroom):
 def folder(tmp_path):
     """A run folder as a run leaves it."""
     config = settings.Config(epochs=7, output_dir=str(tmp_path / "run"))
-    run = record.Run.create(config.output_dir, config.to_flagfile())
+    run = run_folder.RunFolder.create(config.output_dir, config.to_flagfile())
     run.log(line(10))
     run.log(line(20, 2, overflowed={"a/kernel": 2, "b/bias": 1}, loss=float("inf")))
     run.log(line(30, 2))
@@ -99,7 +99,7 @@ def folder(tmp_path):
 
 
 def test_a_finished_run(folder):
-    record._write_json(folder / "summary.json", SUMMARY)
+    (folder / "summary.json").write_text(json.dumps(SUMMARY))
     path = run_page.write(folder)
     assert path == str(folder / "report.html")
     page, said = read(path)
@@ -144,7 +144,7 @@ def test_numerics_are_shown_where_they_are(folder):
 def test_an_empty_run_and_hostile_names(tmp_path):
     name = "</title><script>alert(1)</script>"
     config = settings.Config(model=name, dataset="a&b", output_dir=str(tmp_path / "r"))
-    record.Run.create(config.output_dir, config.to_flagfile()).close()
+    run_folder.RunFolder.create(config.output_dir, config.to_flagfile()).close()
     page, said = read(run_page.write(config.output_dir))
     assert page.tags.count("script") == 1
     assert f"{name} on a&b" in said and "Nothing was recorded." in said
@@ -153,7 +153,7 @@ def test_an_empty_run_and_hostile_names(tmp_path):
 def test_a_comparison(folder, tmp_path):
     other = tmp_path / "run-1"
     config = settings.Config(output_dir=str(other))
-    run = record.Run.create(config.output_dir, config.to_flagfile())
+    run = run_folder.RunFolder.create(config.output_dir, config.to_flagfile())
     run.log(line(10))
     run.close()
     rows = [
@@ -170,5 +170,5 @@ def test_a_comparison(folder, tmp_path):
 
 def test_a_damaged_run_is_told(folder):
     (folder / "metrics.jsonl").write_text('nonsense\n{"step": 1}\n')
-    with pytest.raises(record.RecordError, match="damaged"):
+    with pytest.raises(errors.RecordError, match="damaged"):
         run_page.write(folder)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mp_loop
-from mp_loop.run import checkpointing, loop, record
+from mp_loop.run import checkpointing, loop, records, run_folder
 from tests.step import train_step_test as helpers
 
 counts = st.integers(1, 30)
@@ -82,9 +82,9 @@ class Session:
         )
         if resume:
             done = self.checkpoints.restore()
-            self.run = record.Run.reopen(str(folder), "", done)
+            self.run = run_folder.RunFolder.reopen(str(folder), "", done)
         else:
-            self.run = record.Run.create(str(folder), "")
+            self.run = run_folder.RunFolder.create(str(folder), "")
         self.lines = []
         self.poison = poison
         self.stop_at = stop_at
@@ -115,7 +115,7 @@ def untimed(lines):
 def test_lines_counters_and_result(tmp_path):
     session = Session(tmp_path / "run", poison={1, 5})
     result = session()
-    lines = record.read_metrics(tmp_path / "run")
+    lines = records.read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
     assert [line["skipped_steps"] for line in lines] == [1, 1, 2, 2, 2]
     assert [line["applied_steps"] for line in lines] == [1, 3, 4, 6, 8]
@@ -123,7 +123,7 @@ def test_lines_counters_and_result(tmp_path):
         2.0**13
     ] * 2
     assert np.isnan(lines[0]["loss"]) and np.isfinite(lines[1]["loss"])
-    assert [e["step"] for e in record.read_evaluations(tmp_path / "run")] == [4, 8, 10]
+    assert [e["step"] for e in records.read_evaluations(tmp_path / "run")] == [4, 8, 10]
     assert (result.steps, result.applied_steps, result.skipped_steps) == (10, 8, 2)
     assert result.final_loss_scale == 2.0**13
     assert 0 <= result.evaluation["eval_accuracy"] <= 1
@@ -143,7 +143,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop_at):
     second()
     assert helpers.trained(second.step) == helpers.trained(whole.step)
     assert helpers.bits(second.step.state.seeds) == helpers.bits(whole.step.state.seeds)
-    for read in (record.read_metrics, record.read_evaluations):
+    for read in (records.read_metrics, records.read_evaluations):
         one, other = read(tmp_path / "whole"), read(tmp_path / "parts")
         assert str(untimed(one)) == str(untimed(other))  # as text: nan equals nan
 
@@ -182,7 +182,7 @@ def test_lines_name_what_overflowed_since_the_line_before(tmp_path):
         first()
     Session(tmp_path / "run", total=12, poison={1, 5, 6}, resume=True)()
     paths = [v.path for v in first.step.model.trainable_variables]
-    lines = record.read_metrics(tmp_path / "run")
+    lines = records.read_metrics(tmp_path / "run")
     assert [line["overflowed"] for line in lines] == [
         dict.fromkeys(paths, 1), {}, dict.fromkeys(paths, 1),
         dict.fromkeys(paths, 1), {}, {},

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing import event_accumulator
 import mp_loop
 from mp_loop.numerics import probe
 from mp_loop.report import heatmaps
-from mp_loop.run import checkpointing, loop, record, watcher
+from mp_loop.run import checkpointing, loop, records, run_folder, watcher
 from tests.run import loop_test
 from tests.step import train_step_test as helpers
 
@@ -31,7 +31,7 @@ def session(folder, batches, *, watched=True, total=8, every=0, after=100, **rul
         inspect_every=every,
         diverged_after=after,
     )
-    run = record.Run.create(str(folder), "")
+    run = run_folder.RunFolder.create(str(folder), "")
     saved = checkpointing.Checkpoints(folder / "checkpoints", step.state, 1)
     seen = None
     if watched:
@@ -52,7 +52,7 @@ def test_a_watched_run_is_the_same_to_the_bit(tmp_path):
     alone = session(tmp_path / "a", loop_test.batches, watched=False, **rule)
     watched = session(tmp_path / "b", loop_test.batches, every=2, **rule)
     assert everything(alone) == everything(watched)
-    lines = [record.read_metrics(tmp_path / name) for name in "ab"]
+    lines = [records.read_metrics(tmp_path / name) for name in "ab"]
     first = lines[1][0].pop("overflow")
     for pair in zip(*lines, strict=True):
         for line in pair:
@@ -67,9 +67,9 @@ def test_a_watched_run_is_the_same_to_the_bit(tmp_path):
     assert first["loss_scale"] == 2.0 ** (18 - (skipped - 1))
     assert first["pass"] == "backward" and "infinite" in first["kind"]
 
-    looks = record.read_numerics(tmp_path / "b")
+    looks = records.read_numerics(tmp_path / "b")
     assert [line["step"] for line in looks] == [0, 2, 4, 6]
-    assert not record.read_numerics(tmp_path / "a")
+    assert not records.read_numerics(tmp_path / "a")
     names = [layer["name"] for layer in looks[0]["layers"]]
     assert names[0] == "conv2d" and len(names) == 7
     for values in ("activations", "activation_grads"):
@@ -130,7 +130,7 @@ def test_without_a_skip_nothing_is_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(probe.Probe, "origin", None)
     monkeypatch.setattr(probe.Probe, "look", None)
     session(tmp_path, loop_test.batches)
-    assert all("overflow" not in line for line in record.read_metrics(tmp_path))
+    assert all("overflow" not in line for line in records.read_metrics(tmp_path))
 
 
 def test_an_overflow_that_is_gone_is_told_from_the_nearest(tmp_path):
@@ -188,11 +188,11 @@ def test_a_look_that_fails_does_not_end_a_training(error, said, caplog):
 
 
 def test_a_resumed_run_drops_later_looks(tmp_path):
-    run = record.Run.create(str(tmp_path), "")
+    run = run_folder.RunFolder.create(str(tmp_path), "")
     line = {"loss_scale": 1.0, "layers": [], "variables": []}
     for step in (0, 4, 8):
         run.log_numerics({"step": step, **line})
     run.close()
-    run = record.Run.reopen(str(tmp_path), "", 4)
-    assert [line["step"] for line in run.read_numerics()] == [0]
+    run = run_folder.RunFolder.reopen(str(tmp_path), "", 4)
+    assert [line["step"] for line in records.read_numerics(run.folder)] == [0]
     run.close()

@@ -1,0 +1,68 @@
+"""Files that are whole or not there, whenever a process or a machine stops.
+
+    files.write_atomically(path, text)
+    with files.replacing(path, temporary) as name:   # for writers that want a name
+        model.save(name)
+
+The new content is written under another name, flushed to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with (
+        replacing(path, path.with_name(f".{path.name}.{os.getpid()}")) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, temporary: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Renames a file to `path` at the end; on an error it is removed instead.
+
+    Args:
+      path: what is replaced, if it exists.
+      temporary: the name to write to, in the same folder. What is written must be
+        on the disk when the block ends.
+
+    Yields:
+      `temporary`.
+    """
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def flush(path: str | os.PathLike[str]) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_model(path: pathlib.Path) -> pathlib.Path:
+    """The name under which a model is written first: Keras wants its ending."""
+    return path.with_name(f".{os.getpid()}.{path.name}")
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes the temporary files of processes that were killed."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\.(\d+\.model\.keras|.+\.\d+)", path.name):
+            path.unlink()

@@ -1,0 +1,91 @@
+"""Files of one JSON object a line, each with its `step`, that only grow.
+
+    log = json_lines.Log(path)
+    log.write({"step": 20, "loss": 0.7})     # on the system's side when it returns
+    json_lines.read(path)                    # [{"step": 20, "loss": 0.7}]
+
+A process that dies leaves whole lines and at most half of a last one, which is
+left out when the file is read.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mp_loop.config import errors
+from mp_loop.run import files, strict_json
+
+
+class Log:
+    """A file that whole lines are appended to."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Opens the file; makes it if it is missing."""
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        self._size = os.fstat(self._descriptor).st_size
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Appends a line; it is there when this returns. Raises OSError."""
+        text = strict_json.to_line(line).encode()
+        left = text
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+        self._size += len(text)
+
+    def read(self) -> bytes:
+        """The whole lines, also of a file that has lost its name."""
+        return os.pread(self._descriptor, self._size, 0)
+
+    def sync(self) -> None:
+        """Waits until every line is on the disk."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Closes the file; calling it again does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def read(path: pathlib.Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
+    """Reads the objects of a file in order; a half-written last line is left out.
+
+    Args:
+      path: the file; one that is missing holds no lines.
+      skip_damaged: leaves out what cannot be read: lines that are no object with a
+        step, or a file that cannot be opened.
+
+    Raises:
+      RecordError: the file is damaged, and `skip_damaged` is false.
+    """
+    try:
+        texts = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        if skip_damaged:
+            return []
+        raise errors.RecordError(f"{path} cannot be read: {error.strerror}.") from error
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = strict_json.parse(text)
+            if not isinstance(line["step"], int):
+                raise TypeError
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            # The last text is empty, or was being written when the run stopped.
+            if number < len(texts) and not skip_damaged:
+                raise errors.RecordError(
+                    f"{path} is damaged: line {number} is not an object with a step."
+                ) from error
+        else:
+            lines.append(line)
+    return lines
+
+
+def rewrite(path: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Replaces a file by these lines, all or none of them."""
+    files.write_atomically(path, "".join(map(strict_json.to_line, lines)))

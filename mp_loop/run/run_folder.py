@@ -1,0 +1,277 @@
+"""The folder of one run, from its first file to its last.
+
+    run = RunFolder.create(output_dir, flagfile)     # or RunFolder.reopen(..., step)
+    run.log({"step": 20, "loss": 0.7, ...})          # metrics.jsonl, TensorBoard
+    run.log_evaluation(20, {"eval_loss": 0.6, "eval_accuracy": 0.8})
+    run.write_model(model)                           # model.keras
+    run.write_summary({...})                         # summary.json
+    run.close()
+
+A file is either appended to, a whole line at a time, or replaced whole, so that
+a reader never sees half of one. The folder is locked while the run is open. When it
+can no longer be written (a full disk, say), the run goes on in a rescue folder,
+which holds all that was logged: `run.rescued`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mp_loop.config import errors
+from mp_loop.hardware import environment
+from mp_loop.run import files, locking, records, rescue, run_logs, strict_json
+
+
+class RunFolder:
+    """The open folder of one run.
+
+    Attributes:
+      folder: where files go.
+      rescued: whether `folder` is a rescue folder, because the run's own folder
+        cannot be written.
+      failure: why not, on one line.
+    """
+
+    def __init__(self, folder: pathlib.Path, lock: locking.FolderLock) -> None:
+        """Opens the logs of an existing folder; use `create` or `reopen`."""
+        self.folder = folder
+        self.rescued = False
+        self.failure = ""
+        self._lock = lock
+        self._guard = threading.RLock()  # a thread that writes checkpoints may rescue
+        self._flagfile = (folder / records.FLAGS_FILE).read_text(encoding="utf-8")
+        self._logs = run_logs.RunLogs(folder)
+
+    @property
+    def checkpoints(self) -> str:
+        """The folder of the checkpoints."""
+        return str(self.folder / records.CHECKPOINTS_FOLDER)
+
+    @classmethod
+    def create(cls, output_dir: str, flagfile: str) -> RunFolder:
+        """Starts a run in a new folder.
+
+        Args:
+          output_dir: the folder; made if missing.
+          flagfile: flags that replay the run; becomes flags.txt.
+
+        Raises:
+          RecordError: the folder holds a run, is a file, or cannot be written.
+        """
+        folder = _as_folder(output_dir)
+        refuse_used(folder)
+        for name in records.LINE_FILES:
+            if (folder / name).exists():
+                raise errors.RecordError(
+                    f"--output_dir ({output_dir}) holds a {name} that belongs to no "
+                    "run; choose another folder."
+                )
+        with _refuse_unwritable(output_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+            with _released_on_error(locking.FolderLock(folder)) as lock:
+                refuse_used(folder)  # Another process may have been faster.
+                _write_description(folder, flagfile)
+                return cls(folder, lock)
+
+    @classmethod
+    def reopen(
+        cls,
+        output_dir: str,
+        flagfile: str,
+        step: int,
+        lock: locking.FolderLock | None = None,
+    ) -> RunFolder:
+        """Continues a run from the checkpoint of `step`.
+
+        Lines of later steps, and TensorBoard's, are removed: the run will write them
+        again.
+
+        Args:
+          output_dir: the folder of the run.
+          flagfile: flags that replay the run; becomes flags.txt.
+          step: the last step whose records are kept.
+          lock: of the folder, if it was taken before.
+
+        Raises:
+          RecordError: the folder holds no run, a damaged one, is being written by
+            another process, or cannot be written.
+        """
+        folder = _as_folder(output_dir)
+        if not (folder / records.FLAGS_FILE).exists():
+            raise errors.RecordError(
+                f"--output_dir ({output_dir}) holds no run to resume; leave "
+                "--resume out to start one."
+            )
+        with (
+            _refuse_unwritable(output_dir),
+            _released_on_error(lock or locking.FolderLock(folder)) as lock,
+        ):
+            files.remove_leftovers(folder)
+            files.remove_leftovers(folder / records.TENSORBOARD_FOLDER)
+            run_logs.drop_after(folder, step)
+            _write_description(folder, flagfile)
+            return cls(folder, lock)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Records one line of training metrics; `line["step"]` is its step."""
+        with self._guard:
+            self._append(records.METRICS_FILE, line)
+            with self._rescue_on_error():
+                self._logs.events.write_scalars("train", line)
+
+    def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Records one evaluation, made after `step` steps."""
+        line = {"step": step, **values}
+        with self._guard:
+            self._append(records.EVALUATIONS_FILE, line)
+            with self._rescue_on_error():
+                self._logs.events.write_scalars("eval", line)
+
+    def log_numerics(self, line: Mapping[str, Any]) -> None:
+        """Records what a probe saw (`probe_report.line`), with its histograms."""
+        with self._guard:
+            self._append(records.NUMERICS_FILE, line)
+            with self._rescue_on_error():
+                self._logs.events.write_histograms(line)
+
+    def log_setup(self, config: Mapping[str, Any], graph: Any = None) -> None:
+        """Shows TensorBoard what the run is: see `tensorboard.EventLog.write_setup`."""
+        with self._guard, self._rescue_on_error():
+            self._logs.events.write_setup(config, graph)
+
+    def sync(self) -> None:
+        """Waits until every line is on the disk."""
+        self._logs.sync()
+
+    def rewind(self, step: int) -> None:
+        """Removes what was recorded after `step`: the run will write it again."""
+        self._logs.close()
+        run_logs.drop_after(self.folder, step)
+        self._logs = run_logs.RunLogs(self.folder)
+
+    def rescue(self, why: OSError | str) -> str | None:
+        """Goes on in a new folder, with all that was logged so far.
+
+        Returns:
+          The folder; None if none could be written.
+        """
+        with self._guard:
+            if self.rescued:
+                return str(self.folder)
+            logged = self._logs.read()
+            for root in rescue.roots():
+                with contextlib.suppress(OSError):
+                    self._move(rescue.make_folder(root, self._flagfile, logged))
+                    break
+            # Last: who reads it without the guard finds the rest in place.
+            self.failure = self.failure or _reason(why)
+            return str(self.folder) if self.rescued else None
+
+    def write_model(self, model: Any) -> None:
+        """Writes model.keras, whole or not at all."""
+        path = self.folder / records.MODEL_FILE
+        with files.replacing(path, files.temporary_model(path)) as temporary:
+            model.save(temporary)
+            files.flush(temporary)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json."""
+        text = strict_json.to_document(summary)
+        files.write_atomically(self.folder / records.SUMMARY_FILE, text)
+
+    def close_logs(self) -> None:
+        """Closes what the run appends to; it logs no more."""
+        with self._guard:
+            self._logs.close()
+
+    def close(self) -> None:
+        """Closes the logs and releases the lock; calling it again does nothing."""
+        self.close_logs()
+        self._lock.release()
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Writes a line; if the folder cannot take it, in a rescue folder."""
+        try:
+            self._logs.append(name, line)
+        except OSError as error:
+            if self.rescued or self.rescue(error) is None:
+                return  # `failure` tells.
+            self._logs.append(name, line)
+
+    @contextlib.contextmanager
+    def _rescue_on_error(self) -> Iterator[None]:
+        """Inside, an error of the files makes the run go on in a rescue folder."""
+        try:
+            yield
+        except OSError as error:
+            if not self.rescued:
+                self.rescue(error)
+
+    def _move(self, folder: pathlib.Path) -> None:
+        """Goes on in another folder; where that fails, it is removed."""
+        try:
+            logs = run_logs.RunLogs(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._logs.close()
+        self._logs, self.folder, self.rescued = logs, folder, True
+
+
+def refuse_used(output_dir: str | os.PathLike[str]) -> None:
+    """Raises RecordError if a folder holds a run."""
+    if (pathlib.Path(output_dir) / records.FLAGS_FILE).exists():
+        raise errors.RecordError(
+            f"--output_dir ({output_dir}) already holds a run; add --resume to "
+            "continue it, or choose another folder."
+        )
+
+
+def _write_description(folder: pathlib.Path, flagfile: str) -> None:
+    """Writes what the run is and what it runs on."""
+    files.write_atomically(folder / records.FLAGS_FILE, flagfile)
+    text = strict_json.to_document(environment.environment())
+    files.write_atomically(folder / records.ENVIRONMENT_FILE, text)
+
+
+def _as_folder(output_dir: str) -> pathlib.Path:
+    """The folder as a path; raises RecordError where it cannot be one."""
+    if not output_dir:
+        raise errors.RecordError("--output_dir must name a folder for the run.")
+    folder = pathlib.Path(output_dir)
+    with _refuse_unwritable(output_dir):
+        if folder.exists() and not folder.is_dir():
+            raise errors.RecordError(f"--output_dir ({output_dir}) must be a folder.")
+    return folder
+
+
+def _reason(error: OSError | str) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return error
+
+
+@contextlib.contextmanager
+def _refuse_unwritable(output_dir: str) -> Iterator[None]:
+    """Inside, an error of the files becomes a RecordError."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.RecordError(
+            f"--output_dir ({output_dir}) must be writable: {_reason(error)}."
+        ) from error
+
+
+@contextlib.contextmanager
+def _released_on_error(lock: locking.FolderLock) -> Iterator[locking.FolderLock]:
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise

@@ -1,0 +1,79 @@
+"""The files that a run appends to while it trains: JSON lines and TensorBoard."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from mp_loop.run import json_lines, records, tensorboard
+
+
+class RunLogs:
+    """The open logs of one run folder.
+
+    numerics.jsonl is made with its first line: most runs have none.
+
+    Attributes:
+      events: TensorBoard's.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        """Opens the files of a folder, or makes them. Raises OSError."""
+        self._folder = folder
+        names = [records.METRICS_FILE, records.EVALUATIONS_FILE]
+        if (folder / records.NUMERICS_FILE).exists():
+            names.append(records.NUMERICS_FILE)
+        self._files: dict[str, json_lines.Log] = {}
+        try:
+            for name in names:
+                self._files[name] = json_lines.Log(folder / name)
+            self.events = tensorboard.EventLog(folder / records.TENSORBOARD_FOLDER)
+        except BaseException:
+            self._close_files()
+            raise
+
+    def append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Appends a line to the file of that name. Raises OSError."""
+        if name not in self._files:
+            self._files[name] = json_lines.Log(self._folder / name)
+        self._files[name].write(line)
+
+    def read(self) -> dict[str, bytes]:
+        """The whole lines of every file by name, even if the folder has vanished."""
+        return {name: log.read() for name, log in self._files.items()}
+
+    def sync(self) -> None:
+        """Waits until every line is on the disk."""
+        for log in self._files.values():
+            log.sync()
+
+    def close(self) -> None:
+        """Closes all files; calling it again does nothing."""
+        self._close_files()
+        self.events.close()
+
+    def _close_files(self) -> None:
+        for log in self._files.values():
+            log.close()
+
+
+def drop_after(folder: pathlib.Path, step: int) -> None:
+    """Removes from all logs of a folder what came after a step.
+
+    Raises:
+      RecordError: a file is damaged; then nothing has been changed.
+    """
+    kept = {
+        records.METRICS_FILE: records.read_metrics(folder),
+        records.EVALUATIONS_FILE: records.read_evaluations(folder),
+    }
+    for name, lines in kept.items():
+        kept[name] = [line for line in lines if line["step"] <= step]
+    if (folder / records.NUMERICS_FILE).exists():
+        # A probe looks before the step that follows: it will look again.
+        seen = records.read_numerics(folder)
+        kept[records.NUMERICS_FILE] = [line for line in seen if line["step"] < step]
+    for name, lines in kept.items():
+        json_lines.rewrite(folder / name, lines)
+    tensorboard.drop_events_after(folder / records.TENSORBOARD_FOLDER, step)

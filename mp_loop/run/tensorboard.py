@@ -1,0 +1,140 @@
+"""What TensorBoard shows of a run: scalars, histograms, settings, the graph.
+
+    events = tensorboard.EventLog(folder)
+    events.write_scalars("train", {"step": 20, "loss": 0.7})
+    events.close()
+    tensorboard.drop_events_after(folder, step)     # before a resume
+
+Every method raises OSError where the files cannot be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mp_loop.run import strict_json
+
+# TensorFlow is imported in the functions: a command that only names a run folder
+# must not wait for it.
+
+
+class EventLog:
+    """The event file that a process writes."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        """Opens a new file in a folder, which is made if it is missing."""
+        import tensorflow as tf
+
+        with _os_errors():
+            self._writer = tf.summary.create_file_writer(str(folder))
+
+    def write_scalars(self, prefix: str, line: Mapping[str, Any]) -> None:
+        """Writes the numbers of a line as `prefix/name` at its step."""
+        import tensorflow as tf
+
+        with _os_errors(), self._writer.as_default(step=int(line["step"])):
+            for name, value in strict_json.to_python(line).items():
+                if name != "step" and isinstance(value, (int, float)):
+                    tag = f"{prefix}/{name.removeprefix('eval_')}"
+                    tf.summary.scalar(tag, value)
+        # Leaving the context has flushed the writer.
+
+    def write_histograms(self, line: Mapping[str, Any]) -> None:
+        """Writes the exponents that a probe counted (`probe_report.line`).
+
+        The histograms are over the logarithm to base 2 of the magnitude, zeros left
+        out.
+        """
+        import tensorflow as tf
+        from tensorboard.plugins.histogram import metadata
+
+        described = metadata.create_summary_metadata(
+            display_name=None, description="exponents: log2 of the magnitude"
+        )
+        with _os_errors(), self._writer.as_default(step=int(line["step"])):
+            for tag, entry in _histograms(line):
+                buckets = [
+                    (float(e), float(e + 1), float(count))
+                    for e, count in enumerate(entry["histogram"], entry["first"])
+                ]
+                tf.summary.write(
+                    tag, tf.constant(buckets, tf.float64), metadata=described
+                )
+
+    def write_setup(self, config: Mapping[str, Any], graph: Any = None) -> None:
+        """Writes what the run is: its settings, and the graph of a step.
+
+        Args:
+          config: numbers, strings and booleans; what is None is left out.
+          graph: `tf.Graph`, or None.
+        """
+        import tensorflow as tf
+        from tensorboard.plugins.hparams import api as hparams
+
+        given = {name: value for name, value in config.items() if value is not None}
+        with _os_errors(), self._writer.as_default(step=0):
+            hparams.hparams(given)
+            if graph is not None:
+                tf.summary.graph(graph)
+
+    def close(self) -> None:
+        """Closes the file."""
+        # Everything has been flushed; a full disk may raise its error once more.
+        with contextlib.suppress(OSError), _os_errors():
+            self._writer.close()
+
+
+def drop_events_after(folder: pathlib.Path, step: int) -> None:
+    """Removes from all event files of a folder what came after a step."""
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        with _os_errors():
+            _drop_events_after(path, step)
+
+
+def _drop_events_after(path: pathlib.Path, step: int) -> None:
+    """Rewrites an event file without later steps and without a torn last event."""
+    import tensorflow as tf
+    from google.protobuf import message
+
+    kept, summaries = [], 0
+    with contextlib.suppress(tf.errors.DataLossError, message.DecodeError):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            if event.step <= step:
+                kept.append(record)
+                summaries += event.HasField("summary")
+    if not summaries:
+        path.unlink()
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with tf.io.TFRecordWriter(str(temporary)) as file:
+        for record in kept:
+            file.write(record)
+    os.replace(temporary, path)
+
+
+def _histograms(line: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields tag and histogram of every layer and variable that has one."""
+    for values in ("activations", "activation_grads"):
+        for layer in line["layers"]:
+            if layer[values] and layer[values].get("histogram"):
+                yield f"{values}/{layer['name']}", layer[values]
+    for variable in line["variables"]:
+        if variable["grads"] and variable["grads"].get("histogram"):
+            yield f"grads/{variable['name']}", variable["grads"]
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """Inside, TensorFlow's errors about files become OSError."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # TensorFlow puts the file first: "path; No space left on device".
+        raise OSError(None, error.message.split("; ")[-1]) from error
