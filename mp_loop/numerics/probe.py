@@ -29,6 +29,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop.config import choices
 from mp_loop.numerics import counting, probe_report
 from mp_loop.precision import twins
 from mp_loop.step import train_step
@@ -286,7 +287,7 @@ class _Watch:
                 # Where a layer stores in 16 bits and multiplies in float32, the
                 # inputs are cast inside.
                 stored = getattr(operation, "variable_dtype", "float32")
-                if stored in twins.HALF_PRECISIONS:
+                if stored in choices.HALF_PRECISIONS:
                     inputs = [tf.cast(x, stored) for x in inputs]
                 counts = [self._count(x) for x in inputs]
             outputs = call(*args, **kwargs)
@@ -394,4 +395,4 @@ def _half_dtype(step: train_step.TrainStep) -> str | None:
     dtypes = {variable.dtype for variable in step.twin.variables}
     for _, operation in _operations(step.twin):
         dtypes.add(getattr(operation, "compute_dtype", "float32"))
-    return next((d for d in twins.HALF_PRECISIONS if d in dtypes), None)
+    return next((d for d in choices.HALF_PRECISIONS if d in dtypes), None)

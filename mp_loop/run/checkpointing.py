@@ -447,11 +447,14 @@ class Checkpoints:
                     prefix=str(path / "state"),
                     tensor_names=list(chosen),
                     shape_and_slices=[""] * len(chosen),
-                    dtypes=[variable.dtype for variable in chosen.values()],
+                    dtypes=[body["tensors"][name]["dtype"] for name in chosen],
                 )
         except tf.errors.OpError as error:
             raise _Damaged(_reason(error)) from error
-        return list(zip(chosen.values(), values, strict=True))
+        return [
+            (variable, tf.cast(value, variable.dtype))
+            for variable, value in zip(chosen.values(), values, strict=True)
+        ]
 
 
 # What depends on the precision, and what may: see `Checkpoints.restore`.
@@ -484,7 +487,7 @@ def _differs(
         if entry is None:
             return f"it does not hold {name} ({variable.name})"
         here = variable.dtype.name, variable.shape.as_list()
-        if (entry["dtype"], entry["shape"]) != here:
+        if (_read_as(name, entry["dtype"]), entry["shape"]) != here:
             return (
                 f"{name} ({variable.name}) is {here[0]} {here[1]}; it holds "
                 f"{entry['dtype']} {entry['shape']} ({entry['variable']})"
@@ -493,6 +496,11 @@ def _differs(
     if extra:
         return f"it also holds {extra[0]} ({there[extra[0]]['variable']})"
     return ""
+
+
+def _read_as(name: str, dtype: str) -> str:
+    """The dtype that a tensor is given: once the scale's integers were int32."""
+    return "int64" if name.startswith("loss_scale/") and dtype == "int32" else dtype
 
 
 def _manifest(path: pathlib.Path) -> dict[str, Any]:
