@@ -34,7 +34,7 @@ def nested_model():
 
 
 def everything(step):
-    return helpers.bits(probe._variables(step))
+    return helpers.bits(probe.variables(step))
 
 
 MODELS = {
@@ -67,8 +67,8 @@ def test_a_probe_leaves_every_bit(name):
     look = probe.Probe(step)
     before = everything(step)
     poisoned = np.full_like(inputs, np.inf)
-    line = probe_report.line(look.look(inputs, labels))
-    probe_report.line(look.look(poisoned, labels, scale=2.0**20))
+    line = probe_report.summarize(look.look(inputs, labels))
+    probe_report.summarize(look.look(poisoned, labels, scale=2.0**20))
     assert look.origin(inputs, labels)["finite"]
     assert not look.origin(poisoned, labels)["finite"]
     assert everything(step) == before
@@ -86,7 +86,7 @@ def test_a_probe_leaves_every_bit(name):
 def test_layers_are_named_in_order_of_execution():
     step = helpers.make(model=nested_model())
     look = probe.Probe(step)
-    line = probe_report.line(look.look(*helpers.data()))
+    line = probe_report.summarize(look.look(*helpers.data()))
     found = [(layer["name"], layer["type"], layer["dtype"]) for layer in line["layers"]]
     assert sorted(found[:5]) == sorted(
         [
@@ -127,7 +127,7 @@ def test_counts_are_those_of_a_plain_float32_pass():
     inputs = generator.normal(size=(32, 8)).astype(np.float32)
     labels = generator.integers(0, 4, 32)
     look = probe.Probe(step)
-    line = probe_report.line(look.look(inputs, labels, scale=2.0**3), share=0.1)
+    line = probe_report.summarize(look.look(inputs, labels, scale=2.0**3), share=0.1)
 
     with tf.GradientTape() as tape:
         a = model.layers[0](inputs)
@@ -176,7 +176,7 @@ def test_what_is_predicted_to_vanish_vanishes():
     inputs = generator.normal(size=(256, 8)).astype(np.float32)
     look = probe.Probe(step)
     sight = look.look(inputs, generator.integers(0, 4, 256), scale=2.0**-14)
-    layers = probe_report.line(sight)["layers"]
+    layers = probe_report.summarize(sight)["layers"]
     for layer in layers[:2]:
         entry = layer["activation_grads"]
         predicted = entry["zero"] + entry["underflow"] * (1 - entry["zero"])
@@ -192,7 +192,7 @@ def test_updates_are_measured_against_their_weights():
     inputs = generator.normal(size=(32, 8)).astype(np.float32)
     labels = generator.integers(0, 4, 32)
     look = probe.Probe(step)
-    line = probe_report.line(look.look(inputs, labels))
+    line = probe_report.summarize(look.look(inputs, labels))
     before = [np.array(v) for v in step.master_weights]
     step(inputs, labels)
     for variable, old, new in zip(
@@ -367,7 +367,7 @@ def test_a_twin_of_the_users_own_is_seen_by_its_own_layers():
     model(inputs), twin(inputs)
     step = mp_loop.TrainStep(model, keras.optimizers.SGD(0.1), logits_loss(), twin=twin)
     look = probe.Probe(step)
-    line = probe_report.line(look.look(inputs, np.array([0, 1, 2, 3])))
+    line = probe_report.summarize(look.look(inputs, np.array([0, 1, 2, 3])))
     assert [layer["name"] for layer in line["layers"]] == ["a", "rnn", "b"]
     assert [layer["dtype"] for layer in line["layers"]] == [
         "float16", "float32", "float32",
