@@ -55,12 +55,12 @@ def fake_train(results, made=None, accuracy=lambda planned: 0.5):
             log.write_text("".join(f"line {number}\n" for number in range(40)))
             return code
         run = run_folder.RunFolder.create(
-            planned.config.output_dir, planned.config.to_flagfile()
+            planned.config.records.output_dir, planned.config.to_flagfile()
         )
         run.log({"step": 1, "loss": 1.0, "loss_scale": 2.0, "skipped_steps": 0})
         run.log_evaluation(1, {"eval_accuracy": 0.5, "eval_loss": 1.0})
         run.write_summary(
-            summary(seed=planned.config.seed, eval_accuracy=accuracy(planned))
+            summary(seed=planned.config.training.seed, eval_accuracy=accuracy(planned))
         )
         run.close()
         return 0

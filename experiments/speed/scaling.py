@@ -40,11 +40,11 @@ def measure(width: int, layers: int, batch: int) -> list[str]:
     import tensorflow as tf
 
     import mp_loop
-    from mp_loop.bench import arm_process
+    from mp_loop.bench import memory
 
     sys.setrecursionlimit(10**5)  # Keras walks a model by recursion
-    memory = arm_process.HostMemory()
-    memory.start()
+    used = memory.HostMemory()
+    imported = used.held()
     inputs = x = keras.Input((width,))
     for _ in range(layers):
         x = keras.layers.Dense(width, use_bias=False)(x)
@@ -56,8 +56,8 @@ def measure(width: int, layers: int, batch: int) -> list[str]:
     nodes = len(step.graph(*data).as_graph_def().node)
     trace = time.perf_counter() - started
     step(*data)
-    memory.reset_peak()
-    at_rest = memory.held()
+    used.reset_peak()
+    at_rest = used.held()
     seconds = []
     for _ in range(12):
         started = time.perf_counter()
@@ -72,8 +72,8 @@ def measure(width: int, layers: int, batch: int) -> list[str]:
         f"{second * 1e3:.3g}",
         f"{second * 1e9 / parameters:.3g}",
         f"{second * 1e6 / layers:.3g}",
-        f"{(memory.peak() - at_rest) / 2**20:.0f}",
-        f"{(memory.peak() - memory.base) / 2**20:.0f}",
+        f"{(used.peak() - at_rest) / 2**20:.0f}",
+        f"{(used.peak() - imported) / 2**20:.0f}",
         f"{nodes / layers:.1f}",
         f"{trace:.1f}",
     ]

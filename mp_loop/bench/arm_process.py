@@ -1,106 +1,49 @@
-"""One arm of the benchmark in a process of its own, and its parent's end.
+"""One arm of the benchmark in a process of its own.
 
-    arm = Worker("custom:bfloat16", task)     # starts it, waits until it is warm
-    arm.facts                                 # memory, graph, times of the start
-    arm.time(100)                             # seconds that a block of steps takes
-    arm.close()
+    process = ArmProcess("custom:bfloat16", task)     # returns when it is warm
+    process.facts                                     # memory, graph, start-up times
+    process.time(100)                                 # seconds of a block of steps
+    process.close()
 
-The process reads a number of steps a line, and answers each with a line of JSON. It
-imports the framework of its arm alone.
+The process (`python -m mp_loop.bench.arm_process TASK`) reads numbers of steps, one per
+line, and answers each with a line of JSON. It imports only the framework of its arm.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from mp_loop.hardware import environment, startup
+from mp_loop.bench import memory, workloads
+from mp_loop.hardware import startup
 
 
-def work(task: Mapping[str, Any]) -> None:
-    """Builds an arm, then runs the blocks that stdin asks for.
+class ArmFailed(RuntimeError):
+    """An arm's process ended; the message holds the last line it wrote."""
 
-    Args:
-      task: `loop`, `precision`, `options`, `workload` and `batch_size`.
+
+class ArmProcess:
+    """A running arm, seen from the benchmark.
+
+    Attributes:
+      name: of the arm.
+      facts: what it measured when it started, by the names of benchmark.json.
     """
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not be taken for an answer
-
-    def answer(**values: Any) -> None:
-        answers.write(json.dumps(values) + "\n")
-        answers.flush()
-
-    keras_float16 = task["loop"] in ("keras", "fit") and task["precision"] == "float16"
-    startup.prefer_onednn(unless=keras_float16)
-    if task["loop"] == "torch":
-        pass
-    else:
-        from mp_loop.bench import keras_loops
-    on_device = keras_loops.DeviceMemory.exists()
-    memory = keras_loops.DeviceMemory() if on_device else HostMemory()
-    memory.start()
-    program = keras_loops.make(**task)
-    run = program.run
-    started = time.perf_counter()
-    run(1)
-    facts = {
-        "graph_nodes": program.graph_nodes,
-        "trace_seconds": program.trace_seconds,
-        "first_step_seconds": time.perf_counter() - started,
-    }
-    at_rest = memory.held()
-    memory.reset_peak()
-    for _ in range(2):
-        run(3)
-    peak = memory.peak()
-    if on_device and task["loop"] != "torch":
-        facts["host_copies_in_three_steps"] = keras_loops.host_copies(run)
-    answer(step_bytes=peak - at_rest, process_bytes=peak - memory.base, **facts)
-    for line in sys.stdin:
-        count = int(line)
-        started = time.perf_counter()
-        run(count)
-        answer(seconds=time.perf_counter() - started)
-
-
-class HostMemory:
-    """The resident memory of this process, in bytes."""
-
-    base = 0
-
-    def start(self) -> None:
-        """Counts from here: the framework is imported, nothing is built."""
-        self.base = self.held()
-
-    def held(self) -> int:
-        pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-    def reset_peak(self) -> None:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-    def peak(self) -> int:
-        return environment.peak_memory_bytes()
-
-
-class Worker:
-    """The parent's end of a worker."""
 
     def __init__(self, name: str, task: Mapping[str, Any]):
         """Starts the process, and waits until it is warm.
 
         Args:
           name: of the arm, for messages.
-          task: what `work` takes.
+          task: what `serve` takes.
 
         Raises:
-          WorkerFailed: the arm cannot be built.
+          ArmFailed: the arm cannot be built.
         """
         self.name = name
         self._process = subprocess.Popen(
@@ -130,12 +73,76 @@ class Worker:
         _, said = self._process.communicate()
         last = (said.strip().splitlines() or ["nothing"])[-1]
         code = self._process.returncode
-        raise WorkerFailed(f"{self.name} ended with {code}: {last}")
+        raise ArmFailed(f"{self.name} ended with {code}: {last}")
 
 
-class WorkerFailed(RuntimeError):
-    """An arm's process ended; the message is what it said last."""
+def serve(task: Mapping[str, Any]) -> None:
+    """Builds an arm, then runs the blocks that stdin asks for.
+
+    Args:
+      task: `loop`, `precision`, `options`, `workload` and `batch_size`.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+
+    def answer(values: Mapping[str, Any]) -> None:
+        answers.write(json.dumps(values) + "\n")
+        answers.flush()
+
+    keras_float16 = task["loop"] in ("keras", "fit") and task["precision"] == "float16"
+    startup.prefer_onednn(unless=keras_float16)
+    if task["loop"] == "torch":
+        from mp_loop.bench import torch_loop
+
+        framework, make = "torch", torch_loop.make
+    else:
+        from mp_loop.bench import keras_loops
+
+        framework, make = "tensorflow", keras_loops.make
+    used = memory.of_framework(framework)
+    imported = used.held()
+    program = make(**task)
+    answer(_warm_up(program, used, imported))
+    for line in sys.stdin:
+        answer({"seconds": _seconds(program, int(line))})
+
+
+def _warm_up(
+    program: workloads.Program, used: memory.Memory, imported: int
+) -> dict[str, Any]:
+    """Runs the first steps.
+
+    Args:
+      program: the arm.
+      used: the memory it computes in.
+      imported: bytes held when the framework was imported.
+
+    Returns:
+      What was measured.
+    """
+    first_step_seconds = _seconds(program, 1)
+    at_rest = used.held()
+    used.reset_peak()
+    for _ in range(2):
+        program.run(3)
+    peak = used.peak()
+    facts = {
+        "step_bytes": peak - at_rest,
+        "process_bytes": peak - imported,
+        "graph_nodes": program.graph_nodes,
+        "trace_seconds": program.trace_seconds,
+        "first_step_seconds": first_step_seconds,
+    }
+    if isinstance(used, memory.TensorFlowMemory):
+        facts["host_copies_in_three_steps"] = memory.host_copies(program.run)
+    return facts
+
+
+def _seconds(program: workloads.Program, steps: int) -> float:
+    started = time.perf_counter()
+    program.run(steps)
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
-    work(json.loads(sys.argv[1]))
+    serve(json.loads(sys.argv[1]))

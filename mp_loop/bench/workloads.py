@@ -3,9 +3,9 @@
     workload = WORKLOADS["resnet20"]
     inputs, labels = workload.batch(128)      # NumPy, the same on every call
 
-The models are built from these numbers in `mp_loop.bench.keras_loops` (Keras) and
-`mp_loop.bench.torch_loop` (PyTorch). This module imports neither framework, because
-a worker of the benchmark must load its own alone.
+The models are built from these numbers in `mp_loop.bench.keras_models` and
+`mp_loop.bench.torch_models`. This module imports neither framework, because a process
+of the benchmark must load only its own.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Program:
 
 _IMAGE = (32, 32, 3)
 HEADS = 4  # of attention
+LEARNING_RATE = 1e-3  # of Adam
 
 WORKLOADS = {
     "mlp_tiny": Workload(32, (64,), layers=2, width=64),

@@ -13,7 +13,6 @@ log, unless the user's environment asks for it, and a bad flag is told at once.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import pathlib
@@ -86,7 +85,7 @@ def parse(
         config = settings.Config.from_flags(flag_values)
     except (ValueError, OverflowError) as error:
         raise errors.UsageError(errors.one_line(error)) from error
-    for name, value in dataclasses.asdict(config).items():
+    for name, value in config.values().items():
         # A flagfile's trailing comment would become part of the value.
         if isinstance(value, str) and re.search(r"\s#", value):
             raise errors.UsageError(

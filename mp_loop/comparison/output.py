@@ -69,7 +69,7 @@ def write(
     if curves and results:
         differences = folder / DIFFERENCES_FILE
         # --metric may be an error, whose differences are no percentage points.
-        share = "accuracy" in design.config.metric
+        share = "accuracy" in design.config.model.metric
         difference_plot.draw(differences, results, comparison["reference"], share)
     cells, note = comparison_table.cells(comparison)
     arms = {run.name: run.arm.name for run in planned}

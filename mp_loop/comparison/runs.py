@@ -67,24 +67,23 @@ def plan(
     Args:
       config: of every run, apart from what its arm and repeat change.
       arms: what is compared.
-      repeats: runs of each arm; repeat k has the seed `config.seed + k`.
+      repeats: runs of each arm; repeat k has the seed `config.training.seed + k`.
 
     Raises:
       UsageError: an arm cannot do what the flags ask for, or no folder is named.
     """
-    if not config.output_dir:
+    if not config.records.output_dir:
         raise errors.UsageError("--output_dir must name a folder for the comparison.")
     planned = []
     for repeat in range(repeats):
         for arm in arms:
             run = PlannedRun(arm, repeat, config)
             try:
-                own = dataclasses.replace(
-                    config,
+                own = config.replace(
                     loop=arm.loop,
                     precision=arm.precision,
-                    output_dir=str(pathlib.Path(config.output_dir) / run.name),
-                    seed=config.seed + repeat,
+                    output_dir=str(pathlib.Path(config.records.output_dir) / run.name),
+                    seed=config.training.seed + repeat,
                 )
             except ValueError as error:
                 raise errors.UsageError(f"Arm {arm.name}: {error}") from error

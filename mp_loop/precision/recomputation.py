@@ -52,7 +52,11 @@ class Part:
 
 
 class Recomputed:
-    """The training-mode forward pass of a model, activations recomputed."""
+    """The training-mode forward pass of a model, activations recomputed.
+
+    Attributes:
+      jit_compile: whether the next trace of the caller is for XLA.
+    """
 
     def __init__(self, model: keras.Model, jit_compile: bool = False):
         """Cuts the model.
@@ -88,7 +92,7 @@ class Recomputed:
         made = {id(t): t for part in split for t in part.beside}
         self._made = list(made)
         self._make = keras.Model(model.inputs, list(made.values())) if made else None
-        self._model, self._jit_compile = model, jit_compile
+        self._model, self.jit_compile = model, jit_compile
 
     def __call__(self, inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Returns the outputs, and the losses that layers added (float32 [])."""
@@ -152,7 +156,7 @@ class Recomputed:
 
     def _later(self, dy: tf.Tensor, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns the tensors, but not before `dy` is there."""
-        if self._jit_compile:  # which ignores control dependencies
+        if self.jit_compile:  # which ignores control dependencies
             return xla.optimization_barrier(*tensors, dy)[:-1]
         with tf.control_dependencies([dy]):
             return [tf.identity(tensor) for tensor in tensors]

@@ -79,16 +79,14 @@ def write(
         raise
 
 
-def read_tensors(
-    path: pathlib.Path, variables: Mapping[str, tf.Variable]
-) -> Sequence[tf.Tensor]:
-    """Reads the values of variables, by name, from a checkpoint. Raises OSError."""
+def read_tensors(path: pathlib.Path, dtypes: Mapping[str, str]) -> Sequence[tf.Tensor]:
+    """Reads tensors, given by name with their dtypes, in order. Raises OSError."""
     with tf.device("CPU:0"), file_errors.tensorflow_to_os():
         return tf.raw_ops.RestoreV2(
             prefix=str(path / _STATE),
-            tensor_names=list(variables),
-            shape_and_slices=[""] * len(variables),
-            dtypes=[variable.dtype for variable in variables.values()],
+            tensor_names=list(dtypes),
+            shape_and_slices=[""] * len(dtypes),
+            dtypes=list(dtypes.values()),
         )
 
 

@@ -71,7 +71,7 @@ def _first_difference(variables: Mapping[str, tf.Variable], tensors: Tensors) ->
         if tensor is None:
             return f"it does not hold {name} ({variable.name})"
         dtype, shape = variable.dtype.name, variable.shape.as_list()
-        if (tensor["dtype"], tensor["shape"]) != (dtype, shape):
+        if (_restored_dtype(name, tensor["dtype"]), tensor["shape"]) != (dtype, shape):
             return (
                 f"{name} ({variable.name}) is {dtype} {shape}; it holds "
                 f"{tensor['dtype']} {tensor['shape']} ({tensor['variable']})"
@@ -80,3 +80,8 @@ def _first_difference(variables: Mapping[str, tf.Variable], tensors: Tensors) ->
     if extra:
         return f"it also holds {extra[0]} ({tensors[extra[0]]['variable']})"
     return ""
+
+
+def _restored_dtype(name: str, dtype: str) -> str:
+    """The dtype to which a tensor is cast: the scale's integers were once int32."""
+    return "int64" if name.startswith("loss_scale/") and dtype == "int32" else dtype

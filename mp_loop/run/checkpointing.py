@@ -357,14 +357,18 @@ class Checkpoints:
             variables = checkpoint_match.match(
                 self._state.named(), manifest.tensors, convert
             )
-            values = checkpoint_files.read_tensors(path, variables)
+            dtypes = {name: manifest.tensors[name]["dtype"] for name in variables}
+            values = checkpoint_files.read_tensors(path, dtypes)
         except checkpoint_match.MismatchError as error:
             raise CheckpointError(
                 f"--resume: the checkpoint {path} does not fit this training: {error}."
             ) from error
         except OSError as error:
             raise manifests.CorruptError(file_errors.reason(error)) from error
-        return list(zip(variables.values(), values, strict=True))
+        return [
+            (variable, tf.cast(value, variable.dtype))
+            for variable, value in zip(variables.values(), values, strict=True)
+        ]
 
 
 def _read_manifest(path: pathlib.Path) -> manifests.Manifest:

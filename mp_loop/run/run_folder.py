@@ -265,8 +265,9 @@ def _refuse_unwritable(output_dir: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason = file_errors.reason(error)
         raise errors.RecordError(
-            f"--output_dir ({output_dir}) must be writable: {file_errors.reason(error)}."
+            f"--output_dir ({output_dir}) must be writable: {reason}."
         ) from error
 
 

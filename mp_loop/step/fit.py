@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.hardware import devices
-from mp_loop.step import loss_scale, train_step
+from mp_loop.step import loss_scale, placement, train_step
 
 
 def for_fit(
@@ -98,9 +98,27 @@ class _Fit:
             self.step = train_step.TrainStep(
                 model, model.optimizer, _CompiledLoss(model), **self._arguments
             )
+            self._take_step = self._one_step
+            if model.jit_compile and not model.run_eagerly:
+                self._take_step = placement.Compiled(
+                    self._one_step,
+                    model,
+                    self._leave_xla,
+                    reduce_retracing=True,
+                    autograph=False,
+                )
+        # Keras would compile what calls our step, and then there is no way back.
+        jit_compile, model.jit_compile = model.jit_compile, False
         self._make_train_function(force)
+        model.jit_compile = jit_compile
 
     def train_step(self, data: Any) -> dict[str, Any]:
+        return self._take_step(data)
+
+    def _leave_xla(self) -> None:
+        self._model.jit_compile = False  # nor can evaluation be compiled
+
+    def _one_step(self, data: Any) -> dict[str, Any]:
         model, step = self._model, self.step
         inputs, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         step.reload()  # a callback may have set the masters

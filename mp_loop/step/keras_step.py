@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.precision import layers, twins
-from mp_loop.step import gradients, metrics, train_state
+from mp_loop.step import gradients, metrics, placement, train_state
 
 POLICIES = {
     "float16": "mixed_float16",
@@ -60,7 +60,7 @@ class KerasStep:
           scaling: whether to wrap the optimizer in LossScaleOptimizer.
           initial_scale: of LossScaleOptimizer.
           growth_interval: its `dynamic_growth_steps`.
-          jit_compile: compiles the step with XLA.
+          jit_compile: as for `TrainStep`.
         """
         self.model = model
         self.mixed = under_policy(model, POLICIES[precision])
@@ -86,7 +86,11 @@ class KerasStep:
             seeds=[v.value for v in self.mixed.variables if id(v) not in known],
             slots=[v.value for v in self._optimizer.variables],
         )
-        self._step = tf.function(self._one_step, jit_compile=jit_compile)
+        self._step = (
+            placement.Compiled(self._one_step, self.mixed)
+            if jit_compile
+            else tf.function(self._one_step)
+        )
         self._run = tf.function(self._many_steps)
 
     @property

@@ -34,7 +34,9 @@ class TrainState(tf.Module):
         layers), of the model and then the twin's own copies of them.
       seeds: states of random generators (dropout). They move on in a skip.
       slots: the optimizer's variables.
-      loss_scale: variables for the fields of the loss-scale state.
+      loss_scale: variables for the fields of the loss-scale state, integers as
+        int64: TensorFlow keeps int32 variables on the host, where XLA on a GPU does
+        not reach them.
       step: int64 [], batches seen.
       applied_steps: int64 [], updates made.
       skipped_steps: int64 [], updates skipped: `step - applied_steps`.
@@ -73,7 +75,14 @@ class TrainState(tf.Module):
         self.other_weights = list(other_weights)
         self.seeds = list(seeds)
         self.slots = list(slots)
-        self.loss_scale = [tf.Variable(value, trainable=False) for value in loss_scale]
+        self._loss_scale_dtypes = [value.dtype for value in loss_scale]
+        self.loss_scale = [
+            tf.Variable(
+                tf.cast(value, tf.int64) if value.dtype.is_integer else value,
+                trainable=False,
+            )
+            for value in loss_scale
+        ]
         self._make_loss_scale = type(loss_scale)
         self.step = _counter("step")
         self.applied_steps = _counter("applied_steps")
@@ -105,12 +114,15 @@ class TrainState(tf.Module):
 
     def read_loss_scale(self) -> Any:
         """Returns the loss-scale state as the rule's NamedTuple of tensors."""
-        return self._make_loss_scale(*(v.read_value() for v in self.loss_scale))
+        fields = zip(self.loss_scale, self._loss_scale_dtypes, strict=True)
+        return self._make_loss_scale(
+            *(tf.cast(variable.read_value(), dtype) for variable, dtype in fields)
+        )
 
     def write_loss_scale(self, state: Any) -> None:
         """Stores what the rule's `next_state` returned."""
         for variable, value in zip(self.loss_scale, state, strict=True):
-            variable.assign(value)
+            variable.assign(tf.cast(value, variable.dtype))
 
     def continue_from(self, before: TrainState) -> None:
         """Takes over from a training of other variables of the same model.

@@ -38,6 +38,7 @@ from mp_loop.step import (
     gradients,
     loss_scale,
     metrics,
+    placement,
     train_state,
     updates,
     variables,
@@ -106,7 +107,8 @@ class TrainStep:
           clip_norm: gradients are clipped to this global norm; 0: not at all.
           accumulate_steps: micro-batches that a batch is split into. One loss
             scale, one check and one update serve them all.
-          jit_compile: compiles the step with XLA.
+          jit_compile: compiles the step with XLA, unless the model needs what XLA
+            cannot reach; see `step.placement`.
           keras_arithmetic: computes every bit as Keras' mixed policy and
             LossScaleOptimizer do, for comparison: 16-bit softmax and bias sums,
             Keras' own update, and batch-norm statistics that a skip moves.
@@ -164,9 +166,11 @@ class TrainStep:
         self._recomputed = None
         if recompute:
             self._recomputed = recomputation.Recomputed(self.twin, jit_compile)
-        self._step = tf.function(
-            self._replicas.each(lambda *batch: self.trace(*batch).metrics),
-            jit_compile=jit_compile,
+        one_step = self._replicas.each(lambda *batch: self.trace(*batch).metrics)
+        self._step = (
+            placement.Compiled(one_step, model, self._leave_xla)
+            if jit_compile
+            else tf.function(one_step)
         )
         self._run = tf.function(self._many_steps)
 
@@ -428,6 +432,10 @@ class TrainStep:
         for i, grad in zip(regularized, found[len(workings) :], strict=True):
             grads[i] = grad if grads[i] is None else grad + gradients.dense(grads[i])
         return loss, grads, outputs
+
+    def _leave_xla(self) -> None:
+        if self._recomputed is not None:
+            self._recomputed.jit_compile = False
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> metrics.Metrics:
         return metrics.stack_steps(

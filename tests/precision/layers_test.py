@@ -245,3 +245,40 @@ def test_a_cheap_convolution_is_computed_again_to_the_same_bits(monkeypatch, dty
     assert again.pop() > kept.pop() == 2
     for mine, theirs in zip(kept, again, strict=True):
         np.testing.assert_array_equal(theirs, mine)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_gpu_takes_other_kernels_to_the_same_end(monkeypatch, dtype):
+    def trained(on_gpu):
+        monkeypatch.setattr(devices, "has_gpu", lambda: on_gpu)
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                keras.layers.Conv2D(4, 1),
+                keras.layers.DepthwiseConv2D(3, 2, "same"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(4),
+            ]
+        )
+        before = model.get_weights()
+        step = mp_loop.TrainStep(
+            model,
+            keras.optimizers.SGD(1.0),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            dtype,
+        )
+        x, y = tf.random.stateless_normal((16, 8, 8, 3), (0, 1)), tf.range(16) % 4
+        assert step(x, y)["grads_finite"]
+        graph = step._step.get_concrete_function(x, y, None).graph
+        kernels = {op.type for op in graph.get_operations()}
+        return kernels, [
+            a - b for a, b in zip(before, model.get_weights(), strict=True)
+        ]
+
+    here, grads = trained(on_gpu=False)
+    there, others = trained(on_gpu=True)
+    assert "Conv2DBackpropFilter" in there - here  # here a product of matrices
+    tolerance = {"float16": 8 * 2.0**-10, "bfloat16": 8 * 2.0**-7}[dtype]
+    for ours, theirs in zip(grads, others, strict=True):
+        assert np.linalg.norm(ours - theirs) <= tolerance * np.linalg.norm(ours)

@@ -88,8 +88,8 @@ def look(step, headroom):
 @pytest.fixture
 def folder(tmp_path):
     """A run folder as a run leaves it."""
-    config = settings.Config(epochs=7, output_dir=str(tmp_path / "run"))
-    run = run_folder.RunFolder.create(config.output_dir, config.to_flagfile())
+    config = settings.Config.of(epochs=7, output_dir=str(tmp_path / "run"))
+    run = run_folder.RunFolder.create(config.records.output_dir, config.to_flagfile())
     run.log(line(10))
     run.log(line(20, 2, overflowed={"a/kernel": 2, "b/bias": 1}, loss=float("inf")))
     run.log(line(30, 2))
@@ -143,17 +143,19 @@ def test_numerics_are_shown_where_they_are(folder):
 
 def test_an_empty_run_and_hostile_names(tmp_path):
     name = "</title><script>alert(1)</script>"
-    config = settings.Config(model=name, dataset="a&b", output_dir=str(tmp_path / "r"))
-    run_folder.RunFolder.create(config.output_dir, config.to_flagfile()).close()
-    page, said = read(run_page.write(config.output_dir))
+    config = settings.Config.of(
+        model=name, dataset="a&b", output_dir=str(tmp_path / "r")
+    )
+    run_folder.RunFolder.create(config.records.output_dir, config.to_flagfile()).close()
+    page, said = read(run_page.write(config.records.output_dir))
     assert page.tags.count("script") == 1
     assert f"{name} on a&b" in said and "Nothing was recorded." in said
 
 
 def test_a_comparison(folder, tmp_path):
     other = tmp_path / "run-1"
-    config = settings.Config(output_dir=str(other))
-    run = run_folder.RunFolder.create(config.output_dir, config.to_flagfile())
+    config = settings.Config.of(output_dir=str(other))
+    run = run_folder.RunFolder.create(config.records.output_dir, config.to_flagfile())
     run.log(line(10))
     run.close()
     rows = [

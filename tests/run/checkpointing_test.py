@@ -114,6 +114,33 @@ def test_files_hold_plain_tensors_under_plain_names(tmp_path):
     assert "working_weights/0" in shapes and "working_weights/1" not in shapes
 
 
+def test_integers_of_the_scale_were_once_int32(tmp_path):
+    step, keeper = make(tmp_path)
+    learn(step, 3)
+    before = bits(step)
+    fields = step.state.read_loss_scale()
+    assert [x.dtype for x in fields] == [tf.float32, tf.int32, tf.int32]
+    step.state.loss_scale = [tf.Variable(x) for x in fields]  # as they were held
+    keeper.save()
+    keeper.wait()
+    reader = tf.train.load_checkpoint(str(tmp_path / "step-00000003" / "state"))
+    assert reader.get_variable_to_dtype_map()["loss_scale/good_steps"] == tf.int32
+    again, other = make(tmp_path)
+    assert other.restore() == 3
+    assert bits(again) == before
+    assert int(again.state.read_loss_scale().good_steps) == 3
+
+
+def test_no_other_int32_is_taken_for_int64(tmp_path):
+    step, keeper = make(tmp_path)
+    step.state.rollbacks = tf.Variable(0)
+    keeper.save()
+    keeper.wait()
+    _, other = make(tmp_path)
+    with pytest.raises(checkpointing.CheckpointError, match="rollbacks .* holds int32"):
+        other.restore()
+
+
 def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 

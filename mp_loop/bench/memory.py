@@ -1,0 +1,112 @@
+"""The memory of a process or of its GPU, and what is copied between them.
+
+memory = of_framework("tensorflow")
+memory.reset_peak()
+...
+memory.peak() - memory.held()      # bytes
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Protocol
+
+from mp_loop.hardware import environment
+
+
+class Memory(Protocol):
+    """Memory in use, in bytes."""
+
+    def held(self) -> int:
+        """What is held now."""
+
+    def peak(self) -> int:
+        """The most that was held since `reset_peak`."""
+
+    def reset_peak(self) -> None:
+        """Starts a new peak."""
+
+
+class HostMemory:
+    """The resident memory of this process."""
+
+    def held(self) -> int:
+        pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def peak(self) -> int:
+        return environment.peak_memory_bytes()
+
+    def reset_peak(self) -> None:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+class TensorFlowMemory:
+    """What TensorFlow holds on the first GPU."""
+
+    def __init__(self):
+        import tensorflow as tf
+
+        self._memory = tf.config.experimental
+
+    def held(self) -> int:
+        return self._memory.get_memory_info("GPU:0")["current"]
+
+    def peak(self) -> int:
+        return self._memory.get_memory_info("GPU:0")["peak"]
+
+    def reset_peak(self) -> None:
+        self._memory.reset_memory_stats("GPU:0")
+
+
+class TorchMemory:
+    """What PyTorch holds on the GPU."""
+
+    def __init__(self):
+        import torch
+
+        self._memory = torch.cuda
+
+    def held(self) -> int:
+        return self._memory.memory_allocated()
+
+    def peak(self) -> int:
+        return self._memory.max_memory_allocated()
+
+    def reset_peak(self) -> None:
+        self._memory.reset_peak_memory_stats()
+
+
+def of_framework(name: str) -> Memory:
+    """Returns the memory that "tensorflow" or "torch" computes in on this machine."""
+    if name == "torch":
+        import torch
+
+        return TorchMemory() if torch.cuda.is_available() else HostMemory()
+    import tensorflow as tf
+
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    return TensorFlowMemory() if has_gpu else HostMemory()
+
+
+def host_copies(run: Callable[[int], None]) -> int:
+    """Counts TensorFlow's copies between host and GPU in one call of three steps."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            run(3)
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    names = [
+        plane.event_metadata[event.metadata_id].name
+        for plane in space.planes
+        if plane.name.startswith("/device:GPU")
+        for line in plane.lines
+        for event in line.events
+    ]
+    return sum("HtoD" in name or "DtoH" in name for name in names)

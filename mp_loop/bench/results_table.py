@@ -1,0 +1,57 @@
+"""The figures of a workload as a Markdown table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mp_loop.bench import measure
+from mp_loop.rendering import tables
+
+HEADER = (
+    "arm",
+    "batch",
+    "ms a step",
+    "examples a second",
+    "time ratio (range)",
+    "MiB of a step",
+    "ratio",
+    "MiB in all",
+    "ratio",
+    "trace s",
+    "first step s",
+    "graph nodes",
+)
+
+
+def markdown(workload: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lays the figures of one workload out, and says why arms failed.
+
+    Args:
+      workload: its name, the title.
+      results: what `measure.measure` returns.
+    """
+    rows = [list(HEADER), *(_cells(*item) for item in results.items())]
+    why = [result["failed"] for result in results.values() if "failed" in result]
+    lines = [f"### {workload}", "", *tables.markdown(rows)]
+    return "\n".join([*lines, *(["", *why] if why else []), ""])
+
+
+def _cells(name: str, result: Mapping[str, Any]) -> list[str]:
+    if "failed" in result:
+        return [name, "failed", *[""] * (len(HEADER) - 2)]
+    ratio, trace = result["time_ratio"], result["trace_seconds"]
+    return [
+        name,
+        str(result["batch_size"]),
+        f"{result['milliseconds_per_step']:.4g}",
+        f"{result['examples_per_second']:.4g}",
+        f"{ratio['median']:.3f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
+        f"{result['step_bytes'] / measure.MIB:.0f}",
+        f"{result['step_bytes_ratio']:.2f}",
+        f"{result['process_bytes'] / measure.MIB:.0f}",
+        f"{result['process_bytes_ratio']:.2f}",
+        "" if trace is None else f"{trace:.1f}",
+        f"{result['first_step_seconds']:.1f}",
+        str(result["graph_nodes"] or ""),
+    ]

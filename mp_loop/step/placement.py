@@ -1,0 +1,166 @@
+"""What XLA cannot reach, and a step that then runs without XLA.
+
+    step = Compiled(one_step, model)
+    step(inputs, labels)       # compiled; or uncompiled, after a warning that says why
+
+TensorFlow keeps some resources on the host whatever device they are made for: int32
+and string variables, lookup tables, iterators. XLA refuses a resource of another
+device when the compiled function is run (tensorflow#53192, tensorflow#108071), in
+words that name neither layer nor variable. What a function captures is known as soon
+as it is traced, with or without a GPU.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.ops import handle_data_util
+
+from mp_loop.hardware import devices
+
+logger = logging.getLogger(__name__)
+
+
+class Compiled:
+    """A `tf.function` compiled by XLA, or uncompiled where that cannot be.
+
+    Its other attributes are those of the `tf.function`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        model: keras.Model,
+        on_refusal: Callable[[], None] = lambda: None,
+        **arguments: Any,
+    ):
+        """Traces nothing yet.
+
+        Args:
+          function: of tensors.
+          model: where the owner of what XLA cannot reach is looked for.
+          on_refusal: called before `function` is traced for a run without XLA.
+          **arguments: others of `tf.function`.
+        """
+
+        @functools.wraps(function)
+        def checked(*args: Any) -> Any:
+            outputs = function(*args)
+            self._refused = _unreachable_here(args)
+            if self._refused:
+                raise _Refused
+            return outputs
+
+        self._model = model
+        self._on_refusal = on_refusal
+        self._refused: list[tf.Tensor] = []
+        self._function = tf.function(checked, jit_compile=True, **arguments)
+        self._uncompiled = tf.function(function, **arguments)
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, *args: Any) -> Any:
+        """Calls the function."""
+        try:
+            return self._function(*args)
+        except _Refused:  # while tracing: nothing has run
+            logger.warning(
+                "The step runs without XLA, which cannot reach: %s.",
+                ", ".join(describe(self._refused, self._model)),
+            )
+        self._on_refusal()
+        self._function = self._uncompiled
+        return self._function(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+
+class _Refused(Exception):
+    """XLA cannot reach something that the traced function captures."""
+
+
+def unreachable(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Finds what a function that XLA compiled could not use.
+
+    Args:
+      tensors: what a function takes or captures, such as the `captured_inputs` of a
+        `ConcreteFunction`.
+
+    Returns:
+      Those of them that are strings or handles of resources on the host: tables and
+      the like, string variables, variables of another device than most, and, if
+      there is a GPU, variables of a dtype that TensorFlow does not put there.
+    """
+    dtypes = [_variable_dtype(tensor) for tensor in tensors]
+    places = collections.Counter(
+        tensor.device for tensor, dtype in zip(tensors, dtypes, strict=True) if dtype
+    )
+    home = places.most_common(1)[0][0] if places else ""
+    return [
+        tensor
+        for tensor, dtype in zip(tensors, dtypes, strict=True)
+        if tensor.dtype == tf.string
+        or (tensor.dtype == tf.resource and dtype in (None, tf.string))
+        or (dtype and tensor.device != home)
+        or (dtype and _only_on_host(dtype) and devices.has_gpu())
+    ]
+
+
+def describe(tensors: Sequence[tf.Tensor], model: keras.Model) -> list[str]:
+    """Names what `unreachable` found by layer and kind, each once.
+
+    Args:
+      tensors: what was found.
+      model: where the layers that own it are looked for.
+    """
+    owners: dict[int, list[str]] = {}
+    kinds = {}
+    for layer in model._flatten_layers(include_self=False):
+        for part in tf.train.TrackableView(layer).descendants():
+            # A table's is called otherwise than a variable's.
+            handle = getattr(part, "resource_handle", getattr(part, "handle", None))
+            owners.setdefault(id(handle), []).append(layer.name)
+            kinds[id(handle)] = type(part).__name__
+
+    def say(tensor: tf.Tensor) -> str:
+        if tensor.dtype != tf.resource:
+            return "strings"
+        dtype = _variable_dtype(tensor)
+        place = tf.DeviceSpec.from_string(tensor.device)
+        where = f"{place.device_type}:{place.device_index}"
+        kind = f"{dtype.name} variable on {where}" if dtype else kinds.get(id(tensor))
+        owner = "/".join(owners.get(id(tensor), [model.name]))
+        return f"{owner} ({kind or 'table or the like'})"
+
+    return list(dict.fromkeys(map(say, tensors)))
+
+
+def _unreachable_here(args: Any) -> list[tf.Tensor]:
+    """What the graph that is being traced takes or captures and XLA cannot reach."""
+    if tf.executing_eagerly():  # tf.config.run_functions_eagerly
+        return []
+    captures = tf.compat.v1.get_default_graph().external_captures
+    given = [x for x in tf.nest.flatten(args) if isinstance(x, tf.Tensor)]
+    return unreachable([*given, *captures])
+
+
+def _variable_dtype(tensor: tf.Tensor) -> tf.DType | None:
+    """The dtype of the variable that a tensor is the handle of, or None."""
+    if tensor.dtype != tf.resource:
+        return None
+    data = handle_data_util.get_handle_data(tensor)
+    # Some tables have two: of keys and of values.
+    if data is None or len(data.shape_and_type) != 1:
+        return None
+    return tf.as_dtype(data.shape_and_type[0].dtype)
+
+
+def _only_on_host(dtype: tf.DType) -> bool:
+    """Tells whether TensorFlow makes such a variable on the host, GPU or not."""
+    return dtype in (tf.int32, tf.string) or dtype.is_quantized
