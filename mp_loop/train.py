@@ -27,7 +27,7 @@ from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.hardware import environment
 from mp_loop.rendering import figures, tables
-from mp_loop.report import plots, run_page
+from mp_loop.report import run_page, training_plot
 from mp_loop.run import experiment, locking, records, run_folder
 
 # EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
@@ -105,7 +105,7 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
     from mp_loop.cli import progress
     from mp_loop.distributed import strategies, workers
     from mp_loop.hardware import machine
-    from mp_loop.report import heatmaps
+    from mp_loop.report import numerics_plots
     from mp_loop.run import checkpointing, loop, profiling
 
     plan = loop.Plan(
@@ -263,10 +263,10 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
     try:
         out.write_model(built.step.export())
         out.write_summary(summary)
-        picture = plots.draw_run(out.folder)
+        picture = training_plot.draw_run(out.folder)
         looks = records.read_numerics(out.folder)
         if looks:
-            heatmaps.draw_steps(out.folder / "numerics.png", looks)
+            numerics_plots.draw_steps(out.folder / "numerics.png", looks)
     except OSError as error:
         print(
             f"--output_dir ({config.records.output_dir}) cannot be written: "
