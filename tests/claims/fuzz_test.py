@@ -1,6 +1,7 @@
 """Hostile input of every kind: one line, exit code 2, nothing written, no hang."""
 
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ from mp_loop import train
 from mp_loop.cli import app
 from mp_loop.config import settings
 from mp_loop.data import sources
-from mp_loop.run import checkpointing, run_folder
+from mp_loop.run import run_folder
 from tests.claims import victim
 
 NASTY = [
@@ -302,7 +303,7 @@ def resealed(path, chance):
     """A manifest that a liar has changed and sealed again."""
     text, _, _ = path.read_bytes().split(b"\n")
     text = json.dumps(changed_json(json.loads(text), chance)).encode()
-    seal = checkpointing.hashlib.sha256(text).hexdigest().encode()
+    seal = hashlib.sha256(text).hexdigest().encode()
     path.write_bytes(text + b"\n" + seal + b"\n")
 
 
