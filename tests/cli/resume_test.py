@@ -1,7 +1,6 @@
 """Resuming: which settings may differ from the run's, and what is refused."""
 
 import pytest
-from absl import flags
 
 from mp_loop.cli import app, resume
 from mp_loop.config import errors, settings
@@ -10,10 +9,7 @@ BEFORE = settings.Config.of(seed=3, precision="bfloat16", output_dir="out")
 
 
 def given(*words):
-    flag_values = flags.FlagValues()
-    return app.parse(
-        ["train", *words, "--output_dir=out", "--resume"], None, flag_values
-    )
+    return app.parse(["train", *words, "--output_dir=out", "--resume"])
 
 
 def test_what_is_not_given_is_as_before():
@@ -47,8 +43,8 @@ REFUSED = {
         "--seed (4, was 3) must be as in the run to be resumed.",
     ),
     "a contradiction": (
-        ["--strategy=mirrored", "--inspect_every=3"],
-        "--inspect_every",
+        ["--strategy=mirrored", "--all_reduce_dtype=float16"],
+        "--all_reduce_dtype (float16) needs --precision=float16",
     ),
 }
 
