@@ -2,7 +2,7 @@
 
 Arrays of images and labels become a TFDS data set, which the commands read by name:
 
-    python -m mp_loop.train --dataset=squares --data_dir=FOLDER --output_dir=runs/squares
+    python -m mp_loop.train --dataset=squares --data_dir=FOLDER --output_dir=runs/a
 
 Replace `images_and_labels` with your own. Any image size will do; the commands need
 8-bit images and class labels, and the splits `train` and `test` (or `validation`).
