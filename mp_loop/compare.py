@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mp_loop.cli import app
+from mp_loop.cli import app, folders, signals
 from mp_loop.comparison import designs, output, runs, side_by_side
 from mp_loop.config import errors, settings
 from mp_loop.hardware import startup
@@ -69,29 +69,31 @@ def declare(flag_values: flags.FlagValues) -> None:
 
 def run(config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Runs the comparison; returns the exit code."""
-    if config.precision == "auto" and (flag_values.exact or not config.resume):
+    if config.precision.precision == "auto" and (
+        flag_values.exact or not config.records.resume
+    ):
         with startup.quiet_start():
             config = experiment.resolved(config)
     if flag_values.exact:
         proof = side_by_side.prove(config)
         print(proof)
         return 0 if proof.difference is None else 1
-    if config.resume:
+    if config.records.resume:
         return _resume(config, flag_values)
-    arms = designs.parse_arms(flag_values.arms, config.precision)
+    arms = designs.parse_arms(flag_values.arms, config.precision.precision)
     repeats, margin = flag_values.repeats, flag_values.margin
     design = designs.Design(config, tuple(arms), repeats, margin).revised()
     design.check_margin()
     planned = runs.plan(config, design.arms, design.repeats)
-    folder = app.new_folder(config.output_dir, "a comparison without --resume")
+    folder = folders.create(config.records.output_dir, "a comparison without --resume")
     return _run_locked(folder, locking.FolderLock(folder), design, planned)
 
 
 def _resume(config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Continues a comparison; returns the exit code."""
-    if not config.output_dir:
+    if not config.records.output_dir:
         raise errors.UsageError("--output_dir must name the comparison to resume.")
-    folder = pathlib.Path(config.output_dir)
+    folder = pathlib.Path(config.records.output_dir)
     before = designs.Design.read(folder)
     lock = locking.FolderLock(folder)
     try:
@@ -127,9 +129,10 @@ def _make_runs(folder: pathlib.Path, planned: Sequence[runs.PlannedRun]) -> int:
     continue_with = (
         f"Continue with: python -m mp_loop.compare --output_dir={folder} --resume"
     )
-    with app.stop_requested() as stop_requested:
+    with signals.stop_requested() as stop_requested:
         for number, one in enumerate(planned, start=1):
-            said = f"[{number}/{len(planned)}] {one.arm.name}, seed {one.config.seed}"
+            seed = one.config.training.seed
+            said = f"[{number}/{len(planned)}] {one.arm.name}, seed {seed}"
             began = time.monotonic()
             finished = runs.is_finished(folder, one)
             if not finished:

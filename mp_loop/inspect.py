@@ -92,7 +92,7 @@ def run(config: settings.Config, flag_values: Any) -> int:
     """Looks, prints and advises; returns the exit code."""
     config = _settings(config, flag_values)
     if not flag_values.checkpoints:
-        config = dataclasses.replace(config, head_epochs=0)
+        config = config.replace(head_epochs=0)
     built = experiment.build(config)
     from mp_loop.numerics import probe, probe_report
 
@@ -100,13 +100,15 @@ def run(config: settings.Config, flag_values: Any) -> int:
         built = _restored(built, flag_values.checkpoints)
     start = int(built.step.state.step)
     out = None
-    if config.output_dir:
-        out = run_folder.RunFolder.create(config.output_dir, config.to_flagfile())
+    if config.records.output_dir:
+        out = run_folder.RunFolder.create(
+            config.records.output_dir, config.to_flagfile()
+        )
     looker = probe.Probe(built.step)
     lines = []
     try:
         for look in range(flag_values.looks):
-            position = start + look * config.inspect_every
+            position = start + look * config.training.inspect_every
             _train_to(built, position)
             batch = next(iter(_batches(built, position)))
             lines.append(probe_report.line(looker.look(*batch), flag_values.share))
@@ -115,7 +117,7 @@ def run(config: settings.Config, flag_values: Any) -> int:
                 out.log_numerics(lines[-1])
         print(report(built.config, lines[-1]))
         if out:
-            _draw(config.output_dir, lines)
+            _draw(config.records.output_dir, lines)
         if not flag_values.advise:
             return 0
         return _advise(built, lines, flag_values)
@@ -126,26 +128,27 @@ def run(config: settings.Config, flag_values: Any) -> int:
 
 def _settings(config: settings.Config, flag_values: Any) -> settings.Config:
     """Checks what only this command asks for, and fills in its defaults."""
-    if config.resume:
+    if config.records.resume:
         raise errors.UsageError("--resume (True) must not be given: inspect starts.")
-    if config.loop != "custom":
+    if config.precision.loop != "custom":
         raise errors.UsageError(
-            f"--loop ({config.loop}) must be custom: only our own step can be looked "
-            "into."
+            f"--loop ({config.precision.loop}) must be custom: only our own step can "
+            "be inspected."
         )
-    if config.strategy != "none":
+    if config.parallel.strategy != "none":
         raise errors.UsageError(
-            f"--strategy ({config.strategy}) must be none: one device is looked into."
+            f"--strategy ({config.parallel.strategy}) must be none: one device is "
+            "inspected."
         )
     for name in ("share", "bound", "grad_bound"):
         value = getattr(flag_values, name)
         if not value > 0:
             raise errors.UsageError(f"--{name} ({value}) must be greater than 0.")
-    if flag_values.advise and config.precision == "float32":
+    if flag_values.advise and config.precision.precision == "float32":
         raise errors.UsageError(
             "--precision (float32) needs no advice: give float16 or bfloat16."
         )
-    return dataclasses.replace(config, inspect_every=config.inspect_every or _EVERY)
+    return config.replace(inspect_every=config.training.inspect_every or _EVERY)
 
 
 def _restored(built: experiment.Experiment, folder: str) -> experiment.Experiment:
@@ -253,7 +256,7 @@ def report(config: settings.Config, line: dict[str, Any]) -> str:
             f"than {line['share']:.2g} of every gradient."
         )
     title = (
-        f"{config.model} on {config.dataset}, {line['precision']}, step "
+        f"{config.model.model} on {config.data.dataset}, {line['precision']}, step "
         f"{line['step']}, loss scale {scale}"
     )
     return "\n".join(
@@ -306,10 +309,12 @@ def _short(dtype: str) -> str:
 
 
 def _draw(folder: str, lines: list[dict[str, Any]]) -> None:
-    from mp_loop.report import heatmaps
+    from mp_loop.report import numerics_plots
 
-    drawn = heatmaps.draw_steps(os.path.join(folder, "numerics.png"), lines)
-    drawn &= heatmaps.draw_exponents(os.path.join(folder, "exponents.png"), lines[-1])
+    drawn = numerics_plots.draw_steps(os.path.join(folder, "numerics.png"), lines)
+    drawn &= numerics_plots.draw_exponents(
+        os.path.join(folder, "exponents.png"), lines[-1]
+    )
     print(f"\nEvery look: {folder}")
     if drawn:
         print(f"Pictures: {folder}/numerics.png, {folder}/exponents.png")
@@ -341,12 +346,14 @@ def _advise(
         )
 
     rule = loss_scale.DynamicLossScale()
-    scaled = config.precision == "float16"
+    scaled = config.precision.precision == "float16"
     limits = advice.limits(lines)
     first = advice.initial_scale(rule, limits) if scaled else 1.0
-    print(f"\nMeasuring {config.precision} against {flag_values.reference} ...")
+    print(
+        f"\nMeasuring {config.precision.precision} against {flag_values.reference} ..."
+    )
     with errors.bad_input(ValueError):
-        own = judge(config.precision, first)
+        own = judge(config.precision.precision, first)
     islands = advice.fewest(
         own.candidates, lambda names: own.error(names).within(*near)
     )
@@ -356,12 +363,12 @@ def _advise(
             "float32, or the bounds are too narrow."
         )
         return 1
-    advised = [f"--precision={config.precision}"]
+    advised = [f"--precision={config.precision.precision}"]
     if islands.names:
         advised.append(f"--float32_layers={advice.regex(islands.names)}")
-    measured = {config.precision: own.error(())}
+    measured = {config.precision.precision: own.error(())}
     if islands.names:
-        measured[f"{config.precision} as advised"] = own.error(islands.names)
+        measured[f"{config.precision.precision} as advised"] = own.error(islands.names)
     said = [_islands(islands, own)]
     if scaled:
         # Layers in float32 do not limit the scale.
@@ -380,7 +387,7 @@ def _advise(
     print("\nFlags:")
     for flag in advised:
         print(f"  {shlex.quote(flag)}")
-    if config.output_dir:
+    if config.records.output_dir:
         found = {
             "flags": advised,
             "float32_layers": list(islands.names),
@@ -397,7 +404,7 @@ def _advise(
                 "growth_interval": interval,
                 "bfloat16_is_safer": safer,
             }
-        path = pathlib.Path(config.output_dir) / "advice.json"
+        path = pathlib.Path(config.records.output_dir) / "advice.json"
         files.write_atomically(path, strict_json.to_document(found))
     return 0
 

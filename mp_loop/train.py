@@ -22,54 +22,13 @@ import os
 import sys
 from typing import Any
 
-from mp_loop.cli import app
+from mp_loop.cli import app, outcomes, resume, signals
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.hardware import environment
 from mp_loop.rendering import figures, tables
-from mp_loop.report import plots, run_page
+from mp_loop.report import run_page, training_plot
 from mp_loop.run import experiment, locking, records, run_folder
-
-# EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
-_WORKER_LOST = 75
-# What a resumed run may change; all else decides what is computed.
-_MAY_CHANGE = (
-    "best_by",
-    "change_precision",
-    "checkpoint_every",
-    "diverged_after",
-    "epochs",
-    "eval_every",
-    "keep_checkpoints",
-    "explain_skips",
-    "inspect_every",
-    "log_every",
-    "on_stuck",
-    "output_dir",
-    "profile_steps",
-    "quiet",
-    "data_dir",
-    "resume",
-    "steps",
-    "steps_per_call",
-    "strategy",
-    "all_reduce_dtype",
-    "worker_timeout",
-)
-# And with --change_precision.
-_OF_THE_PRECISION = (
-    "backoff_factor",
-    "float32_layers",
-    "growth_factor",
-    "growth_interval",
-    "hysteresis",
-    "initial_scale",
-    "loss_scale",
-    "max_scale",
-    "min_scale",
-    "precision",
-    "scale_preset",
-)
 
 
 def run(config: settings.Config, flag_values: Any) -> int:
@@ -80,17 +39,14 @@ def run(config: settings.Config, flag_values: Any) -> int:
         lost = _lost_worker(config, error)
         if not lost:
             raise
-        print(
-            f"Worker lost: {lost} Start all workers again, with --resume, to go on "
-            "from the last checkpoint.",
-            file=sys.stderr,
-        )
-        return _WORKER_LOST
+        return outcomes.worker_lost(lost).tell()
 
 
 def _lost_worker(config: settings.Config, error: Exception) -> str:
     """What an error says of a worker that did not come or is gone; if nothing, ''."""
-    if config.strategy != "multi_worker" or isinstance(error, app.BAD_INPUT):
+    if config.parallel.strategy != "multi_worker" or isinstance(
+        error, errors.UsageError
+    ):
         return ""
     if isinstance(error, cluster.WorkerLost):
         return str(error)
@@ -101,18 +57,18 @@ def _lost_worker(config: settings.Config, error: Exception) -> str:
 
 def _run_locked(config: settings.Config, flag_values: Any) -> int:
     """Runs it; meanwhile nobody else can write the run folder."""
-    if not config.output_dir:
+    if not config.records.output_dir:
         raise errors.UsageError("--output_dir must name a folder for the run.")
     writes = True
-    if config.strategy == "multi_worker":
+    if config.parallel.strategy == "multi_worker":
         with errors.bad_input(cluster.ClusterError):
             writes = cluster.task().is_chief  # the others write no file
     lock = None
-    if writes and config.resume:
+    if writes and config.records.resume:
         config = _settings_to_resume(config, flag_values)
-        lock = locking.FolderLock(config.output_dir)
+        lock = locking.FolderLock(config.records.output_dir)
     elif writes:
-        _refuse_used_folder(config.output_dir)
+        _refuse_used_folder(config.records.output_dir)
     try:
         return _run(config, lock, writes)
     finally:
@@ -131,26 +87,34 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
     built = experiment.build(config)
     config = built.config  # --precision=auto resolved
     total_steps = built.total_steps
-    if config.profile_range and config.profile_range[0] >= total_steps:
+    if (
+        config.training.profile_range
+        and config.training.profile_range[0] >= total_steps
+    ):
         raise errors.UsageError(
-            f"--profile_steps ({config.profile_steps}) must begin within the "
+            f"--profile_steps ({config.training.profile_steps}) must begin within the "
             f"{total_steps} steps of the run."
         )
     # With TensorFlow, which takes seconds: a bad flag is told at once.
     from mp_loop.cli import progress
     from mp_loop.distributed import strategies, workers
     from mp_loop.hardware import machine
-    from mp_loop.report import heatmaps
+    from mp_loop.report import numerics_plots
     from mp_loop.run import checkpointing, loop, profiling
 
     plan = loop.Plan(
         total_steps=total_steps,
         steps_per_epoch=built.steps_per_epoch,
-        **{
-            field.name: getattr(config, field.name)
-            for field in dataclasses.fields(loop.Plan)
-            if field.name not in ("total_steps", "steps_per_epoch")
-        },
+        batch_size=config.data.batch_size,
+        steps_per_call=config.training.steps_per_call,
+        log_every=config.training.log_every,
+        eval_every=config.training.eval_every,
+        checkpoint_every=config.training.checkpoint_every,
+        diverged_after=config.training.diverged_after,
+        on_stuck=config.training.on_stuck,
+        rollback=config.training.rollback,
+        inspect_every=config.training.inspect_every,
+        profile_range=config.training.profile_range,
     )
     out: run_folder.RunFolder | None = None
 
@@ -168,38 +132,38 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
             enter(0)
 
     checkpoints = checkpointing.Checkpoints(
-        os.path.join(config.output_dir, "checkpoints"),
+        os.path.join(config.records.output_dir, "checkpoints"),
         built.step.state,
-        config.keep_checkpoints,
-        config.best_by,
+        config.records.keep_checkpoints,
+        config.records.best_by,
         before_publishing=lambda: out.sync(),
         rescue_folder=lambda: out.rescue("a checkpoint cannot be written"),
         enter=enter,
     )
-    flagfile = dataclasses.replace(
-        config, resume=False, change_precision=False
-    ).to_flagfile()
+    flagfile = config.replace(resume=False, change_precision=False).to_flagfile()
     done = 0
     with errors.bad_input(
         checkpointing.CheckpointError,
         errors.RecordError,
         OSError,
         flag="output_dir",
-        value=config.output_dir,
+        value=config.records.output_dir,
     ):
         if not writes:
             out = checkpoints = strategies.Silence()
-        elif config.resume:
-            done = checkpoints.restore(convert=config.change_precision)
+        elif config.records.resume:
+            done = checkpoints.restore(convert=config.records.change_precision)
             _refuse_the_past(config, done, total_steps)
             if checkpoints.converted:
                 built.step.reload()
             built.step.export()
-            out = run_folder.RunFolder.reopen(config.output_dir, flagfile, done, lock)
+            out = run_folder.RunFolder.reopen(
+                config.records.output_dir, flagfile, done, lock
+            )
             checkpoints.forget_after(done)
         else:
-            out = run_folder.RunFolder.create(config.output_dir, flagfile)
-    slower = machine.slowdown_warning(config.precision)
+            out = run_folder.RunFolder.create(config.records.output_dir, flagfile)
+    slower = machine.slowdown_warning(config.precision.precision)
     if slower:
         print(f"Warning: {slower}", file=sys.stderr)
     if writes:
@@ -209,16 +173,15 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
     built.workers.copy_from_first(list(built.step.state.named().values()))
 
     if writes and not done:
-        out.log_setup(dataclasses.asdict(config), _graph(built))
+        out.log_setup(config.values(), _graph(built))
     done = int(built.step.state.step.numpy())  # every worker's, after the chief's
-    shown = progress.Progress(total_steps, done, config.quiet or not writes)
+    shown = progress.Progress(total_steps, done, config.records.quiet or not writes)
     profile = profiling.Profile(
-        os.path.join(config.output_dir, "tensorboard"),
-        config.profile_range if writes else None,
+        os.path.join(config.records.output_dir, "tensorboard"),
+        config.training.profile_range if writes else None,
     )
-    continue_with = "python -m mp_loop.train --flagfile={}/flags.txt --resume"
     try:
-        with app.stop_requested() as stop_requested:
+        with signals.stop_requested() as stop_requested:
             results = []
             for phase in range(built.phase, len(built.phase_ends)):
                 if phase != built.phase:
@@ -240,33 +203,22 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
                 )
     except loop.TrainingDiverged as error:
         shown.close()
-        print(f"Training diverged: {error}", file=sys.stderr)
-        _report(out, f"Training diverged: {error}")
-        return 1
+        outcome = outcomes.diverged(error)
+        _report(out, outcome.message)
+        return outcome.tell()
     except workers.ReplicasDiffer as error:
-        print(f"Replicas differ: {error}", file=sys.stderr)
-        return 1
+        return outcomes.replicas_differ(error).tell()
     except loop.Interrupted as stop:
         shown.close()
         _report(out, f"Interrupted at step {stop.step}.")
-        print(
-            f"Interrupted at step {stop.step}; a checkpoint was saved. Continue with: "
-            f"{continue_with.format(config.output_dir)}",
-            file=sys.stderr,
-        )
-        return 128 + stop.number
+        return outcomes.interrupted(
+            stop.step, stop.number, config.records.output_dir
+        ).tell()
     except checkpointing.SaveError as error:
         shown.close()
-        saved = "The last checkpoint there was left as it is."
-        if error.rescued:
-            saved = f"The state was saved in {error.rescued}."
-        print(
-            f"--output_dir ({config.output_dir}) cannot be written any more: "
-            f"{error}. {saved} Continue with: "
-            f"{continue_with.format(error.rescued or config.output_dir)}",
-            file=sys.stderr,
-        )
-        return 3
+        return outcomes.folder_lost(
+            config.records.output_dir, error, error.rescued
+        ).tell()
     finally:
         shown.close()
         profile.close()
@@ -282,34 +234,27 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
         **result.evaluation,
         "train_seconds": sum(part.train_seconds for part in results),
         "peak_memory_bytes": environment.peak_memory_bytes(),
-        "precision": config.precision,
-        "loop": config.loop,
-        "dataset": config.dataset,
-        "model": config.model,
+        "precision": config.precision.precision,
+        "loop": config.precision.loop,
+        "dataset": config.data.dataset,
+        "model": config.model.model,
         "parameters": built.model.count_params(),
-        "seed": config.seed,
+        "seed": config.training.seed,
     }
     del summary["evaluation"]
     try:
         out.write_model(built.step.export())
         out.write_summary(summary)
-        picture = plots.draw_run(out.folder)
+        picture = training_plot.draw_run(out.folder)
         looks = records.read_numerics(out.folder)
         if looks:
-            heatmaps.draw_steps(out.folder / "numerics.png", looks)
+            numerics_plots.draw_steps(out.folder / "numerics.png", looks)
     except OSError as error:
-        print(
-            f"--output_dir ({config.output_dir}) cannot be written: "
-            f"{error.strerror or errors.one_line(error)}. The training is done and in "
-            "its last checkpoint. Write the rest with: "
-            f"{continue_with.format(config.output_dir)}",
-            file=sys.stderr,
-        )
-        return 3
+        return outcomes.results_not_written(config.records.output_dir, error).tell()
     page = _report(out)
-    if not config.quiet:
+    if not config.records.quiet:
         print(_table(summary))
-        print(f"Model, metrics and checkpoints: {config.output_dir}")
+        print(f"Model, metrics and checkpoints: {config.records.output_dir}")
         print(f"Picture: {picture}" if picture else f"No picture: {figures.MISSING}")
         print(f"Report: {page}")
     return 0
@@ -318,7 +263,7 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
 def _witness(built: experiment.Experiment, out: run_folder.RunFolder) -> Any:
     """Watches our own step on one device, of which a probe can take all back."""
     config = built.config
-    if config.loop != "custom" or config.strategy != "none":
+    if config.precision.loop != "custom" or config.parallel.strategy != "none":
         return None
     from mp_loop.numerics import probe
     from mp_loop.run import watcher
@@ -328,7 +273,7 @@ def _witness(built: experiment.Experiment, out: run_folder.RunFolder) -> Any:
         built.batches,
         built.steps_per_epoch,
         out,
-        config.explain_skips,
+        config.training.explain_skips,
     )
 
 
@@ -370,45 +315,20 @@ def _settings_to_resume(config: settings.Config, flag_values: Any) -> settings.C
     Raises:
       UsageError: there is no run, or a flag contradicts it.
     """
-    path = os.path.join(config.output_dir, "flags.txt")
+    path = os.path.join(config.records.output_dir, "flags.txt")
     if not os.path.exists(path):
         raise errors.UsageError(
-            f"--output_dir ({config.output_dir}) holds no run to resume."
+            f"--output_dir ({config.records.output_dir}) holds no run to resume."
         )
     before, _ = app.parse(["train", f"--flagfile={path}"])
-    if config.precision == "auto":
-        config = config.at_precision(before.precision)
-    names = [field.name for field in dataclasses.fields(settings.Config)]
-    said = {
-        name: getattr(config, name)
-        for name in names
-        if flag_values is None or flag_values[name].present
-    }
-    may_change = _MAY_CHANGE
-    if config.change_precision:
-        may_change += _OF_THE_PRECISION
-        before = before.at_precision(said.get("precision", before.precision))
-    differing = [
-        f"--{name} ({value}, was {getattr(before, name)})"
-        for name, value in said.items()
-        if value != getattr(before, name) and name not in may_change
-    ]
-    if differing:
-        advice = ""
-        if any(word.startswith("--precision ") for word in differing):
-            advice = " To go on in another precision, add --change_precision."
-        raise errors.UsageError(
-            f"{', '.join(differing)} must be as in the run to be resumed.{advice}"
-        )
-    with errors.bad_input(ValueError):
-        return dataclasses.replace(before, **said)
+    return resume.continued_run(before, config, flag_values)
 
 
 def _refuse_the_past(config: settings.Config, done: int, total_steps: int) -> None:
     if done > total_steps:
-        flag = "steps" if config.steps else "epochs"
+        flag = "steps" if config.training.steps else "epochs"
         raise errors.UsageError(
-            f"--{flag} ({getattr(settings, flag)}) ends at step {total_steps}, before "
+            f"--{flag} ({config.values()[flag]}) ends at step {total_steps}, before "
             f"the checkpoint, which is of step {done}."
         )
 

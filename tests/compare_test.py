@@ -19,26 +19,6 @@ from tests.comparison.summaries import summary
 CUSTOM, KERAS = "custom:float16", "keras:float16"
 
 
-USED = [
-    pytest.param(lambda path: path.write_text(""), "must be a folder", id="a file"),
-    pytest.param(
-        lambda path: [path.mkdir(), (path / "x").write_text("")],
-        "must be new or empty",
-        id="not empty",
-    ),
-]
-
-
-@pytest.mark.parametrize(("make", "said"), USED)
-def test_a_used_folder_is_refused_and_left_alone(tmp_path, make, said):
-    path = tmp_path / "out"
-    make(path)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(errors.UsageError, match=said):
-        app.new_folder(str(path), "a comparison")
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 def flag_values(words):
     return app.parse(["compare", *words], compare.declare)
 
@@ -55,12 +35,12 @@ def fake_train(results, made=None, accuracy=lambda planned: 0.5):
             log.write_text("".join(f"line {number}\n" for number in range(40)))
             return code
         run = run_folder.RunFolder.create(
-            planned.config.output_dir, planned.config.to_flagfile()
+            planned.config.records.output_dir, planned.config.to_flagfile()
         )
         run.log({"step": 1, "loss": 1.0, "loss_scale": 2.0, "skipped_steps": 0})
         run.log_evaluation(1, {"eval_accuracy": 0.5, "eval_loss": 1.0})
         run.write_summary(
-            summary(seed=planned.config.seed, eval_accuracy=accuracy(planned))
+            summary(seed=planned.config.training.seed, eval_accuracy=accuracy(planned))
         )
         run.close()
         return 0

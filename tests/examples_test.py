@@ -63,6 +63,16 @@ def test_the_pure_parts_are_the_step():
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_own_data_can_be_loaded_by_name(tmp_path):
+    program("own_data").main(str(tmp_path))
+    source = sources.load("squares", str(tmp_path))
+    assert source.class_names == ("dark", "bright")
+    assert source.input_shape == (16, 16, 1)
+    assert (len(source.train), len(source.test)) == (2048, 256)
+    means = source.train.inputs[:, 4:12, 4:12].mean((1, 2, 3))
+    assert np.array_equal(means > 110, source.train.labels == 1)
+
+
 def images(*layers):
     inputs = keras.Input((6, 6, 2))
     return keras.Sequential([inputs, *layers, L.Flatten(), L.Dense(3)])

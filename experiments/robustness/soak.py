@@ -37,20 +37,20 @@ def run(config: settings.Config, _flags: object) -> int:
     built = experiment.build(config)
     from mp_loop.run import checkpointing, loop
 
-    out = run_folder.RunFolder.create(config.output_dir, config.to_flagfile())
+    out = run_folder.RunFolder.create(config.records.output_dir, config.to_flagfile())
     plan = loop.Plan(
         built.total_steps,
         built.steps_per_epoch,
-        config.batch_size,
-        config.steps_per_call,
-        config.log_every,
-        config.eval_every,
-        config.checkpoint_every,
+        config.data.batch_size,
+        config.training.steps_per_call,
+        config.training.log_every,
+        config.training.eval_every,
+        config.training.checkpoint_every,
     )
     checkpoints = checkpointing.Checkpoints(
         out.checkpoints,
         built.step.state,
-        config.keep_checkpoints,
+        config.records.keep_checkpoints,
         before_publishing=out.sync,
     )
     rows = []
@@ -59,7 +59,7 @@ def run(config: settings.Config, _flags: object) -> int:
         # After the first epoch, which builds everything.
         due = len(rows) * built.total_steps // WATCHED + built.steps_per_epoch
         if "loss" in line and line["step"] >= due:
-            folder = pathlib.Path(config.output_dir)
+            folder = pathlib.Path(config.records.output_dir)
             rows.append(
                 (
                     line["step"],

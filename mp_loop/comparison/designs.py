@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mp_loop.cli import app
-from mp_loop.config import comparison_arms, errors, settings
+from mp_loop.cli import app, resume
+from mp_loop.config import choices, comparison_arms, errors, settings
 from mp_loop.run import files, strict_json
 
 FILE = "design.json"
@@ -104,7 +104,8 @@ class Design:
                 "flags": self.config.to_flagfile().splitlines(),
             }
         )
-        with errors.bad_input(OSError, flag="output_dir", value=self.config.output_dir):
+        output_dir = self.config.records.output_dir
+        with errors.bad_input(OSError, flag="output_dir", value=output_dir):
             files.write_atomically(folder / FILE, text)
 
     @classmethod
@@ -134,7 +135,7 @@ class Design:
         )
         last = revisions[-1]
         config, _ = app.parse(["compare", *found["flags"]])
-        arms = parse_arms(",".join(last.arms), config.precision)
+        arms = parse_arms(",".join(last.arms), config.precision.precision)
         margin = float(found["margin"])
         return cls(config, tuple(arms), int(last.repeats), margin, revisions)
 
@@ -146,7 +147,7 @@ def parse_arms(text: str, precision: str) -> list[comparison_arms.Arm]:
       UsageError: an arm is malformed or named twice.
     """
     both = f"custom:{precision},keras:{precision}"
-    return comparison_arms.parse(text or both, settings.LOOPS)
+    return comparison_arms.parse(text or both, choices.LOOPS)
 
 
 def reference(arms: Sequence[comparison_arms.Arm]) -> comparison_arms.Arm:
@@ -167,28 +168,19 @@ def extended(
     Raises:
       UsageError: a flag contradicts what was written down.
     """
-    if config.precision == "auto":
-        config = config.at_precision(before.config.precision)
-    given = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(settings.Config)
-        if flag_values[field.name].present
-    }
-    differing = [
-        f"--{name} ({value}, was {getattr(before.config, name)})"
-        for name, value in given.items()
-        if value != getattr(before.config, name) and name not in _MAY_CHANGE
-    ]
-    if flag_values["margin"].present and flag_values.margin != before.margin:
-        differing.append(f"--margin ({flag_values.margin:g}, was {before.margin:g})")
-    if differing:
-        raise errors.UsageError(
-            f"{', '.join(differing)} must be as in the comparison to be resumed."
-        )
-    changed = {name: given[name] for name in _MAY_CHANGE if name in given}
+    if config.precision.precision == "auto":
+        config = config.at_precision(before.config.precision.precision)
+    given = resume.settings_given(config, flag_values)
+    margin = {"margin": f"{before.margin:g}"}
+    given_margin = {}
+    if flag_values["margin"].present:
+        given_margin = {"margin": f"{flag_values.margin:g}"}
+    resume.refuse_changes(
+        before.config.values() | margin, given | given_margin, _MAY_CHANGE, "comparison"
+    )
     return dataclasses.replace(
         before,
-        config=dataclasses.replace(before.config, **(changed | {"resume": False})),
+        config=before.config.replace(**(given | {"resume": False})),
         arms=_extended_arms(before, flag_values),
         repeats=_extended_repeats(before, flag_values),
     )
@@ -210,7 +202,7 @@ def _extended_arms(
 ) -> tuple[comparison_arms.Arm, ...]:
     if not flag_values["arms"].present:
         return before.arms
-    arms = tuple(parse_arms(flag_values.arms, before.config.precision))
+    arms = tuple(parse_arms(flag_values.arms, before.config.precision.precision))
     missing = [arm.name for arm in before.arms if arm not in arms]
     if missing:
         raise errors.UsageError(

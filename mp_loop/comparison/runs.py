@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mp_loop.config import comparison_arms, errors, settings
-from mp_loop.report import run_page
+from mp_loop.report import page, run_page
 from mp_loop.run import files, records
 
 _LINES_OF_A_FAILURE = 15
@@ -67,24 +67,23 @@ def plan(
     Args:
       config: of every run, apart from what its arm and repeat change.
       arms: what is compared.
-      repeats: runs of each arm; repeat k has the seed `config.seed + k`.
+      repeats: runs of each arm; repeat k has the seed `config.training.seed + k`.
 
     Raises:
       UsageError: an arm cannot do what the flags ask for, or no folder is named.
     """
-    if not config.output_dir:
+    if not config.records.output_dir:
         raise errors.UsageError("--output_dir must name a folder for the comparison.")
     planned = []
     for repeat in range(repeats):
         for arm in arms:
             run = PlannedRun(arm, repeat, config)
             try:
-                own = dataclasses.replace(
-                    config,
+                own = config.replace(
                     loop=arm.loop,
                     precision=arm.precision,
-                    output_dir=str(pathlib.Path(config.output_dir) / run.name),
-                    seed=config.seed + repeat,
+                    output_dir=str(pathlib.Path(config.records.output_dir) / run.name),
+                    seed=config.training.seed + repeat,
                 )
             except ValueError as error:
                 raise errors.UsageError(f"Arm {arm.name}: {error}") from error
@@ -118,7 +117,7 @@ def complete(
             raise Stopped(stopped)
         if code:
             raise RunFailed(code, folder / _FOLDER / f"{run.name}.log")
-    elif not (folder / run.name / run_page.FILE).exists():
+    elif not (folder / run.name / page.FILE).exists():
         run_page.write(folder / run.name)  # killed between summary and report
     return records.read_summary(folder / run.name)
 

@@ -5,7 +5,6 @@ proof = prove(config)       # `python -m mp_loop.compare --exact`
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -49,14 +48,15 @@ def configs(config: settings.Config) -> tuple[settings.Config, settings.Config]:
     ours: dict[str, Any] = {"loop": "custom", "keras_arithmetic": True}
     if config.loss_scale_kind == "dynamic":
         ours["scale_preset"] = "keras"
+    jit_compile = config.training.jit_compile
     common = {
         "deterministic": True,
         # A compiler may fuse, and so round, the two loops differently.
-        "jit_compile": "off" if config.jit_compile == "auto" else config.jit_compile,
+        "jit_compile": "off" if jit_compile == "auto" else jit_compile,
         "head_epochs": 0,  # which trains less of the same model
     }
     with errors.bad_input(ValueError):
         return (
-            dataclasses.replace(config, **ours, **common),
-            dataclasses.replace(config, loop="keras", **common),
+            config.replace(**ours, **common),
+            config.replace(loop="keras", **common),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 
-from mp_loop.config import errors, settings
+from mp_loop.config import choices, errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +50,13 @@ def parse(
         arm = Arm(loop, precision, tuple(chosen))
         if (
             loop not in loops
-            or precision not in settings.PRECISIONS
+            or precision not in choices.PRECISIONS
             or not set(chosen) <= set(options)
         ):
             form = "loop:precision+option" if options else "loop:precision"
             allowed = (
                 f"loops: {', '.join(loops)}; "
-                f"precisions: {', '.join(settings.PRECISIONS)}"
+                f"precisions: {', '.join(choices.PRECISIONS)}"
             )
             if options:
                 allowed += f"; options: {', '.join(options)}"

@@ -26,8 +26,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from mp_loop.config import choices
+
 EMBEDDED = ("fashion_mnist_mini",)
-AUGMENTATIONS = ("none", "flip_shift", "flip_crop")
 MAX_DECODED_BYTES = 4 * 2**30
 MAX_SHIFT = 4
 MIN_CROP = 0.5  # of the image's area
@@ -252,8 +253,10 @@ def training_batches(
             f"`start_batch` ({start_batch}) must be between 0 and the {steps} batches "
             "of an epoch."
         )
-    if augment not in AUGMENTATIONS:
-        raise DataError(f"`augment` ('{augment}') must be one of {AUGMENTATIONS}.")
+    if augment not in choices.AUGMENTATIONS:
+        raise DataError(
+            f"`augment` ('{augment}') must be one of {choices.AUGMENTATIONS}."
+        )
     if augment != "none" and source.is_text:
         raise DataError(f"`augment` ('{augment}') is for images, not texts.")
     if batch_size % replicas:

@@ -33,9 +33,9 @@ import keras
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
+from mp_loop.config import choices
 from mp_loop.distributed import collectives
 
-ALL_REDUCE_DTYPES = ("float32", "float16")
 # Between the seeds of two replicas; far from what users choose.
 _SEED_STRIDE = 2**40
 
@@ -58,10 +58,10 @@ class Replicas:
         Raises:
           ValueError: unknown dtype.
         """
-        if all_reduce_dtype not in ALL_REDUCE_DTYPES:
+        if all_reduce_dtype not in choices.ALL_REDUCE_DTYPES:
             raise ValueError(
                 f"`all_reduce_dtype` ({all_reduce_dtype}) must be one of "
-                f"{ALL_REDUCE_DTYPES}."
+                f"{choices.ALL_REDUCE_DTYPES}."
             )
         has_strategy = tf.distribute.has_strategy()
         self.strategy = tf.distribute.get_strategy() if has_strategy else None

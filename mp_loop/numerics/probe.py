@@ -29,7 +29,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.numerics import histogram, probe_report
+from mp_loop.config import choices
+from mp_loop.numerics import counting, probe_report
 from mp_loop.precision import twins
 from mp_loop.step import train_step
 
@@ -167,10 +168,12 @@ class Probe:
         counts = {"step": state.step.read_value()}
         masters = [tf.identity(variable) for variable in state.master_weights]
         if not full:
-            counts["masters"] = [_measured(x) for x in masters]
-            counts["weights"] = [_measured(v) for v in state.working_weights]
-            counts["batch"] = [_measured(x) for x in tf.nest.flatten((inputs, labels))]
-        watch = _Watch(_measured, and_inputs=not full)
+            counts["masters"] = [counting.outcomes(x) for x in masters]
+            counts["weights"] = [counting.outcomes(v) for v in state.working_weights]
+            counts["batch"] = [
+                counting.outcomes(x) for x in tf.nest.flatten((inputs, labels))
+            ]
+        watch = _Watch(counting.outcomes, and_inputs=not full)
         with watch.on(step.twin):
             # Observers would see a recomputed layer twice.
             trace = step.trace(inputs, labels, sample_weight, recompute=False)
@@ -179,12 +182,13 @@ class Probe:
         self._layers = watch.layers
         counts["activations"] = watch.outputs
         counts["activation_grads"] = watch.grads
-        counts["grads"] = [_measured(x) for x in trace.scaled_grads]
+        counts["grads"] = [counting.outcomes(x) for x in trace.scaled_grads]
         if full:
             dtype = tf.as_dtype(self._half or "float16")
             after = [tf.identity(variable) for variable in state.master_weights]
             counts["updates"] = [
-                _moved(old, new, dtype) for old, new in zip(masters, after, strict=True)
+                counting.changes(old, new, dtype)
+                for old, new in zip(masters, after, strict=True)
             ]
         else:
             counts["inputs"] = watch.inputs
@@ -208,7 +212,7 @@ class Probe:
             twins.seeds(model), twins.seeds(step.twin), strict=False
         ):
             own.assign(working)
-        watch = _Watch(_histogram)
+        watch = _Watch(counting.distribution)
         with watch.on(model), tf.GradientTape() as tape:
             outputs = model(inputs, training=True)
             loss = step.loss(labels, outputs, sample_weight)
@@ -223,7 +227,9 @@ class Probe:
         return {
             "activations": counted(watch.outputs),
             "activation_grads": counted(watch.grads),
-            "grads": [{} if grad is None else _histogram(grad) for grad in grads],
+            "grads": [
+                {} if grad is None else counting.distribution(grad) for grad in grads
+            ],
         }
 
 
@@ -281,7 +287,7 @@ class _Watch:
                 # Where a layer stores in 16 bits and multiplies in float32, the
                 # inputs are cast inside.
                 stored = getattr(operation, "variable_dtype", "float32")
-                if stored in twins.HALF_PRECISIONS:
+                if stored in choices.HALF_PRECISIONS:
                     inputs = [tf.cast(x, stored) for x in inputs]
                 counts = [self._count(x) for x in inputs]
             outputs = call(*args, **kwargs)
@@ -367,29 +373,6 @@ def _variables(step: train_step.TrainStep) -> list[tf.Variable]:
     return list(unique.values())
 
 
-def _measured(tensor: Any) -> dict[str, tf.Tensor] | None:
-    """Counts what became of a tensor's elements; None where it has no fractions."""
-    if tensor is None:
-        return None
-    tensor = tf.convert_to_tensor(tensor)  # a sparse gradient, too
-    if not tensor.dtype.is_floating:
-        return None
-    return {
-        "size": tf.size(tensor),
-        "not_finite": histogram.not_finite(tensor),
-        "zeros": tf.math.count_nonzero(tensor == 0, dtype=tf.int32),
-    }
-
-
-def _histogram(tensor: Any) -> dict[str, tf.Tensor]:
-    """Counts a float32 tensor by magnitude."""
-    tensor = tf.convert_to_tensor(tensor)  # a sparse gradient, too
-    return {
-        "histogram": histogram.histogram(tensor),
-        "largest": histogram.largest(tensor),
-    }
-
-
 def _after(counts: Any, tensor: tf.Tensor) -> tf.Tensor:
     """Returns a tensor that is there only after others."""
     first = [count for count in tf.nest.flatten(counts) if count is not None]
@@ -407,18 +390,9 @@ def _places(
     return [places.get(layer.name) for layer in here]
 
 
-def _moved(old: tf.Tensor, new: tf.Tensor, dtype: tf.DType) -> dict[str, tf.Tensor]:
-    return {
-        "size": tf.size(old),
-        "lost": histogram.lost_updates(old, new, dtype),
-        "update_norm": tf.norm(new - old),
-        "weight_norm": tf.norm(old),
-    }
-
-
 def _half_dtype(step: train_step.TrainStep) -> str | None:
     """The 16-bit dtype of the step's twin, None where it has none."""
     dtypes = {variable.dtype for variable in step.twin.variables}
     for _, operation in _operations(step.twin):
         dtypes.add(getattr(operation, "compute_dtype", "float32"))
-    return next((d for d in twins.HALF_PRECISIONS if d in dtypes), None)
+    return next((d for d in choices.HALF_PRECISIONS if d in dtypes), None)

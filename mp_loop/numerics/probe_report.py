@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mp_loop.numerics import histogram
+from mp_loop.numerics import float_format, histogram
 
 # Less than this share of the nonzero gradients may be lost at a scale that suits.
 SHARE = 0.01
@@ -139,9 +139,9 @@ def origin(sight: Sight, forward: bool = True) -> dict[str, Any]:
         "finite": bool(raw["grads_finite"]),
         "loss_scale": float(raw["loss_scale"]),
         "variables": {
-            path: [int(n) for n in counted["not_finite"]]
+            path: [int(n) for n in counted["nonfinite"]]
             for path, counted in zip(paths, raw["grads"], strict=True)
-            if counted is not None and counted["not_finite"].any()
+            if counted is not None and counted["nonfinite"].any()
         },
     }
     if found["finite"]:
@@ -157,7 +157,7 @@ def origin(sight: Sight, forward: bool = True) -> dict[str, Any]:
     ) -> dict[str, Any]:
         count = of = 1
         if counted is not None:
-            inf, nan = (int(n) for n in counted["not_finite"])
+            inf, nan = (int(n) for n in counted["nonfinite"])
             kind = " and ".join(k for k, n in (("infinite", inf), ("NaN", nan)) if n)
             count, of = inf + nan, int(counted["size"])
         return found | {
@@ -171,7 +171,7 @@ def origin(sight: Sight, forward: bool = True) -> dict[str, Any]:
         }
 
     def bad(counted: Any) -> bool:
-        return counted is not None and bool(counted["not_finite"].any())
+        return counted is not None and bool(counted["nonfinite"].any())
 
     for counted in filter(bad, raw["batch"]):
         return event("input", "numbers of the batch", counted)
@@ -261,7 +261,7 @@ def _entry(
     """
     if values is None:
         return None
-    inf, nan = (int(n) for n in values["not_finite"])
+    inf, nan = (int(n) for n in values["nonfinite"])
     count = int(values["size"])
     entry = {
         "count": count,
@@ -271,24 +271,24 @@ def _entry(
     }
     if "histogram" not in values:
         return entry
-    these = histogram.Numbers(values["histogram"])
+    these = histogram.Histogram(values["histogram"])
     # A scale that is not a power of two counts as the next one below.
     power = math.floor(math.log2(scale or 1.0))
-    kind, nonzero = histogram.FLOAT16, max(these.nonzero, 1)
+    form, nonzero = float_format.FLOAT16, max(these.nonzero, 1)
     largest = float(values["largest"])
     exponents = these.exponents
     first = min(exponents, default=0)
     last = max(exponents, default=-1)
-    room = histogram.headroom(largest, kind, scale or 1.0)
+    room = histogram.headroom(largest, form, scale or 1.0)
     if scale is not None:
-        bounds = these.scales(kind, share) or (None, None)
+        bounds = these.scales(form, share) or (None, None)
         entry["scale_from"], entry["scale_to"] = bounds
     return entry | {
         "zero": these.zeros / max(these.count, 1),
-        "underflow_unscaled": these.underflows(kind) / nonzero,
-        "underflow": these.underflows(kind, power) / nonzero,
-        "subnormal": these.subnormals(kind, power) / nonzero,
-        "overflow": these.overflows(kind, power) / nonzero,
+        "underflow_unscaled": these.underflows(form) / nonzero,
+        "underflow": these.underflows(form, power) / nonzero,
+        "subnormal": these.subnormals(form, power) / nonzero,
+        "overflow": these.overflows(form, power) / nonzero,
         "max": largest,
         "headroom": room if math.isfinite(room) else None,
         "first": first,

@@ -22,10 +22,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop.config import choices
 from mp_loop.hardware import devices
 from mp_loop.precision import layers, norms, transformer
-
-HALF_PRECISIONS = ("float16", "bfloat16")
 
 # Neither variables nor sums, forward or backward (pooling by maximum and
 # padding route each gradient to one place).
@@ -348,11 +347,11 @@ def _is_cloneable(layer: Any) -> bool:
 
 
 def _refuse_unlawful(model: keras.Model, dtype: str) -> None:
-    if dtype not in HALF_PRECISIONS:
-        raise ValueError(f"`dtype` ({dtype}) must be one of {HALF_PRECISIONS}.")
+    if dtype not in choices.HALF_PRECISIONS:
+        raise ValueError(f"`dtype` ({dtype}) must be one of {choices.HALF_PRECISIONS}.")
     _refuse_uncloneable(model)
     for variable in model.weights:
-        if variable.dtype in HALF_PRECISIONS:
+        if variable.dtype in choices.HALF_PRECISIONS:
             raise ValueError(
                 f"`model` ({model.name}) must have float32 weights: "
                 f"{variable.path} is {variable.dtype}."

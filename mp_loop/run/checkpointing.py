@@ -1,49 +1,38 @@
-"""Checkpoints that survive: whole or not there, and looked at before they are used.
+"""The checkpoints of a training: saved while it goes on, verified before use.
 
     checkpoints = Checkpoints(folder, step.state, keep=2)
-    done = checkpoints.restore()               # the newest that is whole
+    done = checkpoints.restore()               # the newest that is not damaged
     checkpoints.save({"eval_accuracy": 0.9})   # returns at once
     checkpoints.wait()                         # raises what the writing raised
 
-A checkpoint is a folder, `step-00001200`, of
-
-    state.index, state.data-*   TensorFlow's own format, a tensor for each variable
-    manifest.json               names, dtypes, shapes; length and SHA-256 of each file
-
-Saving copies the state to the host and returns; a thread writes the copy under
-another name, flushes it to the disk, and gives it its name last. A process that
-dies at any moment leaves a checkpoint or none, never half of one. What the disk
-breaks later is found by the checksums, and the checkpoint before is used. Nothing
-is pickled: `tf.train.load_checkpoint("step-00001200/state")` reads the tensors.
+Saving copies the state to the host and returns; a thread writes the copy. A process
+that dies at any moment leaves a whole checkpoint or none (`checkpoint_files`). What
+the disk breaks later is found by checksums (`manifests`), and the checkpoint before
+is used.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 import os
 import pathlib
-import re
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import tensorflow as tf
 
-logger = logging.getLogger(__name__)
+from mp_loop.run import checkpoint_files, checkpoint_match, file_errors, manifests
+from mp_loop.step import train_state
 
-MANIFEST_FILE = "manifest.json"
-_FORMAT = 1
-_NAME = re.compile(r"step-(\d{8,})")
+logger = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint does not exist, is damaged, or holds another training."""
+    """A checkpoint does not exist, is damaged, or is of another training."""
 
 
 class SaveError(RuntimeError):
@@ -58,25 +47,12 @@ class SaveError(RuntimeError):
         self.rescued = rescued
 
 
-class _Damaged(Exception):
-    """One checkpoint cannot be used; another may."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One checkpoint on disk.
+    """One checkpoint on disk; see `manifests.Manifest`."""
 
-    Attributes:
-      step: of the state.
-      path: its folder.
-      metrics: of the evaluation made at its step; empty without one.
-      phase: of the training.
-      healthy: the last step before it was not skipped.
-      retried: a rollback has started from it.
-    """
-
-    step: int
     path: pathlib.Path
+    step: int
     metrics: Mapping[str, float]
     phase: int
     healthy: bool
@@ -93,27 +69,27 @@ class Checkpoints:
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        state: Any,
+        state: train_state.TrainState,
         keep: int,
         best_by: str = "eval_accuracy",
         before_publishing: Callable[[], None] = lambda: None,
         rescue_folder: Callable[[], str | None] = lambda: None,
-        enter: Callable[[int], Any] | None = None,
+        enter: Callable[[int], train_state.TrainState] | None = None,
     ):
         """Nothing is read or written yet.
 
         Args:
           folder: made when needed, but not the folder that holds it.
-          state: a `TrainState`.
+          state: what is saved and restored.
           keep: how many of the newest are kept; the best is kept besides.
           best_by: "eval_accuracy" (the highest), "eval_loss" (the lowest), or ""
             for none.
           before_publishing: called in the writing thread when the files are on the
-            disk: what else must be there before the checkpoint is.
-          rescue_folder: returns a folder in which to write one of the same name
-            when `folder` cannot be written, or None.
-          enter: brings the training into the phase of a checkpoint, from 0, and
-            returns its state; None: there is one phase.
+            disk, to write what must be there before the checkpoint is.
+          rescue_folder: returns the run folder to write to when `folder` cannot be
+            written, or None.
+          enter: enters a phase of the training, from 0, and returns its state; None:
+            there is one phase.
         """
         self._folder = pathlib.Path(folder)
         self._state = state
@@ -125,7 +101,7 @@ class Checkpoints:
         self._rescue_folder = rescue_folder
         self.converted = False
         self._best: float | None = None
-        self._looked = False
+        self._best_is_known = False
         self._damaged: set[pathlib.Path] = set()
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -148,35 +124,34 @@ class Checkpoints:
         metrics = dict(metrics or {})
         if self.is_best(metrics):
             self._best = metrics[self._best_by]
+        variables = self._state.named()
         # On the host, in the variables' own dtypes. Where nothing has to be moved the
         # copy is made by the next update, which must not write into what others hold.
         with tf.device("CPU:0"):
             tensors = {
                 name: tf.identity(variable.read_value())
-                for name, variable in self._state.named().items()
+                for name, variable in variables.items()
             }
-        paths = {name: v.name for name, v in self._state.named().items()}
-        body = {
-            "format": _FORMAT,
-            "step": int(tensors["step"]),
-            "metrics": metrics,
-            "phase": self._phase,
-            "healthy": int(tensors["stuck_steps"]) == 0,
-            "retried": retried,
-            "tensors": {
+        manifest = manifests.Manifest(
+            step=int(tensors["step"]),
+            metrics=metrics,
+            phase=self._phase,
+            healthy=int(tensors["stuck_steps"]) == 0,
+            retried=retried,
+            tensors={
                 name: {
-                    "variable": paths[name],
+                    "variable": variables[name].name,
                     "dtype": tensor.dtype.name,
                     "shape": tensor.shape.as_list(),
                 }
                 for name, tensor in tensors.items()
             },
-        }
+        )
         # Not a daemon: a process that ends normally writes to the end.
-        self._writer = threading.Thread(target=self._write, args=(tensors, body))
+        self._writer = threading.Thread(target=self._write, args=(manifest, tensors))
         self._writer.start()
 
-    def begin(self, phase: int, state: Any) -> None:
+    def begin(self, phase: int, state: train_state.TrainState) -> None:
         """From now on another phase of the training, with its own state, is saved."""
         self._phase, self._state = phase, state
 
@@ -196,45 +171,44 @@ class Checkpoints:
         self.check()
 
     def check(self) -> None:
-        """Raises SaveError if a write has failed; waits for none."""
+        """Raises SaveError if a write has failed; does not wait."""
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     def is_best(self, metrics: Mapping[str, float]) -> bool:
-        """Tells whether an evaluation beats those of all checkpoints so far."""
-        self._look()
+        """Whether an evaluation is better than those of all checkpoints so far."""
+        if not self._best_is_known:
+            best = self._best_entry()
+            self._best = None if best is None else best.metrics[self._best_by]
+            self._best_is_known = True
         value = metrics.get(self._best_by)
         if value is None or math.isnan(value):
             return False
-        if self._best is None:
-            return True
-        better = value < self._best if self._lower() else value > self._best
-        return bool(better)
+        return self._best is None or self._rank(value) < self._rank(self._best)
 
     def restore(self, convert: bool = False) -> int:
-        """Restores the newest checkpoint that is whole, bit for bit.
+        """Restores the newest checkpoint that is not damaged, bit for bit.
 
         Nothing is assigned unless everything can be.
 
         Args:
           convert: takes from a checkpoint of another precision what does not depend
-            on it: masters, slots, counters and, where they fit, other weights and
-            seeds. Call the step's `reload` afterwards.
+            on it (`checkpoint_match`). Call the step's `reload` afterwards.
 
         Returns:
           The step of the checkpoint; 0, and nothing is restored, if there is none:
           the run ended before it wrote one.
 
         Raises:
-          CheckpointError: none is whole, or the newest is of another training.
+          CheckpointError: all are damaged, or the newest is of another training.
         """
-        self._put_back()
+        checkpoint_files.undo_replacements(self._folder)
         damaged: list[str] = []
         for path in reversed(self._paths()):
             try:
                 values = self._read(path, convert)
-            except _Damaged as error:
+            except manifests.CorruptError as error:
                 damaged.append(f"{path} ({error})")
                 self._damaged.add(path)
                 continue
@@ -248,14 +222,17 @@ class Checkpoints:
             return int(self._state.step.numpy())
         if damaged:
             raise CheckpointError(
-                f"--resume: no checkpoint in {self._folder} is whole: "
+                f"--resume: every checkpoint in {self._folder} is damaged: "
                 f"{'; '.join(damaged)}."
             )
-        logger.warning("%s holds no checkpoint yet: from the start.", self._folder)
+        logger.warning(
+            "%s holds no checkpoint yet: the training starts from the beginning.",
+            self._folder,
+        )
         return 0
 
     def restore_healthy(self) -> Entry | None:
-        """Restores the newest checkpoint of this phase not made in a row of skips.
+        """Restores the newest checkpoint of this phase not made after a skipped step.
 
         One that a rollback started from already is used only if there is no other.
 
@@ -269,51 +246,36 @@ class Checkpoints:
             if entry.healthy and entry.phase == self._phase
         ]
         for entry in sorted(entries, key=lambda entry: entry.retried):
-            with contextlib.suppress(_Damaged):
+            with contextlib.suppress(manifests.CorruptError):
                 for variable, value in self._read(entry.path, convert=False):
                     variable.assign(value)
                 return entry
         return None
 
     def forget_after(self, step: int) -> None:
-        """Takes away the checkpoints after `step`: the training goes on from there.
+        """Removes the checkpoints after `step`: the training goes on from there.
 
         Those that `restore` found damaged are kept under another name.
         """
         for path in self._paths():
-            if _step(path) > step and path in self._damaged:
-                _put_aside(path, ".damaged")
-            elif _step(path) > step:
+            if checkpoint_files.step_of(path) <= step:
+                continue
+            if path in self._damaged:
+                checkpoint_files.put_aside(path, ".damaged")
+            else:
                 shutil.rmtree(path)
-        self._looked = False
+        self._best_is_known = False
 
     def entries(self) -> list[Entry]:
         """The checkpoints whose manifest can be read, by step."""
+        names = [field.name for field in dataclasses.fields(Entry)][1:]
         entries = []
         for path in self._paths():
-            with contextlib.suppress(_Damaged):
-                body = _manifest(path)
-                entries.append(
-                    Entry(
-                        body["step"],
-                        path,
-                        body["metrics"],
-                        body["phase"],
-                        body["healthy"],
-                        body["retried"],
-                    )
-                )
+            with contextlib.suppress(manifests.CorruptError):
+                manifest = _read_manifest(path)
+                values = {name: getattr(manifest, name) for name in names}
+                entries.append(Entry(path, **values))
         return entries
-
-    def _put_back(self) -> None:
-        """Undoes the first half of a replacement that died before the other."""
-        for path in self._folder.glob("step-*.old"):
-            final = path.with_suffix("")
-            if not final.exists():
-                os.rename(path, final)
-
-    def _lower(self) -> bool:
-        return self._best_by == "eval_loss"
 
     def _best_entry(self) -> Entry | None:
         """The entry of the best evaluation; of equals, the first."""
@@ -322,89 +284,53 @@ class Checkpoints:
             for entry in self.entries()
             if not math.isnan(entry.metrics.get(self._best_by, math.nan))
         ]
-        sign = 1 if self._lower() else -1
-        return min(rated, key=lambda e: sign * e.metrics[self._best_by], default=None)
+        return min(
+            rated, key=lambda e: self._rank(e.metrics[self._best_by]), default=None
+        )
 
-    def _look(self) -> None:
-        """Learns from the disk what the best evaluation was."""
-        if not self._looked:
-            best = self._best_entry()
-            self._best = None if best is None else best.metrics[self._best_by]
-            self._looked = True
+    def _rank(self, value: float) -> float:
+        """Lower is better."""
+        return value if self._best_by == "eval_loss" else -value
 
     def _paths(self) -> list[pathlib.Path]:
-        """The folders with the name of a checkpoint, by step."""
+        """The checkpoints by step."""
         try:
-            paths = [p for p in self._folder.iterdir() if _NAME.fullmatch(p.name)]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+            return checkpoint_files.find(self._folder)
         except OSError as error:
             raise CheckpointError(
-                f"--output_dir ({self._folder}) cannot be read: {error.strerror}."
+                f"--output_dir ({self._folder}) cannot be read: "
+                f"{file_errors.reason(error)}."
             ) from error
-        return sorted(paths, key=_step)
 
-    def _write(self, tensors: dict[str, tf.Tensor], body: dict[str, Any]) -> None:
+    def _write(
+        self, manifest: manifests.Manifest, tensors: Mapping[str, tf.Tensor]
+    ) -> None:
         """Writes one checkpoint, somewhere; runs in a thread of its own."""
-        step = body["step"]
+
+        def write(folder: pathlib.Path) -> None:
+            publish = self._before_publishing
+            checkpoint_files.write(folder, manifest, tensors, publish)
+
         try:
             try:
-                self._write_to(self._folder, tensors, body)
+                write(self._folder)
                 self._prune()
                 return
-            except (OSError, tf.errors.OpError) as error:
-                reason = _reason(error)
-            said = f"the checkpoint of step {step} cannot be written to {self._folder}"
+            except OSError as error:
+                reason = file_errors.reason(error)
             rescued = self._rescue_folder()
             if rescued is not None:
                 try:
-                    folder = pathlib.Path(rescued) / self._folder.name
-                    self._write_to(folder, tensors, body)
-                except (OSError, tf.errors.OpError):
+                    write(pathlib.Path(rescued) / self._folder.name)
+                except OSError:
                     rescued = None
-            self._error = SaveError(f"{said}: {reason}", rescued)
-        except BaseException as error:  # to be raised where it is seen
+            self._error = SaveError(
+                f"the checkpoint of step {manifest.step} cannot be written to "
+                f"{self._folder}: {reason}",
+                rescued,
+            )
+        except BaseException as error:  # Raised by `check`, in the training's thread.
             self._error = error
-
-    def _write_to(
-        self, folder: pathlib.Path, tensors: dict[str, tf.Tensor], body: dict[str, Any]
-    ) -> None:
-        """Writes one checkpoint: whole, or not at all."""
-        if not folder.is_dir():
-            folder.mkdir()
-            _flush(folder.parent)
-        final = folder / f"step-{body['step']:08d}"
-        new = folder / f".{final.name}.{os.getpid()}"
-        for left in folder.glob(".step-*"):  # by processes that died
-            shutil.rmtree(left, ignore_errors=True)
-        try:
-            new.mkdir()
-            with tf.device("CPU:0"):
-                tf.raw_ops.SaveV2(
-                    prefix=str(new / "state"),
-                    tensor_names=list(tensors),
-                    shape_and_slices=[""] * len(tensors),
-                    tensors=list(tensors.values()),
-                )
-            files = {
-                path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-                for path in sorted(new.iterdir())
-            }
-            text = json.dumps({**body, "files": files}, sort_keys=True)
-            seal = hashlib.sha256(text.encode()).hexdigest()
-            (new / MANIFEST_FILE).write_text(f"{text}\n{seal}\n", encoding="utf-8")
-            for path in new.iterdir():
-                _flush(path)
-            _flush(new)
-            self._before_publishing()
-            if final.exists():  # of a run that went back to before this step
-                _put_aside(final, ".old")  # put back if we die right here
-            os.rename(new, final)
-            _flush(folder)
-            shutil.rmtree(_aside(final, ".old"), ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
 
     def _prune(self) -> None:
         """Removes all but the newest and the best."""
@@ -414,176 +340,40 @@ class Checkpoints:
             if best is None or entry.step != best.step:
                 shutil.rmtree(entry.path, ignore_errors=True)
 
-    def _read(self, path: pathlib.Path, convert: bool) -> list[tuple[Any, tf.Tensor]]:
-        """Returns every variable of the state with its value in a checkpoint.
+    def _read(
+        self, path: pathlib.Path, convert: bool
+    ) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """Returns variables of the state with their values in a checkpoint.
 
         Raises:
-          _Damaged: the files are not what was written.
+          CorruptError: the files are not what was written.
           CheckpointError: they are of another training.
         """
-        body = _manifest(path)
-        for name, file in body["files"].items():
-            try:
-                size = (path / name).stat().st_size
-                whole = size == file["bytes"] and _sha256(path / name) == file["sha256"]
-            except OSError as error:
-                raise _Damaged(f"{name}: {error.strerror}") from error
-            if not whole:
-                raise _Damaged(f"{name} is not what was written")
-        if body["phase"] != self._phase and self._enter:
-            self.begin(body["phase"], self._enter(body["phase"]))
-        chosen = self._state.named()
-        why = _differs(chosen, body["tensors"])
-        if why and convert:
-            chosen = _convertible(chosen, body["tensors"])
-            why = _differs(chosen, {n: body["tensors"].get(n) for n in chosen})
-        if why:
-            raise CheckpointError(
-                f"--resume: the checkpoint {path} does not fit this training: {why}."
-            )
+        manifest = _read_manifest(path)
+        manifests.verify(path, manifest)
+        if manifest.phase != self._phase and self._enter:
+            self.begin(manifest.phase, self._enter(manifest.phase))
         try:
-            with tf.device("CPU:0"):
-                values = tf.raw_ops.RestoreV2(
-                    prefix=str(path / "state"),
-                    tensor_names=list(chosen),
-                    shape_and_slices=[""] * len(chosen),
-                    dtypes=[body["tensors"][name]["dtype"] for name in chosen],
-                )
-        except tf.errors.OpError as error:
-            raise _Damaged(_reason(error)) from error
+            variables = checkpoint_match.match(
+                self._state.named(), manifest.tensors, convert
+            )
+            dtypes = {name: manifest.tensors[name]["dtype"] for name in variables}
+            values = checkpoint_files.read_tensors(path, dtypes)
+        except checkpoint_match.MismatchError as error:
+            raise CheckpointError(
+                f"--resume: the checkpoint {path} does not fit this training: {error}."
+            ) from error
+        except OSError as error:
+            raise manifests.CorruptError(file_errors.reason(error)) from error
         return [
             (variable, tf.cast(value, variable.dtype))
-            for variable, value in zip(chosen.values(), values, strict=True)
+            for variable, value in zip(variables.values(), values, strict=True)
         ]
 
 
-# What depends on the precision, and what may: see `Checkpoints.restore`.
-_OF_THE_PRECISION = ("working_weights/", "loss_scale/")
-_PARTLY = ("other_weights/", "seeds/")
-
-
-def _convertible(
-    variables: Mapping[str, Any], there: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The variables that a checkpoint of another precision must or can fill."""
-    chosen = {}
-    for name, variable in variables.items():
-        if name.startswith(_OF_THE_PRECISION):
-            continue
-        if name.startswith(_PARTLY):
-            fits = {"dtype": variable.dtype.name, "shape": variable.shape.as_list()}
-            if not fits.items() <= there.get(name, {}).items():
-                continue
-        chosen[name] = variable
-    return chosen
-
-
-def _differs(
-    variables: Mapping[str, Any], there: Mapping[str, Mapping[str, Any] | None]
-) -> str:
-    """Tells the first difference between a state and a checkpoint, or nothing."""
-    for name, variable in variables.items():
-        entry = there.get(name)
-        if entry is None:
-            return f"it does not hold {name} ({variable.name})"
-        here = variable.dtype.name, variable.shape.as_list()
-        if (_read_as(name, entry["dtype"]), entry["shape"]) != here:
-            return (
-                f"{name} ({variable.name}) is {here[0]} {here[1]}; it holds "
-                f"{entry['dtype']} {entry['shape']} ({entry['variable']})"
-            )
-    extra = [name for name in there if name not in variables]
-    if extra:
-        return f"it also holds {extra[0]} ({there[extra[0]]['variable']})"
-    return ""
-
-
-def _read_as(name: str, dtype: str) -> str:
-    """The dtype that a tensor is given: once the scale's integers were int32."""
-    return "int64" if name.startswith("loss_scale/") and dtype == "int32" else dtype
-
-
-def _manifest(path: pathlib.Path) -> dict[str, Any]:
-    """Reads the manifest of a checkpoint; raises _Damaged."""
-    try:
-        text, seal, rest = (path / MANIFEST_FILE).read_bytes().split(b"\n")
-        if rest or hashlib.sha256(text).hexdigest().encode() != seal:
-            raise ValueError
-        body = json.loads(text)
-    except OSError as error:
-        raise _Damaged(f"{MANIFEST_FILE}: {error.strerror}") from error
-    except (ValueError, RecursionError):
-        raise _Damaged(f"{MANIFEST_FILE} is not what was written") from None
-    if not _lawful(body) or body["step"] != _step(path):
-        raise _Damaged(f"{MANIFEST_FILE} is of another checkpoint")
-    return body
-
-
-def _lawful(body: Any) -> bool:
-    """Tells whether a manifest has the form that `Checkpoints.save` gives it."""
-    kinds = {
-        "format": int,
-        "step": int,
-        "metrics": dict,
-        "phase": int,
-        "healthy": bool,
-        "retried": bool,
-        "tensors": dict,
-        "files": dict,
-    }
-    of_tensors = {"variable": str, "dtype": str, "shape": list}
-    of_files = {"bytes": int, "sha256": str}
-
-    def fits(value: Any, kinds: Mapping[str, type]) -> bool:
-        return isinstance(value, dict) and all(
-            isinstance(value.get(name), kind) for name, kind in kinds.items()
-        )
-
-    return (
-        fits(body, kinds)
-        and body["format"] == _FORMAT
-        and all(fits(tensor, of_tensors) for tensor in body["tensors"].values())
-        and all(fits(file, of_files) for file in body["files"].values())
-        and all(pathlib.PurePath(name).name == name for name in body["files"])
-        and all(isinstance(v, (int, float)) for v in body["metrics"].values())
-    )
-
-
-def _step(path: pathlib.Path) -> int:
-    return int(_NAME.fullmatch(path.name)[1])
-
-
-def _aside(path: pathlib.Path, ending: str) -> pathlib.Path:
-    return path.with_name(path.name + ending)
-
-
-def _put_aside(path: pathlib.Path, ending: str) -> None:
-    aside = _aside(path, ending)
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(path, aside)
-
-
-def _sha256(path: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _flush(path: pathlib.Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reason(error: BaseException) -> str:
-    """Why something could not be written or read, on one line."""
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    # TensorFlow puts the file first: "path; No space left on device".
-    said = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    return (said.split("; ")[-1].strip().splitlines() or [type(error).__name__])[0]
+def _read_manifest(path: pathlib.Path) -> manifests.Manifest:
+    """Reads a manifest that fits the name of its folder; raises CorruptError."""
+    manifest = manifests.read(path)
+    if manifest.step != checkpoint_files.step_of(path):
+        raise manifests.CorruptError(f"{manifests.FILE} is of another checkpoint")
+    return manifest

@@ -22,7 +22,9 @@ def prepare(config: settings.Config) -> None:
     """Sets what TensorFlow reads when it is imported."""
     # On a CPU with AVX512-FP16, oneDNN's float16 convolution gradients run on its
     # reference code, a hundred times slower.
-    keras_float16 = config.loop == "keras" and config.precision == "float16"
+    keras_float16 = (
+        config.precision.loop == "keras" and config.precision.precision == "float16"
+    )
     startup.prefer_onednn(unless=keras_float16)
 
 
@@ -86,13 +88,13 @@ class Experiment:
         make = functools.partial(
             sources.training_batches,
             self.source,
-            config.batch_size,
-            config.seed,
+            config.data.batch_size,
+            config.training.seed,
             epoch,
             start,
-            config.augment,
+            config.data.augment,
         )
-        if config.strategy == "none":
+        if config.parallel.strategy == "none":
             return make()
         return strategies.batches(self.strategy, make)
 
@@ -102,7 +104,7 @@ class Experiment:
 
         self.step.export()
         self.workers.check_equal(list(self.step.state.named().values()))
-        batch_size = self.config.batch_size
+        batch_size = self.config.data.batch_size
         return self.evaluation(sources.evaluation_batches(self.source, batch_size))
 
 
@@ -118,10 +120,10 @@ def build(config: settings.Config) -> Experiment:
       cluster.WorkerLost: other workers did not come.
     """
     prepare(config)
-    if config.strategy == "multi_worker":
+    if config.parallel.strategy == "multi_worker":
         with errors.bad_input(cluster.ClusterError):
             handshake.wait_for_all(
-                cluster.task(), _common_flags(config), config.worker_timeout
+                cluster.task(), _common_flags(config), config.parallel.worker_timeout
             )
     # Only now TensorFlow, which takes seconds: a bad flag is told at once.
     with startup.quiet_start():
@@ -134,56 +136,56 @@ def build(config: settings.Config) -> Experiment:
         from mp_loop.step import eval_step, schedules
 
         tf.config.list_physical_devices()
-        strategy = strategies.make(config.strategy)
+        strategy = strategies.make(config.parallel.strategy)
         tf.ones((2, 2), "float16")  # of the first one oneDNN may say what it lacks
     config = resolved(config)
 
-    keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
+    keras.utils.set_random_seed(config.training.seed)
+    if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
     source = _source(config)
     _refuse_uneven(config, strategy.num_replicas_in_sync)
     with errors.bad_input(sources.DataError, catalog.ModelError), strategy.scope():
-        steps_per_epoch = sources.steps_per_epoch(source, config.batch_size)
+        steps_per_epoch = sources.steps_per_epoch(source, config.data.batch_size)
         model = _model(config, source)
-        if config.freeze:
-            catalog.freeze(model, config.freeze)
+        if config.model.freeze:
+            catalog.freeze(model, config.model.freeze)
             _keep_on_host(config, model)
-    if config.sync_batch_norm:
+    if config.parallel.sync_batch_norm:
         strategies.synchronize_batch_norm(model)
     phase_ends = _phase_ends(config, steps_per_epoch)
-    loss = _loss(config.loss, catalog.from_logits(model))
+    loss = _loss(config.model.loss, catalog.from_logits(model))
     trained = catalog.Trained(model)
 
     def make_step(phase: int) -> Any:
         with errors.bad_input(ValueError), strategy.scope():
             if phase < len(phase_ends) - 1:
                 trained.head_alone()
-                rate = config.head_learning_rate
+                rate = config.model.head_learning_rate
             else:
                 trained.everything()
                 begins = phase_ends[-2] if phase else 0
                 rate = schedules.learning_rate(
-                    config.schedule,
-                    config.learning_rate,
+                    config.optimizer.schedule,
+                    config.optimizer.learning_rate,
                     phase_ends[-1] - begins,
-                    config.warmup_steps,
-                    config.decay_fractions,
-                    config.decay_factor,
+                    config.optimizer.warmup_steps,
+                    config.optimizer.decay_fractions,
+                    config.optimizer.decay_factor,
                 )
-            if config.rollback:
-                rate = schedules.Lowered(rate, config.rollback_factor)
+            if config.training.rollback:
+                rate = schedules.Lowered(rate, config.training.rollback_factor)
             step = _step(config, model, loss, rate)
-            if config.rollback:
+            if config.training.rollback:
                 rate.rollbacks = step.state.rollbacks
         return step
 
     step = make_step(0)
     with (
-        errors.bad_input(ValueError, flag="metric", value=config.metric),
+        errors.bad_input(ValueError, flag="metric", value=config.model.metric),
         strategy.scope(),
     ):
-        evaluation = eval_step.EvalStep(model, loss, config.metric)
+        evaluation = eval_step.EvalStep(model, loss, config.model.metric)
     return Experiment(
         config,
         source,
@@ -205,41 +207,41 @@ def _source(config: settings.Config) -> Any:
     from mp_loop.models import catalog, language
 
     tokenize = None
-    if config.model.startswith(language.PREFIX):
+    if config.model.model.startswith(language.PREFIX):
         _refuse_for_texts(config)
-        preset = config.model.removeprefix(language.PREFIX)
+        preset = config.model.model.removeprefix(language.PREFIX)
         with errors.bad_input(catalog.ModelError):
-            tokenize = language.tokenizer(preset, config.sequence_length)
-    with errors.bad_input(sources.DataError, flag="dataset", value=config.dataset):
+            tokenize = language.tokenizer(preset, config.data.sequence_length)
+    with errors.bad_input(sources.DataError, flag="dataset", value=config.data.dataset):
         source = sources.load(
-            config.dataset,
-            config.data_dir,
-            config.image_size,
-            config.crop_pct,
+            config.data.dataset,
+            config.data.data_dir,
+            config.data.image_size,
+            config.data.crop_pct,
             tokenize,
         )
     if source.is_text:
         return source
     preprocess = catalog.preprocessing(
-        config.preprocessing, config.model, config.weights
+        config.data.preprocessing, config.model.model, config.model.weights
     )
     channels = source.input_shape[-1]
-    if config.preprocessing in ("torch", "caffe") and channels != 3:
+    if config.data.preprocessing in ("torch", "caffe") and channels != 3:
         raise errors.UsageError(
-            f"--preprocessing ({config.preprocessing}) is for 3 channels, not the "
-            f"{channels} of '{config.dataset}'."
+            f"--preprocessing ({config.data.preprocessing}) is for 3 channels, not the "
+            f"{channels} of '{config.data.dataset}'."
         )
     return dataclasses.replace(source, preprocess=preprocess)
 
 
 def _refuse_for_texts(config: settings.Config) -> None:
     """Names the first flag that texts have no use for."""
-    defaults = settings.Config()
+    values, defaults = config.values(), settings.Config().values()
     for name in ("augment", "image_size", "crop_pct", "preprocessing", "weights"):
-        value = getattr(config, name)
-        if value != getattr(defaults, name):
+        if values[name] != defaults[name]:
             raise errors.UsageError(
-                f"--{name} ({value}) is for images, not for --model={config.model}."
+                f"--{name} ({values[name]}) is for images, not for "
+                f"--model={config.model.model}."
             )
 
 
@@ -249,19 +251,19 @@ def _model(config: settings.Config, source: Any) -> Any:
 
     if source.is_text:
         return language.build(
-            config.model.removeprefix(language.PREFIX),
-            config.sequence_length,
+            config.model.model.removeprefix(language.PREFIX),
+            config.data.sequence_length,
             source.num_classes,
-            config.dropout,
-            config.seed,
+            config.model.dropout,
+            config.training.seed,
         )
     return catalog.build(
-        config.model,
+        config.model.model,
         source.input_shape,
         source.num_classes,
-        config.seed,
-        config.weights,
-        config.dropout,
+        config.training.seed,
+        config.model.weights,
+        config.model.dropout,
     )
 
 
@@ -269,30 +271,32 @@ def _keep_on_host(config: settings.Config, model: Any) -> None:
     """Leaves an accelerator's memory to what its steps read."""
     from mp_loop.precision import twins
 
-    if config.loop == "keras" or config.keras_arithmetic:
+    if config.precision.loop == "keras" or config.precision.keras_arithmetic:
         return
-    if config.strategy != "none" or config.precision == "float32":
+    if config.parallel.strategy != "none" or config.precision.precision == "float32":
         return
     if not all(map(twins.is_on_host, model.non_trainable_weights)):
-        twin = twins.half_precision_twin(model, config.precision, config.float32_layers)
+        twin = twins.half_precision_twin(
+            model, config.precision.precision, config.precision.float32_layers
+        )
         twins.keep_on_host(model, twin)
 
 
 def _phase_ends(config: settings.Config, steps_per_epoch: int) -> tuple[int, ...]:
     """The step after the last one of each phase."""
-    total_steps = config.steps or config.epochs * steps_per_epoch
-    head_steps = config.head_epochs * steps_per_epoch
+    total_steps = config.training.steps or config.training.epochs * steps_per_epoch
+    head_steps = config.model.head_epochs * steps_per_epoch
     if head_steps >= total_steps:
         raise errors.UsageError(
-            f"--head_epochs ({config.head_epochs}) are {head_steps} steps; the run "
-            f"has {total_steps}, and must have more."
+            f"--head_epochs ({config.model.head_epochs}) are {head_steps} steps; the "
+            f"run has {total_steps}, and must have more."
         )
     return (head_steps, total_steps) if head_steps else (total_steps,)
 
 
 def resolved(config: settings.Config) -> settings.Config:
     """Returns the settings with --precision=auto resolved for this machine."""
-    if config.precision != "auto":
+    if config.precision.precision != "auto":
         return config
     from mp_loop.hardware import machine
 
@@ -302,17 +306,17 @@ def resolved(config: settings.Config) -> settings.Config:
 def _common_flags(config: settings.Config) -> str:
     """The flags that all workers must share; folders are each machine's own."""
     own = {"data_dir": "", "output_dir": "", "resume": False, "worker_timeout": 1}
-    return dataclasses.replace(config, **own).to_flagfile()
+    return config.replace(**own).to_flagfile()
 
 
 def _refuse_uneven(config: settings.Config, replicas: int) -> None:
     """Raises UsageError unless every replica's micro-batches are of one size."""
-    parts = replicas * config.accumulate_steps
-    if config.batch_size % parts:
+    parts = replicas * config.optimizer.accumulate_steps
+    if config.data.batch_size % parts:
         raise errors.UsageError(
-            f"--batch_size ({config.batch_size}) must be a multiple of {parts}: "
+            f"--batch_size ({config.data.batch_size}) must be a multiple of {parts}: "
             f"{replicas} replicas with --accumulate_steps="
-            f"{config.accumulate_steps}."
+            f"{config.optimizer.accumulate_steps}."
         )
 
 
@@ -321,31 +325,31 @@ def _step(config: settings.Config, model: Any, loss: Any, rate: Any) -> Any:
     from mp_loop.hardware import devices
     from mp_loop.step import keras_step, optimizers, train_step
 
-    as_keras = config.loop == "keras" or config.keras_arithmetic
+    as_keras = config.precision.loop == "keras" or config.precision.keras_arithmetic
     arguments = {}
-    if as_keras and config.clip_norm:
-        arguments["global_clipnorm"] = config.clip_norm
+    if as_keras and config.optimizer.clip_norm:
+        arguments["global_clipnorm"] = config.optimizer.clip_norm
     optimizer = optimizers.make(
-        config.optimizer,
+        config.optimizer.optimizer,
         rate,
-        config.momentum,
-        config.weight_decay,
+        config.optimizer.momentum,
+        config.optimizer.weight_decay,
         **arguments,
     )
-    many = config.strategy != "none"
-    jit_compile = devices.use_xla(config.jit_compile) and not many
-    if config.loop == "keras" and config.precision == "float16":
+    many = config.parallel.strategy != "none"
+    jit_compile = devices.use_xla(config.training.jit_compile) and not many
+    if config.precision.loop == "keras" and config.precision.precision == "float16":
         # On a CPU Keras' float16 convolutions are emulated one number at a time,
         # five times slower than what XLA makes of them.
-        jit_compile = config.jit_compile != "off"
-    if config.loop == "keras":
+        jit_compile = config.training.jit_compile != "off"
+    if config.precision.loop == "keras":
         names = ("initial_scale", "growth_interval")
-        constants = config.scale_constants()
+        constants = config.scale.constants
         return keras_step.KerasStep(
             model,
             optimizer,
             loss,
-            config.precision,
+            config.precision.precision,
             scaling=config.loss_scale_kind == "dynamic",
             jit_compile=jit_compile,
             **{name: constants[name] for name in names if name in constants},
@@ -354,15 +358,15 @@ def _step(config: settings.Config, model: Any, loss: Any, rate: Any) -> Any:
         model,
         optimizer,
         loss,
-        config.precision,
+        config.precision.precision,
         _rule(config),
-        float32_layers=config.float32_layers,
-        clip_norm=0.0 if as_keras else config.clip_norm,
-        accumulate_steps=config.accumulate_steps,
+        float32_layers=config.precision.float32_layers,
+        clip_norm=0.0 if as_keras else config.optimizer.clip_norm,
+        accumulate_steps=config.optimizer.accumulate_steps,
         jit_compile=jit_compile,
-        keras_arithmetic=config.keras_arithmetic,
-        recompute=config.recompute,
-        all_reduce_dtype=config.all_reduce_dtype,
+        keras_arithmetic=config.precision.keras_arithmetic,
+        recompute=config.precision.recompute,
+        all_reduce_dtype=config.parallel.all_reduce_dtype,
     )
 
 
@@ -370,13 +374,15 @@ def _rule(config: settings.Config) -> Any:
     """Makes the loss-scale rule."""
     from mp_loop.step import loss_scale
 
-    constants = config.scale_constants()
+    constants = config.scale.constants
     if config.loss_scale_kind == "none":
         return loss_scale.NoLossScale()
     if config.loss_scale_kind == "static":
         return loss_scale.StaticLossScale(constants["initial_scale"])
-    if config.scale_preset:
-        return loss_scale.DynamicLossScale.preset(config.scale_preset, **constants)
+    if config.scale.scale_preset:
+        return loss_scale.DynamicLossScale.preset(
+            config.scale.scale_preset, **constants
+        )
     return loss_scale.DynamicLossScale(**constants)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mp_loop.config import errors
-from mp_loop.run import files, strict_json
+from mp_loop.run import file_errors, files, strict_json
 
 
 class Log:
@@ -68,7 +68,9 @@ def read(path: pathlib.Path, skip_damaged: bool = False) -> list[dict[str, Any]]
     except OSError as error:
         if skip_damaged:
             return []
-        raise errors.RecordError(f"{path} cannot be read: {error.strerror}.") from error
+        raise errors.RecordError(
+            f"{path} cannot be read: {file_errors.reason(error)}."
+        ) from error
     lines = []
     for number, text in enumerate(texts, start=1):
         try:

@@ -25,7 +25,15 @@ from typing import Any
 
 from mp_loop.config import errors
 from mp_loop.hardware import environment
-from mp_loop.run import files, locking, records, rescue, run_logs, strict_json
+from mp_loop.run import (
+    file_errors,
+    files,
+    locking,
+    records,
+    rescue,
+    run_logs,
+    strict_json,
+)
 
 
 class RunFolder:
@@ -155,7 +163,7 @@ class RunFolder:
         run_logs.drop_after(self.folder, step)
         self._logs = run_logs.RunLogs(self.folder)
 
-    def rescue(self, why: OSError | str) -> str | None:
+    def rescue(self, why: str) -> str | None:
         """Goes on in a new folder, with all that was logged so far.
 
         Returns:
@@ -170,7 +178,7 @@ class RunFolder:
                     self._move(rescue.make_folder(root, self._flagfile, logged))
                     break
             # Last: who reads it without the guard finds the rest in place.
-            self.failure = self.failure or _reason(why)
+            self.failure = self.failure or why
             return str(self.folder) if self.rescued else None
 
     def write_model(self, model: Any) -> None:
@@ -200,7 +208,7 @@ class RunFolder:
         try:
             self._logs.append(name, line)
         except OSError as error:
-            if self.rescued or self.rescue(error) is None:
+            if self.rescued or self.rescue(file_errors.reason(error)) is None:
                 return  # `failure` tells.
             self._logs.append(name, line)
 
@@ -211,7 +219,7 @@ class RunFolder:
             yield
         except OSError as error:
             if not self.rescued:
-                self.rescue(error)
+                self.rescue(file_errors.reason(error))
 
     def _move(self, folder: pathlib.Path) -> None:
         """Goes on in another folder; where that fails, it is removed."""
@@ -251,20 +259,15 @@ def _as_folder(output_dir: str) -> pathlib.Path:
     return folder
 
 
-def _reason(error: OSError | str) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return error
-
-
 @contextlib.contextmanager
 def _refuse_unwritable(output_dir: str) -> Iterator[None]:
     """Inside, an error of the files becomes a RecordError."""
     try:
         yield
     except OSError as error:
+        reason = file_errors.reason(error)
         raise errors.RecordError(
-            f"--output_dir ({output_dir}) must be writable: {_reason(error)}."
+            f"--output_dir ({output_dir}) must be writable: {reason}."
         ) from error
 
 

@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mp_loop.run import strict_json
+from mp_loop.run import file_errors, strict_json
 
 # TensorFlow is imported in the functions: a command that only names a run folder
 # must not wait for it.
@@ -29,14 +29,17 @@ class EventLog:
         """Opens a new file in a folder, which is made if it is missing."""
         import tensorflow as tf
 
-        with _os_errors():
+        with file_errors.tensorflow_to_os():
             self._writer = tf.summary.create_file_writer(str(folder))
 
     def write_scalars(self, prefix: str, line: Mapping[str, Any]) -> None:
         """Writes the numbers of a line as `prefix/name` at its step."""
         import tensorflow as tf
 
-        with _os_errors(), self._writer.as_default(step=int(line["step"])):
+        with (
+            file_errors.tensorflow_to_os(),
+            self._writer.as_default(step=int(line["step"])),
+        ):
             for name, value in strict_json.to_python(line).items():
                 if name != "step" and isinstance(value, (int, float)):
                     tag = f"{prefix}/{name.removeprefix('eval_')}"
@@ -55,7 +58,10 @@ class EventLog:
         described = metadata.create_summary_metadata(
             display_name=None, description="exponents: log2 of the magnitude"
         )
-        with _os_errors(), self._writer.as_default(step=int(line["step"])):
+        with (
+            file_errors.tensorflow_to_os(),
+            self._writer.as_default(step=int(line["step"])),
+        ):
             for tag, entry in _histograms(line):
                 buckets = [
                     (float(e), float(e + 1), float(count))
@@ -76,7 +82,7 @@ class EventLog:
         from tensorboard.plugins.hparams import api as hparams
 
         given = {name: value for name, value in config.items() if value is not None}
-        with _os_errors(), self._writer.as_default(step=0):
+        with file_errors.tensorflow_to_os(), self._writer.as_default(step=0):
             hparams.hparams(given)
             if graph is not None:
                 tf.summary.graph(graph)
@@ -84,14 +90,14 @@ class EventLog:
     def close(self) -> None:
         """Closes the file."""
         # Everything has been flushed; a full disk may raise its error once more.
-        with contextlib.suppress(OSError), _os_errors():
+        with contextlib.suppress(OSError), file_errors.tensorflow_to_os():
             self._writer.close()
 
 
 def drop_events_after(folder: pathlib.Path, step: int) -> None:
     """Removes from all event files of a folder what came after a step."""
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        with _os_errors():
+        with file_errors.tensorflow_to_os():
             _drop_events_after(path, step)
 
 
@@ -126,15 +132,3 @@ def _histograms(line: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
     for variable in line["variables"]:
         if variable["grads"] and variable["grads"].get("histogram"):
             yield f"grads/{variable['name']}", variable["grads"]
-
-
-@contextlib.contextmanager
-def _os_errors() -> Iterator[None]:
-    """Inside, TensorFlow's errors about files become OSError."""
-    import tensorflow as tf
-
-    try:
-        yield
-    except tf.errors.OpError as error:
-        # TensorFlow puts the file first: "path; No space left on device".
-        raise OSError(None, error.message.split("; ")[-1]) from error

@@ -4,7 +4,6 @@ The long proofs run `python -m mp_loop.compare --exact`, as a user would, on rea
 data: 1,000 steps from a loss scale so high that dozens of them overflow.
 """
 
-import dataclasses
 import os
 import re
 import subprocess
@@ -235,8 +234,8 @@ def test_the_command_fails_where_a_bit_differs(monkeypatch, capsys):
     build = experiment.build
 
     def tampered(config):
-        built = build(dataclasses.replace(config, deterministic=False))
-        if config.loop == "custom":
+        built = build(config.replace(deterministic=False))
+        if config.precision.loop == "custom":
             flipped(built.model.weights[0].value, (0, 0))
         return built
 

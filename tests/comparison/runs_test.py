@@ -14,11 +14,11 @@ KERAS = "keras:float16"
 
 
 def test_arms_take_turns_and_share_the_seed_of_a_repeat():
-    config = settings.Config(output_dir="out", seed=5, learning_rate=0.5)
+    config = settings.Config.of(output_dir="out", seed=5, learning_rate=0.5)
     arms = designs.parse_arms("custom:float16,keras:float32", "float16")
     planned = runs.plan(config, arms, 2)
     assert [run.config for run in planned] == [
-        settings.Config(
+        settings.Config.of(
             output_dir=f"out/{loop}-{precision}-{repeat}",
             seed=5 + repeat,
             learning_rate=0.5,
@@ -48,7 +48,7 @@ BAD_PLANS = [
 def test_a_plan_is_refused_before_anything_runs(values, repeats, said):
     arms = designs.parse_arms("", "float16")
     with pytest.raises(errors.UsageError) as error:
-        runs.plan(settings.Config(**values), arms, repeats)
+        runs.plan(settings.Config.of(**values), arms, repeats)
     assert all(part in str(error.value) for part in said)
 
 
@@ -71,7 +71,7 @@ def test_a_run_is_a_process_with_a_flagfile_and_a_log(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", Process)
     (tmp_path / "arms").mkdir()
-    config = settings.Config(output_dir=str(tmp_path))
+    config = settings.Config.of(output_dir=str(tmp_path))
     (run,) = runs.plan(config, [comparison_arms.Arm("keras", "float32")], 1)
     assert runs.train(tmp_path, run) == 3
     flagfile = tmp_path / "arms" / "keras-float32-0.flags"
@@ -107,7 +107,7 @@ def endless(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     (tmp_path / "arms").mkdir()
-    config = settings.Config(output_dir=str(tmp_path))
+    config = settings.Config.of(output_dir=str(tmp_path))
     (run,) = runs.plan(config, [comparison_arms.Arm("keras", "float32")], 1)
 
     def ready():

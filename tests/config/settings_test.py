@@ -106,7 +106,7 @@ REFUSED = {
 def test_unlawful_settings_are_refused_in_one_line(name):
     config, message = REFUSED[name]
     with pytest.raises(ValueError) as error:
-        settings.Config(**config)
+        settings.Config.of(**config)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
@@ -114,20 +114,20 @@ def test_unlawful_settings_are_refused_in_one_line(name):
 def test_the_default_is_lawful_and_frozen():
     config = settings.Config()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.epochs = 3
+        config.training.epochs = 3
     assert config.loss_scale_kind == "dynamic"
-    assert settings.Config(precision="bfloat16").loss_scale_kind == "none"
+    assert settings.Config.of(precision="bfloat16").loss_scale_kind == "none"
 
 
 def test_auto_takes_the_constants_of_a_scale_and_drops_them_where_there_is_none():
-    auto = settings.Config(precision="auto", growth_interval=7, scale_preset="torch")
+    auto = settings.Config.of(precision="auto", growth_interval=7, scale_preset="torch")
     assert auto.loss_scale_kind == "dynamic"
-    plain = settings.Config(precision="bfloat16")
+    plain = settings.Config.of(precision="bfloat16")
     assert auto.at_precision("bfloat16") == plain
-    kept = settings.Config(growth_interval=7, scale_preset="torch")
+    kept = settings.Config.of(growth_interval=7, scale_preset="torch")
     assert auto.at_precision("float16") == kept
-    given = settings.Config(precision="auto", loss_scale="static", initial_scale=8.0)
-    assert given.at_precision("bfloat16").initial_scale == 8.0
+    given = settings.Config.of(precision="auto", loss_scale="static", initial_scale=8.0)
+    assert given.at_precision("bfloat16").scale.initial_scale == 8.0
 
 
 @given(
@@ -140,7 +140,7 @@ def test_auto_takes_the_constants_of_a_scale_and_drops_them_where_there_is_none(
 def test_a_flagfile_replays_the_settings_exactly(
     tmp_path_factory, rate, scale, seed, model, resume
 ):
-    config = settings.Config(
+    config = settings.Config.of(
         learning_rate=rate,
         initial_scale=scale,
         seed=seed,
@@ -156,13 +156,11 @@ def test_a_later_flag_overrides_the_flagfile(tmp_path):
     path = tmp_path / "exp.flags"
     path.write_text("# A comment.\n--epochs=3\n--precision=bfloat16\n")
     parsed, _ = app.parse(["train", f"--flagfile={path}", "--epochs=4"])
-    assert (parsed.epochs, parsed.precision) == (4, "bfloat16")
+    assert (parsed.training.epochs, parsed.precision.precision) == (4, "bfloat16")
 
 
 def test_every_field_has_one_flag_with_its_default():
     values = flags.FlagValues()
     settings.declare_flags(values)
-    fields = {
-        field.name: field.default for field in dataclasses.fields(settings.Config)
-    }
-    assert {name: values[name].default for name in values} == fields
+    defaults = settings.Config().values()
+    assert {name: values[name].default for name in values} == defaults

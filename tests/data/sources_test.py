@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mp_loop.config import choices
 from mp_loop.data import sources
 from mp_loop.datasets import make_fashion_mnist_mini
 
@@ -157,7 +158,7 @@ def test_order_has_no_structure():
     assert np.sum((found - found.mean()) ** 2 / found.mean()) < 59 + 5 * 11
 
 
-@pytest.mark.parametrize("augment", sources.AUGMENTATIONS)
+@pytest.mark.parametrize("augment", choices.AUGMENTATIONS)
 def test_batches_do_not_depend_on_global_seeds_or_earlier_calls(augment):
     made = source(40)
     tf.random.set_seed(1)
@@ -174,7 +175,7 @@ def test_batches_do_not_depend_on_global_seeds_or_earlier_calls(augment):
     seed=st.integers(0, 2**63 - 1),
     epoch=st.integers(0, 2**63 - 1),
     batch_size=st.integers(1, 12),
-    augment=st.sampled_from(sources.AUGMENTATIONS),
+    augment=st.sampled_from(choices.AUGMENTATIONS),
     at=st.floats(0, 1),
 )
 def test_start_batch_leaves_the_other_batches_bitwise_as_they_are(

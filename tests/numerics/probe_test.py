@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.numerics import histogram, probe, probe_report
+from mp_loop.numerics import counting, float_format, histogram, probe, probe_report
 from tests.step import train_step_test as helpers
 
 
@@ -136,26 +136,26 @@ def test_counts_are_those_of_a_plain_float32_pass():
         loss = tf.reduce_mean(logits_loss()(labels, c))
     masters = [v.value for v in model.trainable_variables]
     grads = tape.gradient(loss, [a, b, c, *masters])
-    kind = histogram.FLOAT16
+    form = float_format.FLOAT16
     seen = [layer["activation_grads"] for layer in line["layers"]]
     seen += [variable["grads"] for variable in line["variables"]]
     for entry, grad in zip(seen, grads, strict=True):
-        these = histogram.Numbers(histogram.histogram(grad).numpy())
+        these = histogram.Histogram(counting.magnitudes(grad).numpy())
         assert entry["count"] == these.count
         assert entry["zero"] * these.count == pytest.approx(these.zeros)
         assert entry["max"] == pytest.approx(np.abs(grad).max(), rel=1e-5)
         for name, expected in (
-            ("underflow_unscaled", these.underflows(kind)),
-            ("underflow", these.underflows(kind, 3)),
-            ("subnormal", these.subnormals(kind, 3)),
-            ("overflow", these.overflows(kind, 3)),
+            ("underflow_unscaled", these.underflows(form)),
+            ("underflow", these.underflows(form, 3)),
+            ("subnormal", these.subnormals(form, 3)),
+            ("overflow", these.overflows(form, 3)),
         ):
             assert entry[name] * these.nonzero == pytest.approx(expected, abs=1)
         assert sum(entry["histogram"]) == these.nonzero
         assert entry["first"] == min(these.exponents)
-        room = histogram.headroom(float(np.abs(grad).max()), kind, 8.0)
+        room = histogram.headroom(float(np.abs(grad).max()), form, 8.0)
         assert entry["headroom"] == pytest.approx(room, abs=1e-4)
-        assert (entry["scale_from"], entry["scale_to"]) == these.scales(kind, 0.1)
+        assert (entry["scale_from"], entry["scale_to"]) == these.scales(form, 0.1)
     for layer, tensor in zip(line["layers"], (a, b, c), strict=True):
         assert layer["activations"]["max"] == pytest.approx(np.abs(tensor).max())
         assert "scale_to" not in layer["activations"]
@@ -199,7 +199,7 @@ def test_updates_are_measured_against_their_weights():
         line["variables"], before, step.master_weights, strict=True
     ):
         updates = variable["updates"]
-        changed, below, unseen = histogram.lost_updates(old, new, tf.float16).numpy()
+        changed, below, unseen = counting.lost_updates(old, new, tf.float16).numpy()
         assert updates["changed"] == pytest.approx(changed / old.size)
         assert updates["below"] == pytest.approx(below / max(changed, 1))
         assert updates["unseen"] == pytest.approx(unseen / max(changed, 1))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from mp_loop.config import settings
+from mp_loop.config import choices
 from mp_loop.step import presets
 from mp_loop.step.loss_scale import DynamicLossScale, NoLossScale, StaticLossScale
 
@@ -176,7 +176,7 @@ def test_golden_trace(name):
 
 def test_every_preset_has_a_golden_trace_and_a_flag():
     assert set(presets.PRESETS) == set(GOLDEN)
-    assert set(settings.PRESETS) - {""} == set(GOLDEN)
+    assert set(choices.PRESETS) == set(GOLDEN)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""What a command line may change in a run, or a comparison, that is resumed.
+
+config = continued_run(before, config, flag_values)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mp_loop.config import errors, settings
+
+if TYPE_CHECKING:
+    from absl import flags
+
+# What does not decide what a run computes, or only how far it goes.
+MAY_CHANGE = (
+    "all_reduce_dtype",
+    "best_by",
+    "change_precision",
+    "checkpoint_every",
+    "data_dir",
+    "diverged_after",
+    "epochs",
+    "eval_every",
+    "explain_skips",
+    "inspect_every",
+    "keep_checkpoints",
+    "log_every",
+    "on_stuck",
+    "output_dir",
+    "profile_steps",
+    "quiet",
+    "resume",
+    "steps",
+    "steps_per_call",
+    "strategy",
+    "worker_timeout",
+)
+# What --change_precision allows in addition.
+PRECISION_MAY_CHANGE = (
+    *MAY_CHANGE,
+    "backoff_factor",
+    "float32_layers",
+    "growth_factor",
+    "growth_interval",
+    "hysteresis",
+    "initial_scale",
+    "loss_scale",
+    "max_scale",
+    "min_scale",
+    "precision",
+    "scale_preset",
+)
+
+
+def settings_given(
+    config: settings.Config, flag_values: flags.FlagValues | None
+) -> dict[str, Any]:
+    """Returns the settings that the command line names, by name.
+
+    Args:
+      config: all settings, defaults included.
+      flag_values: the parsed flags; None: every setting counts as named.
+    """
+    return {
+        name: value
+        for name, value in config.values().items()
+        if flag_values is None or flag_values[name].present
+    }
+
+
+def refuse_changes(
+    before: Mapping[str, Any],
+    given: Mapping[str, Any],
+    may_change: Collection[str],
+    what: str,
+) -> None:
+    """Refuses other values than before.
+
+    Args:
+      before: flags by name, as they were.
+      given: flags by name, as the command line has them.
+      may_change: names of the flags that may have another value.
+      what: what is resumed, "run" or "comparison".
+
+    Raises:
+      UsageError: flags differ that must not; the message names all of them.
+    """
+    differing = [
+        f"--{name} ({value}, was {before[name]})"
+        for name, value in given.items()
+        if value != before[name] and name not in may_change
+    ]
+    if not differing:
+        return
+    advice = ""
+    if what == "run" and any(word.startswith("--precision ") for word in differing):
+        advice = " To go on in another precision, add --change_precision."
+    raise errors.UsageError(
+        f"{', '.join(differing)} must be as in the {what} to be resumed.{advice}"
+    )
+
+
+def continued_run(
+    before: settings.Config,
+    config: settings.Config,
+    flag_values: flags.FlagValues | None,
+) -> settings.Config:
+    """Returns the settings of a resumed run: its own, and what may change.
+
+    Args:
+      before: settings that the run was started with.
+      config: what the command line says, defaults included.
+      flag_values: the parsed flags; None: every setting counts as named.
+
+    Raises:
+      UsageError: a flag contradicts the run.
+    """
+    if config.precision.precision == "auto":
+        config = config.at_precision(before.precision.precision)
+    given = settings_given(config, flag_values)
+    may_change = MAY_CHANGE
+    if config.records.change_precision:
+        may_change = PRECISION_MAY_CHANGE
+        precision = given.get("precision", before.precision.precision)
+        before = before.at_precision(precision)
+    refuse_changes(before.values(), given, may_change, "run")
+    with errors.bad_input(ValueError):
+        return before.replace(**given)

@@ -1,0 +1,119 @@
+"""One checkpoint on the disk: a folder, `step-00001200`, written whole or not at all.
+
+    state.index, state.data-*   TensorFlow's own format, a tensor for each variable
+    manifest.json               names, dtypes, shapes; length and SHA-256 of each file
+
+The files are written under another name, flushed to the disk, and get the name of
+the checkpoint last. Nothing is pickled: `tf.train.load_checkpoint("step-00001200/
+state")` reads the tensors.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+
+import tensorflow as tf
+
+from mp_loop.run import file_errors, files, manifests
+
+_NAME = re.compile(r"step-(\d{8,})")
+_STATE = "state"
+_REPLACED = ".old"
+
+
+def step_of(path: pathlib.Path) -> int:
+    """The step in the name of a checkpoint."""
+    return int(_NAME.fullmatch(path.name)[1])
+
+
+def find(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The checkpoints in a folder, by step. Raises OSError."""
+    try:
+        paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(paths, key=step_of)
+
+
+def write(
+    folder: pathlib.Path,
+    manifest: manifests.Manifest,
+    tensors: Mapping[str, tf.Tensor],
+    before_publishing: Callable[[], None],
+) -> None:
+    """Writes one checkpoint, or raises OSError and leaves everything as it was.
+
+    Args:
+      folder: of the checkpoints; made if missing, but not the folder that holds it.
+      manifest: what it holds, apart from `files`.
+      tensors: on the host, by name.
+      before_publishing: called when the files are on the disk, before they get the
+        name of the checkpoint.
+    """
+    if not folder.is_dir():
+        folder.mkdir()
+        files.flush(folder.parent)
+    final = folder / f"step-{manifest.step:08d}"
+    new = folder / f".{final.name}.{os.getpid()}"
+    for leftover in folder.glob(".step-*"):  # of processes that died
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        new.mkdir()
+        _write_tensors(new, tensors)
+        manifests.write(new, manifest)
+        for path in new.iterdir():
+            files.flush(path)
+        files.flush(new)
+        before_publishing()
+        if final.exists():  # of a run that went back to before this step
+            put_aside(final, _REPLACED)  # `undo_replacements` if we die right here
+        os.rename(new, final)
+        files.flush(folder)
+        shutil.rmtree(_aside(final, _REPLACED), ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def read_tensors(path: pathlib.Path, dtypes: Mapping[str, str]) -> Sequence[tf.Tensor]:
+    """Reads tensors, given by name with their dtypes, in order. Raises OSError."""
+    with tf.device("CPU:0"), file_errors.tensorflow_to_os():
+        return tf.raw_ops.RestoreV2(
+            prefix=str(path / _STATE),
+            tensor_names=list(dtypes),
+            shape_and_slices=[""] * len(dtypes),
+            dtypes=list(dtypes.values()),
+        )
+
+
+def put_aside(path: pathlib.Path, ending: str) -> None:
+    """Renames a checkpoint so that it is one no more."""
+    aside = _aside(path, ending)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(path, aside)
+
+
+def undo_replacements(folder: pathlib.Path) -> None:
+    """Gives checkpoints back the names that a process took and did not give anew."""
+    for path in folder.glob(f"step-*{_REPLACED}"):
+        final = path.with_suffix("")
+        if not final.exists():
+            os.rename(path, final)
+
+
+def _write_tensors(folder: pathlib.Path, tensors: Mapping[str, tf.Tensor]) -> None:
+    with tf.device("CPU:0"), file_errors.tensorflow_to_os():
+        tf.raw_ops.SaveV2(
+            prefix=str(folder / _STATE),
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=list(tensors.values()),
+        )
+
+
+def _aside(path: pathlib.Path, ending: str) -> pathlib.Path:
+    return path.with_name(path.name + ending)

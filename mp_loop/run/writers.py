@@ -1,0 +1,140 @@
+"""What a training loop writes to: a run's files, or nothing.
+
+Of many workers one writes the files of the run (`RunFolder`, `Checkpoints`). The
+others train the same and get the classes here that write nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from mp_loop.run import checkpointing
+from mp_loop.step import train_state
+
+
+class Writer(Protocol):
+    """Where a training is recorded; see `run_folder.RunFolder`."""
+
+    folder: pathlib.Path
+    rescued: bool
+    failure: str
+
+    @property
+    def checkpoints(self) -> str:
+        """The folder of the checkpoints."""
+
+    def log_setup(self, config: Mapping[str, Any], graph: Any = None) -> None:
+        """Records what the run is."""
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Records one line of training metrics."""
+
+    def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Records one evaluation."""
+
+    def log_numerics(self, line: Mapping[str, Any]) -> None:
+        """Records what a probe saw."""
+
+    def rewind(self, step: int) -> None:
+        """Removes what was recorded after a step."""
+
+    def close_logs(self) -> None:
+        """Ends the recording."""
+
+    def close(self) -> None:
+        """Lets others use the folder."""
+
+
+class CheckpointStore(Protocol):
+    """What a training loop saves to and goes back to."""
+
+    def save(
+        self, metrics: Mapping[str, float] | None = None, retried: bool = False
+    ) -> None:
+        """Saves the state as it is now."""
+
+    def wait(self) -> None:
+        """Waits until nothing is being written."""
+
+    def check(self) -> None:
+        """Raises SaveError if a write has failed; does not wait."""
+
+    def is_best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether an evaluation is better than all before."""
+
+    def begin(self, phase: int, state: train_state.TrainState) -> None:
+        """From now on another phase of the training is saved."""
+
+    def move(self, folder: str | os.PathLike[str]) -> None:
+        """From now on checkpoints go to another folder."""
+
+    def restore_healthy(self) -> checkpointing.Entry | None:
+        """Restores the newest checkpoint from which it is worth going on."""
+
+    def forget_after(self, step: int) -> None:
+        """Removes the checkpoints after a step."""
+
+
+class NullWriter:
+    """Records nothing: for a worker that writes no files."""
+
+    rescued = False
+    failure = ""
+    folder = pathlib.Path(os.devnull)
+    checkpoints = os.devnull
+
+    def log_setup(self, config: Mapping[str, Any], graph: Any = None) -> None:
+        """Does nothing."""
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+    def log_numerics(self, line: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
+    def rewind(self, step: int) -> None:
+        """Does nothing."""
+
+    def close_logs(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class NullCheckpoints:
+    """Saves nothing: for a worker that writes no files."""
+
+    def save(
+        self, metrics: Mapping[str, float] | None = None, retried: bool = False
+    ) -> None:
+        """Does nothing."""
+
+    def wait(self) -> None:
+        """Does nothing."""
+
+    def check(self) -> None:
+        """Does nothing."""
+
+    def is_best(self, metrics: Mapping[str, float]) -> bool:
+        """Returns False."""
+        return False
+
+    def begin(self, phase: int, state: train_state.TrainState) -> None:
+        """Does nothing."""
+
+    def move(self, folder: str | os.PathLike[str]) -> None:
+        """Does nothing."""
+
+    def restore_healthy(self) -> checkpointing.Entry | None:
+        """Returns None."""
+        return None
+
+    def forget_after(self, step: int) -> None:
+        """Does nothing."""
