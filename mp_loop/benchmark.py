@@ -39,7 +39,7 @@ from collections.abc import Mapping
 from absl import flags
 
 from mp_loop.bench import choices, measure, results_plot, results_table, workloads
-from mp_loop.cli import app
+from mp_loop.cli import app, folders
 from mp_loop.config import errors, settings
 from mp_loop.hardware import environment
 from mp_loop.run import files, strict_json
@@ -98,7 +98,7 @@ def run(_config: settings.Config, flag_values: flags.FlagValues) -> int:
         flag_values.memory_budget_mib,
         flag_values.same_memory,
     )
-    folder = app.new_folder(flag_values.output_dir, "a benchmark")
+    folder = folders.create(flag_values.output_dir, "a benchmark")
     results: dict[str, results_plot.Results] = {}
     for name in names:
         results[name] = measure.measure(name, arms, plan, _say)

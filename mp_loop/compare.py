@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mp_loop.cli import app
+from mp_loop.cli import app, folders, signals
 from mp_loop.comparison import designs, output, runs, side_by_side
 from mp_loop.config import errors, settings
 from mp_loop.hardware import startup
@@ -85,7 +85,7 @@ def run(config: settings.Config, flag_values: flags.FlagValues) -> int:
     design = designs.Design(config, tuple(arms), repeats, margin).revised()
     design.check_margin()
     planned = runs.plan(config, design.arms, design.repeats)
-    folder = app.new_folder(config.records.output_dir, "a comparison without --resume")
+    folder = folders.create(config.records.output_dir, "a comparison without --resume")
     return _run_locked(folder, locking.FolderLock(folder), design, planned)
 
 
@@ -129,7 +129,7 @@ def _make_runs(folder: pathlib.Path, planned: Sequence[runs.PlannedRun]) -> int:
     continue_with = (
         f"Continue with: python -m mp_loop.compare --output_dir={folder} --resume"
     )
-    with app.stop_requested() as stop_requested:
+    with signals.stop_requested() as stop_requested:
         for number, one in enumerate(planned, start=1):
             seed = one.config.training.seed
             said = f"[{number}/{len(planned)}] {one.arm.name}, seed {seed}"

@@ -111,7 +111,7 @@ def run(config: settings.Config, flag_values: Any) -> int:
             position = start + look * config.training.inspect_every
             _train_to(built, position)
             batch = next(iter(_batches(built, position)))
-            lines.append(probe_report.line(looker.look(*batch), flag_values.share))
+            lines.append(probe_report.summarize(looker.look(*batch), flag_values.share))
             _say_progress(lines[-1])
             if out:
                 out.log_numerics(lines[-1])
@@ -309,10 +309,12 @@ def _short(dtype: str) -> str:
 
 
 def _draw(folder: str, lines: list[dict[str, Any]]) -> None:
-    from mp_loop.report import heatmaps
+    from mp_loop.report import numerics_plots
 
-    drawn = heatmaps.draw_steps(os.path.join(folder, "numerics.png"), lines)
-    drawn &= heatmaps.draw_exponents(os.path.join(folder, "exponents.png"), lines[-1])
+    drawn = numerics_plots.draw_steps(os.path.join(folder, "numerics.png"), lines)
+    drawn &= numerics_plots.draw_exponents(
+        os.path.join(folder, "exponents.png"), lines[-1]
+    )
     print(f"\nEvery look: {folder}")
     if drawn:
         print(f"Pictures: {folder}/numerics.png, {folder}/exponents.png")

@@ -22,16 +22,13 @@ import os
 import sys
 from typing import Any
 
-from mp_loop.cli import app, resume
+from mp_loop.cli import app, outcomes, resume, signals
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.hardware import environment
 from mp_loop.rendering import figures, tables
-from mp_loop.report import plots, run_page
+from mp_loop.report import run_page, training_plot
 from mp_loop.run import experiment, locking, records, run_folder
-
-# EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
-_WORKER_LOST = 75
 
 
 def run(config: settings.Config, flag_values: Any) -> int:
@@ -42,17 +39,14 @@ def run(config: settings.Config, flag_values: Any) -> int:
         lost = _lost_worker(config, error)
         if not lost:
             raise
-        print(
-            f"Worker lost: {lost} Start all workers again, with --resume, to go on "
-            "from the last checkpoint.",
-            file=sys.stderr,
-        )
-        return _WORKER_LOST
+        return outcomes.worker_lost(lost).tell()
 
 
 def _lost_worker(config: settings.Config, error: Exception) -> str:
     """What an error says of a worker that did not come or is gone; if nothing, ''."""
-    if config.parallel.strategy != "multi_worker" or isinstance(error, app.BAD_INPUT):
+    if config.parallel.strategy != "multi_worker" or isinstance(
+        error, errors.UsageError
+    ):
         return ""
     if isinstance(error, cluster.WorkerLost):
         return str(error)
@@ -105,7 +99,7 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
     from mp_loop.cli import progress
     from mp_loop.distributed import strategies, workers
     from mp_loop.hardware import machine
-    from mp_loop.report import heatmaps
+    from mp_loop.report import numerics_plots
     from mp_loop.run import checkpointing, loop, profiling
 
     plan = loop.Plan(
@@ -186,9 +180,8 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
         os.path.join(config.records.output_dir, "tensorboard"),
         config.training.profile_range if writes else None,
     )
-    continue_with = "python -m mp_loop.train --flagfile={}/flags.txt --resume"
     try:
-        with app.stop_requested() as stop_requested:
+        with signals.stop_requested() as stop_requested:
             results = []
             for phase in range(built.phase, len(built.phase_ends)):
                 if phase != built.phase:
@@ -210,33 +203,22 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
                 )
     except loop.TrainingDiverged as error:
         shown.close()
-        print(f"Training diverged: {error}", file=sys.stderr)
-        _report(out, f"Training diverged: {error}")
-        return 1
+        outcome = outcomes.diverged(error)
+        _report(out, outcome.message)
+        return outcome.tell()
     except workers.ReplicasDiffer as error:
-        print(f"Replicas differ: {error}", file=sys.stderr)
-        return 1
+        return outcomes.replicas_differ(error).tell()
     except loop.Interrupted as stop:
         shown.close()
         _report(out, f"Interrupted at step {stop.step}.")
-        print(
-            f"Interrupted at step {stop.step}; a checkpoint was saved. Continue with: "
-            f"{continue_with.format(config.records.output_dir)}",
-            file=sys.stderr,
-        )
-        return 128 + stop.number
+        return outcomes.interrupted(
+            stop.step, stop.number, config.records.output_dir
+        ).tell()
     except checkpointing.SaveError as error:
         shown.close()
-        saved = "The last checkpoint there was left as it is."
-        if error.rescued:
-            saved = f"The state was saved in {error.rescued}."
-        print(
-            f"--output_dir ({config.records.output_dir}) cannot be written any more: "
-            f"{error}. {saved} Continue with: "
-            f"{continue_with.format(error.rescued or config.records.output_dir)}",
-            file=sys.stderr,
-        )
-        return 3
+        return outcomes.folder_lost(
+            config.records.output_dir, error, error.rescued
+        ).tell()
     finally:
         shown.close()
         profile.close()
@@ -263,19 +245,12 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
     try:
         out.write_model(built.step.export())
         out.write_summary(summary)
-        picture = plots.draw_run(out.folder)
+        picture = training_plot.draw_run(out.folder)
         looks = records.read_numerics(out.folder)
         if looks:
-            heatmaps.draw_steps(out.folder / "numerics.png", looks)
+            numerics_plots.draw_steps(out.folder / "numerics.png", looks)
     except OSError as error:
-        print(
-            f"--output_dir ({config.records.output_dir}) cannot be written: "
-            f"{error.strerror or errors.one_line(error)}. The training is done and in "
-            "its last checkpoint. Write the rest with: "
-            f"{continue_with.format(config.records.output_dir)}",
-            file=sys.stderr,
-        )
-        return 3
+        return outcomes.results_not_written(config.records.output_dir, error).tell()
     page = _report(out)
     if not config.records.quiet:
         print(_table(summary))

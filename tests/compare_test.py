@@ -19,26 +19,6 @@ from tests.comparison.summaries import summary
 CUSTOM, KERAS = "custom:float16", "keras:float16"
 
 
-USED = [
-    pytest.param(lambda path: path.write_text(""), "must be a folder", id="a file"),
-    pytest.param(
-        lambda path: [path.mkdir(), (path / "x").write_text("")],
-        "must be new or empty",
-        id="not empty",
-    ),
-]
-
-
-@pytest.mark.parametrize(("make", "said"), USED)
-def test_a_used_folder_is_refused_and_left_alone(tmp_path, make, said):
-    path = tmp_path / "out"
-    make(path)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(errors.UsageError, match=said):
-        app.new_folder(str(path), "a comparison")
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 def flag_values(words):
     return app.parse(["compare", *words], compare.declare)
 

@@ -483,7 +483,7 @@ PROCESSES = {
         ["--loop=keras", "--min_scale=1"],
         r"--min_scale \(1.0\) cannot be expressed by Keras' LossScaleOptimizer",
     ),
-    "left-over word": (["epochs=3"], r"Left-over words \(epochs=3\)"),
+    "left-over word": (["epochs=3"], r"Unexpected positional arguments \(epochs=3\)"),
     "no flagfile": (["--flagfile=/no/such.flags"], "/no/such.flags"),
     "bad model": (["--model=nonsense"], r"--model \(nonsense\)"),
 }

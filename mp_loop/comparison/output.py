@@ -18,7 +18,7 @@ from mp_loop.comparison import (
     measures,
     runs,
 )
-from mp_loop.report import plots, run_page
+from mp_loop.report import comparison_page, recorded_runs, training_plot
 from mp_loop.run import files, records, strict_json
 
 TABLE_FILE = "comparison.md"
@@ -73,7 +73,7 @@ def write(
         difference_plot.draw(differences, results, comparison["reference"], share)
     cells, note = comparison_table.cells(comparison)
     arms = {run.name: run.arm.name for run in planned}
-    report = run_page.write_comparison(folder, cells, arms, note)
+    report = comparison_page.write(folder, cells, arms, note)
     return Written(table, report, curves, differences)
 
 
@@ -81,13 +81,9 @@ def _draw_curves(
     folder: pathlib.Path, planned: Sequence[runs.PlannedRun]
 ) -> pathlib.Path | None:
     """Draws the curves of all runs; None where matplotlib is missing."""
-    curves = [
-        plots.Curve(
-            run.arm.name,
-            records.read_metrics(folder / run.name),
-            records.read_evaluations(folder / run.name),
-        )
+    recorded = [
+        recorded_runs.RecordedRun.read(folder / run.name, run.arm.name)
         for run in planned
     ]
     path = folder / CURVES_FILE
-    return path if plots.draw(path, curves) else None
+    return path if training_plot.draw(path, recorded) else None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mp_loop.config import comparison_arms, errors, settings
-from mp_loop.report import run_page
+from mp_loop.report import page, run_page
 from mp_loop.run import files, records
 
 _LINES_OF_A_FAILURE = 15
@@ -117,7 +117,7 @@ def complete(
             raise Stopped(stopped)
         if code:
             raise RunFailed(code, folder / _FOLDER / f"{run.name}.log")
-    elif not (folder / run.name / run_page.FILE).exists():
+    elif not (folder / run.name / page.FILE).exists():
         run_page.write(folder / run.name)  # killed between summary and report
     return records.read_summary(folder / run.name)
 
