@@ -199,7 +199,7 @@ class Probe:
     ) -> dict[str, list[dict[str, tf.Tensor]]]:
         """Histograms of the master model on the first micro-batch; traced."""
         step, model = self._step, self._step.model
-        count = step.accumulate_steps
+        count = step.gradients.accumulate_steps
 
         def first(x: Any) -> Any:
             return x[: tf.shape(x)[0] // count] if count > 1 else x
