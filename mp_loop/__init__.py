@@ -14,7 +14,7 @@
 the loss scale, and `LossScaleState` is what they change. `half_precision_twin` makes
 the 16-bit model alone, `Checkpoints` saves and restores a training, `Probe` looks into
 a step and leaves no trace, and `best_precision` says which precision is the fastest on
-this machine. The commands (`python -m mp_loop.train --help`) are described in README.md.
+this machine. README.md describes the commands (`python -m mp_loop.train --help`).
 """
 
 import importlib
