@@ -17,7 +17,7 @@ import mp_loop
 from mp_loop import compare
 from mp_loop.cli import app
 from mp_loop.comparison import bitwise
-from mp_loop.run import experiment
+from mp_loop.run import build
 from mp_loop.step import keras_step
 from tests.step import train_step_test as helpers
 
@@ -231,14 +231,14 @@ def test_nan_equals_nan_but_zero_is_not_minus_zero():
 def test_the_command_fails_where_a_bit_differs(monkeypatch, capsys):
     words = ["--exact", "--model=mlp", "--steps=3", "--batch_size=4"]
     config, flag_values = app.parse(["compare", *words], compare.declare)
-    build = experiment.build
+    original = build.from_settings
 
     def tampered(config):
-        built = build(config.replace(deterministic=False))
+        built = original(config.replace(deterministic=False))
         if config.precision.loop == "custom":
             flipped(built.model.weights[0].value, (0, 0))
         return built
 
-    monkeypatch.setattr(experiment, "build", tampered)
+    monkeypatch.setattr(build, "from_settings", tampered)
     assert compare.run(config, flag_values) == 1
     assert capsys.readouterr().out.startswith("1 steps, 0 of them skipped: First")
