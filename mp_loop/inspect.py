@@ -30,14 +30,17 @@ from __future__ import annotations
 import pathlib
 import shlex
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
 from mp_loop.rendering import figures, numbers
-from mp_loop.run import experiment, files, run_folder, strict_json
+from mp_loop.run import build, files, run_folder, strict_json
+
+if TYPE_CHECKING:
+    from mp_loop.run import experiment
 
 _DEFAULT_EVERY = 10
 
@@ -69,7 +72,7 @@ def run(config: settings.Config, flag_values: Any) -> int:
     config = _checked(config, flag_values)
     if not flag_values.checkpoints:
         config = config.replace(head_epochs=0)
-    built = experiment.build(config)
+    built = build.from_settings(config)
     from mp_loop.numerics import probe_tables
     from mp_loop.run import inspection
 
