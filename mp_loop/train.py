@@ -343,8 +343,8 @@ def _table(summary: dict[str, Any]) -> str:
         ("loss", f"{summary['eval_loss']:.4f}"),
         ("steps", f"{summary['steps']} ({summary['skipped_steps']} skipped)"),
         ("loss scale", f"{summary['final_loss_scale']:g}"),
-        ("time a step", f"{summary['milliseconds_per_step']:.1f} ms"),
-        ("examples a second", f"{summary['examples_per_second']:.0f}"),
+        ("time per step", f"{summary['milliseconds_per_step']:.1f} ms"),
+        ("examples/s", f"{summary['examples_per_second']:.0f}"),
         ("training time", f"{summary['train_seconds']:.1f} s"),
         ("peak memory", f"{summary['peak_memory_bytes'] / 2**20:.0f} MiB"),
     ]

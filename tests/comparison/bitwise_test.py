@@ -215,7 +215,7 @@ def test_one_bit_is_found_and_named(choose, index, name):
     assert proof.difference.index == index
     assert proof.difference.count == 1
     assert proof.difference.ours != proof.difference.theirs
-    said = f"Different since step 3: {proof.difference.name}"
+    said = f"First difference after step 3: {proof.difference.name}"
     assert said in str(proof) and "others" not in str(proof)
 
 
@@ -241,4 +241,4 @@ def test_the_command_fails_where_a_bit_differs(monkeypatch, capsys):
 
     monkeypatch.setattr(build, "from_settings", tampered)
     assert compare.run(config, flag_values) == 1
-    assert capsys.readouterr().out.startswith("1 steps, 0 of them skipped: Different")
+    assert capsys.readouterr().out.startswith("1 steps, 0 of them skipped: First")
