@@ -28,7 +28,7 @@ _HOME = {
     "NoLossScale": "step.loss_scale",
     "StaticLossScale": "step.loss_scale",
     "TrainStep": "step.train_step",
-    "TrainingDiverged": "run.loop",
+    "TrainingDiverged": "run.divergence",
     "best_precision": "hardware.machine",
     "for_fit": "step.fit",
     "half_precision_twin": "precision.twins",

@@ -25,7 +25,7 @@ from mp_loop.run import strict_json
 # Where: module, attribute. The kill comes before the call, at 0 ms.
 PLACES = {
     "before the run folder": ("mp_loop.run.files", "write_atomically"),
-    "in training": ("mp_loop.run.loop", "_Timer.window"),
+    "in training": ("mp_loop.run.timing", "StepTimer.window"),
     "before a line": ("mp_loop.run.run_folder", "RunFolder.log"),
     "in a line": ("mp_loop.run.json_lines", "Log.write"),
     "between a line and TensorBoard": (
