@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from mp_loop.cli import app, outcomes, progress, resume
+from mp_loop.cli import app, outcomes, progress, resume, signals, summary_table
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.rendering import figures
-from mp_loop.report import heatmaps, plots, run_page
-from mp_loop.run import experiment, locking, records, run_folder
+from mp_loop.report import numerics_plots, run_page, training_plot
+from mp_loop.run import build, locking, records, run_folder
 
 if TYPE_CHECKING:  # They import TensorFlow, which takes seconds.
     from mp_loop.run import loop, session
@@ -42,7 +42,7 @@ def run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
         lost = _lost_worker(config, error)
         if not lost:
             raise
-        return outcomes.tell(outcomes.worker_lost(lost))
+        return outcomes.worker_lost(lost).tell()
 
 
 def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
@@ -51,8 +51,7 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
         raise errors.UsageError("--output_dir must name a folder for the run.")
     has_files = True
     if config.parallel.strategy == "multi_worker":
-        with errors.bad_input(cluster.ClusterError):
-            has_files = cluster.task().is_chief
+        has_files = cluster.task().is_chief
     with contextlib.ExitStack() as held:
         lock = None
         if has_files and config.records.resume:
@@ -60,7 +59,7 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
             lock = held.enter_context(locking.FolderLock(config.records.output_dir))
         elif has_files:
             run_folder.refuse_used(config.records.output_dir)
-        built = experiment.build(config)
+        built = build.from_settings(config)
         # They import TensorFlow: a bad flag is refused at once.
         from mp_loop.hardware import machine
         from mp_loop.run import session
@@ -84,7 +83,7 @@ def _train(current: session.Session) -> int:
     total_steps = current.experiment.total_steps
     shown = progress.Progress(total_steps, current.done, quiet)
     try:
-        with contextlib.closing(shown), app.stop_requested() as stop_requested:
+        with contextlib.closing(shown), signals.stop_requested() as stop_requested:
             result = current.train(shown, stop_requested)
     except divergence.TrainingDiverged as error:
         ended = outcomes.diverged(error)
@@ -95,10 +94,10 @@ def _train(current: session.Session) -> int:
         ended = outcomes.interrupted(stop.step, stop.number, output_dir)
         _write_report(current, f"Interrupted at step {stop.step}.")
     except checkpointing.SaveError as error:
-        ended = outcomes.not_saved(error, error.rescued, output_dir)
+        ended = outcomes.folder_lost(output_dir, error, error.rescued)
     else:
-        return _write_results(current, result) if current.has_files else 0
-    return outcomes.tell(ended)
+        return _write_results(current, result) if current.has_files else outcomes.DONE
+    return ended.tell()
 
 
 def _write_results(current: session.Session, result: loop.Result) -> int:
@@ -106,18 +105,18 @@ def _write_results(current: session.Session, result: loop.Result) -> int:
     folder = current.folder.folder
     try:
         summary = current.write_results(result)
-        picture = plots.draw_run(folder)
+        picture = training_plot.draw_run(folder)
         if inspected := records.read_numerics(folder):
-            heatmaps.draw_steps(folder / "numerics.png", inspected)
+            numerics_plots.draw_steps(folder / "numerics.png", inspected)
     except OSError as error:
-        return outcomes.tell(outcomes.results_not_written(error, str(folder)))
+        return outcomes.results_not_written(str(folder), error).tell()
     page = _write_report(current)
     if not current.experiment.config.records.quiet:
-        print(outcomes.results_table(summary))
+        print(summary_table.text(summary))
         print(f"Model, metrics and checkpoints: {folder}")
         print(f"Picture: {picture}" if picture else f"No picture: {figures.MISSING}")
         print(f"Report: {page}")
-    return 0
+    return outcomes.DONE
 
 
 def _write_report(current: session.Session, note: str = "") -> str | None:
@@ -146,7 +145,9 @@ def _resumed(
 
 def _lost_worker(config: settings.Config, error: Exception) -> str:
     """Describes the worker that an error says is lost, or ''."""
-    if config.parallel.strategy != "multi_worker" or isinstance(error, app.BAD_INPUT):
+    if config.parallel.strategy != "multi_worker":
+        return ""
+    if isinstance(error, errors.UsageError):
         return ""
     if isinstance(error, cluster.WorkerLost):
         return str(error)

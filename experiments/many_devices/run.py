@@ -40,7 +40,7 @@ def main() -> None:
 
     @tf.function(reduce_retracing=True)
     def grads(inputs: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-        _, found, _ = step.forward_and_backward((inputs, labels, None), scale)
+        _, found, _ = step.gradients((inputs, labels, None), scale)
         kept = [g for g, is_half in zip(found, half, strict=True) if is_half]
         return tf.concat([tf.reshape(g, [-1]) for g in kept], 0)
 

@@ -181,7 +181,7 @@ def _loss_and_grads(
     step: train_step.TrainStep, inputs: Any, labels: Any
 ) -> tuple[tf.Tensor, list[updates.Grad]]:
     with tf.GradientTape() as tape:
-        outputs, _ = step.forward(inputs)
+        outputs, _ = step.gradients.forward(inputs)
         loss = gradients.mean_loss(keras_models.LOSS, labels, outputs, None)
     return loss, tape.gradient(loss, list(step.working_weights))
 

@@ -1,13 +1,13 @@
-"""The shell that every command shares: flags in, one-line errors, exit code out.
+"""The frame of every command: reads its flags, reports errors, returns an exit code.
 
-    def run(config: settings.Config, flag_values) -> int | None: ...
+    def run(config: settings.Config, flag_values: flags.FlagValues) -> int | None: ...
 
     if __name__ == "__main__":
         app.main(run)
 
-Bad input ends a command with one line on stderr and exit code 2. Import this
-module before TensorFlow (it does not import it): it silences TensorFlow's C++
-log, unless the user's environment asks for it, and a bad flag is told at once.
+Bad input ends a command with one line on stderr and exit code 2. Import this module
+before TensorFlow, which it does not import: it silences TensorFlow's C++ log, unless
+the user's environment asks for it, and a bad flag is reported at once.
 """
 
 from __future__ import annotations
@@ -15,23 +15,20 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pathlib
 import re
 import signal
 import stat
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
+from mp_loop.cli import outcomes
 from mp_loop.config import errors, settings
 
 # Read once, when TensorFlow is loaded: 2 keeps errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-BAD_INPUT = (errors.UsageError, errors.RecordError)
 
 
 def parse(
@@ -52,32 +49,20 @@ def parse(
       The experiment, and the parsed flags (those of `declare`, and `help`).
 
     Raises:
-      UsageError: a flag is unknown, malformed, unlawful or contradicts another;
-        a word is left over; a flagfile cannot be read, or includes itself.
+      UsageError: a flag is unknown, malformed, invalid or contradicts another; an
+        argument is not a flag; a flagfile cannot be read, or includes itself.
     """
     if flag_values is None:
         flag_values = flags.FlagValues()
     _declare(flag_values, declare, of_experiment)
-    _refuse_endless_flagfiles(argv)
-    warnings = io.StringIO()
-    try:
-        # absl ignores a flagfile that includes itself, with a warning on stderr.
-        with contextlib.redirect_stderr(warnings):
-            leftover = flag_values(list(argv))[1:]
-    except UnicodeDecodeError as error:
-        raise errors.UsageError(f"--flagfile must be UTF-8 text: {error}.") from error
-    except (flags.Error, ValueError) as error:
-        said = errors.one_line(error).removeprefix("ERROR:: ")
-        raise errors.UsageError(said) from error
-    if "circular flagfile" in warnings.getvalue():
-        name = warnings.getvalue().split("Ignoring flagfile:")[-1].strip()
-        raise errors.UsageError(f"--flagfile ({name}) must not include itself.")
+    _refuse_devices_as_flagfiles(argv)
+    positional = _parse_flags(argv, flag_values)
     if any(re.fullmatch("--?flagfile=", word) for word in argv):
         raise errors.UsageError("--flagfile () must name a file.")
-    if leftover:
+    if positional:
         raise errors.UsageError(
-            f"Left-over words ({' '.join(leftover)}): every argument must be a "
-            "flag, --name=value."
+            f"Unexpected positional arguments ({' '.join(positional)}): every "
+            "argument must be a flag, --name=value."
         )
     if not of_experiment:
         return settings.Config(), flag_values
@@ -85,29 +70,48 @@ def parse(
         config = settings.Config.from_flags(flag_values)
     except (ValueError, OverflowError) as error:
         raise errors.UsageError(errors.one_line(error)) from error
+    _refuse_comments(config)
+    return config, flag_values
+
+
+def _parse_flags(argv: Sequence[str], flag_values: flags.FlagValues) -> list[str]:
+    """Parses the flags; returns the arguments that are not flags."""
+    warnings = io.StringIO()
+    try:
+        # absl ignores a flagfile that includes itself, with a warning on stderr.
+        with contextlib.redirect_stderr(warnings):
+            positional = flag_values(list(argv))[1:]
+    except UnicodeDecodeError as error:
+        raise errors.UsageError(f"--flagfile must be UTF-8 text: {error}.") from error
+    except (flags.Error, ValueError) as error:
+        message = errors.one_line(error).removeprefix("ERROR:: ")
+        raise errors.UsageError(message) from error
+    if "circular flagfile" in warnings.getvalue():
+        name = warnings.getvalue().split("Ignoring flagfile:")[-1].strip()
+        raise errors.UsageError(f"--flagfile ({name}) must not include itself.")
+    return positional
+
+
+def _refuse_comments(config: settings.Config) -> None:
+    """Refuses a flagfile's trailing comment, which becomes part of the value."""
     for name, value in config.values().items():
-        # A flagfile's trailing comment would become part of the value.
         if isinstance(value, str) and re.search(r"\s#", value):
             raise errors.UsageError(
-                f"--{name} ({value}) must not hold a comment: in a flagfile a "
-                "comment takes a line of its own."
+                f"--{name} ({value}) must not contain a comment: in a flagfile a "
+                "comment must be on its own line."
             )
-    return config, flag_values
 
 
 def main(
     run: Callable[[settings.Config, flags.FlagValues], int | None],
     declare: Callable[[flags.FlagValues], None] | None = None,
-    bad_input: Sequence[type[Exception]] = (),
     of_experiment: bool = True,
 ) -> None:
-    """Parses `sys.argv`, calls `run(settings, flag_values)`, exits with its code.
+    """Parses `sys.argv`, calls `run(config, flag_values)`, exits with its code.
 
     Args:
       run: the command; returns its exit code, None for 0.
       declare: declares the command's own flags.
-      bad_input: more kinds of exceptions that are the user's, besides
-        `BAD_INPUT`: they end the command with one line and exit code 2.
       of_experiment: whether the command takes an experiment's flags.
 
     Raises:
@@ -120,68 +124,16 @@ def main(
             sys.exit(0)
         _log_to_stderr()
         status = run(config, flag_values)
-    except (*BAD_INPUT, *bad_input) as error:
-        sys.stderr.write(errors.one_line(error) + "\n")
-        status = 2
+    except errors.UsageError as error:
+        status = outcomes.bad_input(error).tell()
     except KeyboardInterrupt:  # Where nothing needed saving.
         sys.stderr.write("Interrupted.\n")
-        status = 130
+        status = outcomes.signal_code(signal.SIGINT)
     sys.exit(status or 0)
 
 
-def new_folder(output_dir: str, what: str) -> pathlib.Path:
-    """Makes the folder of a command's results.
-
-    Args:
-      output_dir: its path.
-      what: what is not continued in a folder that holds something, "a comparison".
-
-    Raises:
-      UsageError: it is not named, in use, or cannot be made.
-    """
-    if not output_dir:
-        raise errors.UsageError(f"--output_dir must name a folder for {what}.")
-    folder = pathlib.Path(output_dir)
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise errors.UsageError(f"--output_dir ({output_dir}) must be a folder.")
-        if folder.exists() and any(folder.iterdir()):
-            raise errors.UsageError(
-                f"--output_dir ({output_dir}) must be new or empty: {what} is not "
-                "continued."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.UsageError(
-            f"--output_dir ({output_dir}) must be writable: {error.strerror}."
-        ) from error
-    return folder
-
-
-@contextlib.contextmanager
-def stop_requested() -> Iterator[Callable[[], int]]:
-    """Inside, the first SIGINT or SIGTERM is only noted; a second SIGINT stops.
-
-    Yields:
-      A function that returns the number of the first signal that came, or 0.
-    """
-    came: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        came.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield lambda: came[0] if came else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _refuse_endless_flagfiles(argv: Sequence[str]) -> None:
-    """Refuses devices, such as /dev/zero, that absl would read for ever."""
+def _refuse_devices_as_flagfiles(argv: Sequence[str]) -> None:
+    """Refuses devices, such as /dev/zero, which absl would read forever."""
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         name = re.sub("^--?flagfile(=|$)", "", word)
         if name != word and os.path.exists(path := name or following):

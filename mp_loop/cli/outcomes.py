@@ -1,114 +1,102 @@
-"""How a training ended: exit code and message, and the table of a finished one."""
+"""How a command ends: its exit code, and the line on stderr that explains it.
+
+return outcomes.interrupted(step, signal.SIGTERM, output_dir).tell()
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from mp_loop.config import errors
-from mp_loop.rendering import tables
 
+DONE = 0
 FAILED = 1
-NOT_WRITTEN = 3
+BAD_INPUT = 2
+NOT_WRITABLE = 3
 # EX_TEMPFAIL of sysexits.h: what was asked for may succeed if tried again.
 WORKER_LOST = 75
-_SIGNALLED = 128  # plus the number of the signal
+
+
+def signal_code(number: int) -> int:
+    """The exit code after a signal, as shells have it."""
+    return 128 + number
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """An end other than success: exit code, and one line that says what happened."""
+    """An end that is not success."""
 
     code: int
     message: str
 
+    def tell(self) -> int:
+        """Writes the message to stderr and returns the exit code."""
+        sys.stderr.write(f"{self.message}\n")
+        return self.code
 
-def tell(outcome: Outcome) -> int:
-    """Writes the message to stderr; returns the exit code."""
-    sys.stderr.write(outcome.message + "\n")
-    return outcome.code
+
+def bad_input(error: Exception) -> Outcome:
+    """The user's input cannot be used; nothing was done."""
+    return Outcome(BAD_INPUT, errors.one_line(error))
 
 
-def diverged(error: BaseException) -> Outcome:
-    """Every one of the last steps was skipped."""
+def diverged(error: Exception) -> Outcome:
+    """A training is stuck."""
     return Outcome(FAILED, f"Training diverged: {error}")
 
 
-def replicas_differ(error: BaseException) -> Outcome:
-    """Devices have come to hold different weights."""
+def replicas_differ(error: Exception) -> Outcome:
+    """Replicas no longer hold the same weights."""
     return Outcome(FAILED, f"Replicas differ: {error}")
 
 
-def worker_lost(lost: str) -> Outcome:
-    """Another worker of the cluster did not come or is gone."""
+def interrupted(step: int, number: int, output_dir: str) -> Outcome:
+    """A signal ended a run after a checkpoint of `step` was saved."""
+    return Outcome(
+        signal_code(number),
+        f"Interrupted at step {step}; a checkpoint was saved. Continue with: "
+        f"{_resume_command(output_dir)}",
+    )
+
+
+def worker_lost(reason: str) -> Outcome:
+    """Another worker did not start or stopped."""
     return Outcome(
         WORKER_LOST,
-        f"Worker lost: {lost} Start all workers again, with --resume, to continue "
-        "from the last checkpoint.",
+        f"Worker lost: {reason} Start all workers again with --resume to continue from "
+        "the last checkpoint.",
     )
 
 
-def interrupted(step: int, number: int, output_dir: str) -> Outcome:
-    """A signal of that number has come."""
-    return Outcome(
-        _SIGNALLED + number,
-        f"Interrupted at step {step}; a checkpoint was saved. "
-        f"{_continue_with(output_dir)}",
-    )
-
-
-def not_saved(error: BaseException, rescued: str | None, output_dir: str) -> Outcome:
-    """The run folder could not be written while the run trained.
+def folder_lost(output_dir: str, error: Exception, rescued: str | None) -> Outcome:
+    """The run folder became unwritable during the training.
 
     Args:
-      error: why.
-      rescued: the folder where the state was saved instead, or None.
-      output_dir: of the run.
+      output_dir: the run folder.
+      error: why it cannot be written.
+      rescued: the folder that the state was saved in instead, if it was.
     """
-    saved = "The last checkpoint in it was left as it is."
+    saved = "The last checkpoint in it is unchanged."
     if rescued:
         saved = f"The state was saved in {rescued}."
     return Outcome(
-        NOT_WRITTEN,
+        NOT_WRITABLE,
         f"--output_dir ({output_dir}) cannot be written any more: {error}. {saved} "
-        f"{_continue_with(rescued or output_dir)}",
+        f"Continue with: {_resume_command(rescued or output_dir)}",
     )
 
 
-def results_not_written(error: OSError, output_dir: str) -> Outcome:
-    """The run has trained, but its model or summary could not be written."""
+def results_not_written(output_dir: str, error: OSError) -> Outcome:
+    """The training is finished, but its model or summary could not be written."""
     return Outcome(
-        NOT_WRITTEN,
+        NOT_WRITABLE,
         f"--output_dir ({output_dir}) cannot be written: "
-        f"{error.strerror or errors.one_line(error)}. The training is complete and in "
-        f"its last checkpoint. To write the rest: {_continue_with(output_dir)}",
+        f"{error.strerror or errors.one_line(error)}. The training is finished and in "
+        "its last checkpoint. Write the results with: "
+        f"{_resume_command(output_dir)}",
     )
 
 
-def results_table(summary: Mapping[str, Any]) -> str:
-    """Lays a summary out for the terminal."""
-    rows = [
-        ("accuracy", f"{summary['eval_accuracy']:.4f}"),
-        ("loss", f"{summary['eval_loss']:.4f}"),
-        ("steps", f"{summary['steps']} ({summary['skipped_steps']} skipped)"),
-        ("loss scale", f"{summary['final_loss_scale']:g}"),
-        ("ms/step", f"{summary['milliseconds_per_step']:.1f}"),
-        ("examples/s", f"{summary['examples_per_second']:.0f}"),
-        ("training time", f"{summary['train_seconds']:.1f} s"),
-        ("peak memory", f"{summary['peak_memory_bytes'] / 2**20:.0f} MiB"),
-    ]
-    title = (
-        f"{summary['model']} on {summary['dataset']}, {summary['precision']}, "
-        f"{summary['loop']} loop"
-    )
-    lines = tables.columns(rows, left=True, indent="  ")
-    return "\n".join(["", title, *lines, ""])
-
-
-def _continue_with(output_dir: str) -> str:
-    return (
-        "Continue with: python -m mp_loop.train "
-        f"--flagfile={output_dir}/flags.txt --resume"
-    )
+def _resume_command(output_dir: str) -> str:
+    return f"python -m mp_loop.train --flagfile={output_dir}/flags.txt --resume"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 
 class UsageError(ValueError):
-    """Bad input; the message is one line that names flag, value and law."""
+    """Bad input; the message is one line: the flag, its value and what is allowed."""
 
 
-class RecordError(ValueError):
+class RecordError(UsageError):
     """A run folder cannot be used as asked; the message is one line."""
 
 

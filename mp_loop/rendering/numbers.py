@@ -22,6 +22,14 @@ def power_of_two(value: float) -> str:
     return f"{value:g}"
 
 
+def or_nan(value: object) -> float:
+    """A recorded value as a number; NaN where it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Returns `median`, `min` and `max`; all NaN where one value is NaN."""
     if any(math.isnan(value) for value in values):

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.numerics import probe, probe_report
+from mp_loop.numerics import observation, probe, probe_report
 from mp_loop.run import writers
 
 # How many powers of two above the scale that overflowed are tried.
@@ -89,7 +89,7 @@ class ProbeWatcher:
         self._steps_per_epoch = steps_per_epoch
         self._run = run
         self._explains = explains
-        self._seen: list[probe_report.Sight] = []
+        self._seen: list[observation.Observation] = []
         self._calls: list[tuple[int, Mapping[str, tf.Tensor]]] = []
 
     def look(self, position: int) -> None:
@@ -117,7 +117,7 @@ class ProbeWatcher:
           scale at which one was, or None.
         """
         for seen in self._seen:
-            self._run.log_numerics(probe_report.line(seen))
+            self._run.log_numerics(probe_report.summarize(seen))
         self._seen.clear()
         calls, self._calls = self._calls, []
         for start, metrics in reversed(calls):

@@ -39,7 +39,7 @@ from mp_loop.step import (
     loss_scale,
     metrics,
     placement,
-    train_state,
+    scaled_gradients,
     updates,
     variables,
 )
@@ -68,7 +68,7 @@ class TrainStep:
       twin: the model that computes; `model` itself in float32.
       optimizer: the Keras optimizer whose slots and rates are used.
       rule: the loss-scale rule.
-      accumulate_steps: micro-batches that a batch is split into.
+      gradients: forward and backward pass, without what makes a step of them.
       state: `train_state.TrainState`, what a checkpoint must hold.
     """
 
@@ -146,26 +146,25 @@ class TrainStep:
         self.twin = model if twin is None else twin
         self.optimizer = optimizer
         self.rule = loss_scale or _default_rule(precision)
-        self.accumulate_steps = accumulate_steps
-        self._loss = keras.losses.get(loss)
         self._clip_norm = clip_norm
         self._variables = variables.of_step(model, self.twin)
         self._replicas.check_scope("optimizer", optimizer.variables[0])
         for master in self._variables.masters:
             self._replicas.check_scope("model", master)
         self._update = self._arithmetic.update(optimizer, self._variables.masters)
-        self.state = train_state.TrainState(
-            master_weights=[v.value for v in self._variables.masters],
-            working_weights=[v.value for v in self._variables.workings],
-            other_weights=[v.value for v in self._variables.others],
-            seeds=[v.value for v in self._variables.seeds],
-            slots=self._update.slots,
-            loss_scale=self.rule.init(),
-        )
+        self.state = self._variables.state(self._update.slots, self.rule.init())
         self.reload()
-        self._recomputed = None
-        if recompute:
-            self._recomputed = recomputation.Recomputed(self.twin, jit_compile)
+        self._recomputed = (
+            recomputation.Recomputed(self.twin, jit_compile) if recompute else None
+        )
+        self.gradients = scaled_gradients.ScaledGradients(
+            self.twin,
+            keras.losses.get(loss),
+            self._variables,
+            self._arithmetic,
+            accumulate_steps,
+            self._recomputed,
+        )
         one_step = self._replicas.each(lambda *batch: self.trace(*batch).metrics)
         self._step = (
             placement.Compiled(one_step, model, self._leave_xla)
@@ -253,21 +252,7 @@ class TrainStep:
 
     def loss(self, labels: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
         """Returns the mean loss of a batch, float32 [], without regularizers."""
-        return gradients.mean_loss(self._loss, labels, outputs, sample_weight)
-
-    def forward(
-        self, inputs: Any, recompute: bool = True
-    ) -> tuple[Any, list[tf.Tensor]]:
-        """Returns the twin's outputs in training, and the losses its layers added.
-
-        Args:
-          inputs: what the model takes, batch first.
-          recompute: False: keeps activations, whatever the step was made for.
-        """
-        if self._recomputed is None or not recompute:
-            return self.twin(inputs, training=True), self.twin.losses
-        outputs, losses = self._recomputed(inputs)
-        return outputs, [*losses, *self.twin.losses]  # here those of variables alone
+        return self.gradients.loss(labels, outputs, sample_weight)
 
     def trace(
         self,
@@ -290,46 +275,14 @@ class TrainStep:
         batch = (inputs, labels, sample_weight)
         before = self._variables.remember()
         share = self._replicas.share(self._scale())
-        loss, scaled_grads, outputs = self.forward_and_backward(batch, share, recompute)
+        with self._replicas.own_seeds(self.state.seeds):
+            loss, scaled_grads, outputs = self.gradients(batch, share, recompute)
         written = self._arithmetic.restored(self._variables, before)
         loss, scaled_grads = self._replicas.unite(
             loss, scaled_grads, self._variables.from_float16, [v for v, _ in written]
         )
         applied = self.apply(scaled_grads, tf.math.is_finite(loss), written)
         return Trace({"loss": loss, **applied}, scaled_grads, outputs)
-
-    def forward_and_backward(
-        self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool = True
-    ) -> tuple[tf.Tensor, gradients.Gradients, Any]:
-        """Does the first half of a step, on this replica; inside a `tf.function`.
-
-        Args:
-          batch: (inputs, labels, sample_weight), batch first; the last may be None.
-          scale: float32 [], what the loss is multiplied by.
-          recompute: as for `trace`.
-
-        Returns:
-          The mean loss, float32 []; the gradients of `loss * scale`, float32, one for
-          each master; and the outputs, as in `Trace`.
-
-        Raises:
-          ValueError: no gradient reaches any weight.
-        """
-        outputs = None
-
-        def of_rows(rows: gradients.Batch) -> tuple[tf.Tensor, gradients.Gradients]:
-            nonlocal outputs
-            loss, scaled_grads, outputs = self._scaled_grads(rows, scale, recompute)
-            return loss, scaled_grads
-
-        with self._replicas.own_seeds(self.state.seeds):
-            loss, scaled_grads = gradients.accumulated(
-                of_rows, batch, self.accumulate_steps
-            )
-        if scaled_grads and all(grad is None for grad in scaled_grads):
-            paths = ", ".join(v.path for v in self._variables.masters)
-            raise ValueError(f"No gradient reaches any weight: {paths}.")
-        return loss, scaled_grads, outputs if self.accumulate_steps == 1 else None
 
     def apply(
         self,
@@ -404,34 +357,6 @@ class TrainStep:
         if isinstance(self.rule, loss_scale.NoLossScale):
             return tf.constant(1.0)
         return self.loss_scale
-
-    def _scaled_grads(
-        self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool
-    ) -> tuple[tf.Tensor, gradients.Gradients, Any]:
-        """Returns the loss, its gradients times `scale` in float32, and the outputs."""
-        inputs, labels, sample_weight = batch
-        workings = self.state.working_weights
-        regularized = {
-            i: self._variables.masters[i] for i in self._variables.regularized
-        }
-        with tf.GradientTape() as tape:
-            outputs, added = self.forward(inputs, recompute)
-            outputs = gradients.outputs_in_float32(outputs)
-            loss = self.loss(labels, outputs, sample_weight)
-            for master in regularized.values():
-                loss += tf.cast(master.regularizer(master.value), tf.float32)
-            for extra in added:
-                loss += tf.cast(extra, tf.float32)  # add_loss of a 16-bit layer
-            scaled_loss = loss * scale
-        sources = [*workings, *(master.value for master in regularized.values())]
-        found = tape.gradient(scaled_loss, sources)
-        grads = [
-            self._arithmetic.sparse(gradients.to_float32(grad))  # 16 bits -> float32
-            for grad in found[: len(workings)]
-        ]
-        for i, grad in zip(regularized, found[len(workings) :], strict=True):
-            grads[i] = grad if grads[i] is None else grad + gradients.dense(grads[i])
-        return loss, grads, outputs
 
     def _leave_xla(self) -> None:
         if self._recomputed is not None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from mp_loop.precision import twins
+from mp_loop.step import train_state
 
 # A variable and the value that it had before the forward pass.
 Remembered = list[tuple[tf.Variable, tf.Tensor]]
@@ -71,6 +73,24 @@ class StepVariables:
             working.dtype == "float16" and place not in regularized
             for place, working in enumerate(self.workings)
         ]
+
+    def state(
+        self, slots: Sequence[tf.Variable], loss_scale: NamedTuple
+    ) -> train_state.TrainState:
+        """Makes the state of a training of these variables.
+
+        Args:
+          slots: the optimizer's variables.
+          loss_scale: the rule's first state.
+        """
+        return train_state.TrainState(
+            master_weights=[v.value for v in self.masters],
+            working_weights=[v.value for v in self.workings],
+            other_weights=[v.value for v in self.others],
+            seeds=[v.value for v in self.seeds],
+            slots=slots,
+            loss_scale=loss_scale,
+        )
 
     def remember(self) -> Remembered:
         """Returns the writable variables with what they hold now."""

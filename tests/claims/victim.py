@@ -43,6 +43,7 @@ PLACES = {
     "in a resume": ("mp_loop.run.tensorboard", "_drop_events_after"),
     "before the model": ("mp_loop.run.run_folder", "RunFolder.write_model"),
     "before the summary": ("mp_loop.run.run_folder", "RunFolder.write_summary"),
+    "before the report": ("mp_loop.report.run_page", "write"),
 }
 
 # What a training imports only when it needs it.
@@ -51,7 +52,7 @@ IMPORTED = (
     "mp_loop.hardware.machine",
     "mp_loop.models.catalog",
     "mp_loop.run.experiment",
-    "mp_loop.run.loop",
+    "mp_loop.run.session",
     "mp_loop.step.keras_step",
     "tqdm",
 )

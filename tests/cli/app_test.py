@@ -135,7 +135,7 @@ def test_bad_input_turns_the_named_kinds_into_usage_errors():
             raise OSError
 
 
-class TheirError(Exception):
+class TheirError(errors.UsageError):
     pass
 
 
@@ -145,7 +145,7 @@ ENDS = [
     pytest.param(1, 1, "", id="failed"),
     pytest.param(errors.UsageError("a\nb"), 2, "a b\n", id="usage"),
     pytest.param(errors.RecordError("used"), 2, "used\n", id="run folder"),
-    pytest.param(TheirError("theirs"), 2, "theirs\n", id="the command's own kind"),
+    pytest.param(TheirError("theirs"), 2, "theirs\n", id="a kind of bad input"),
     pytest.param(KeyboardInterrupt(), 130, "Interrupted.\n", id="interrupted"),
 ]
 
@@ -166,7 +166,7 @@ def test_how_a_command_ends(fresh_flags, monkeypatch, capsys, outcome, code, sai
 
     monkeypatch.setattr(sys, "argv", ["train", "--seed=3"])
     with pytest.raises(SystemExit) as end:
-        app.main(run, bad_input=[TheirError])
+        app.main(run)
     assert end.value.code == code
     assert capsys.readouterr().err == said
 

@@ -1,23 +1,63 @@
-"""How a training ended: exit codes, and the command that continues it."""
+"""Ends of commands: which exit code, and what the user reads."""
+
+import errno
+import signal
+
+import pytest
 
 from mp_loop.cli import outcomes
+from mp_loop.config import errors
 
-CONTINUE = "Continue with: python -m mp_loop.train --flagfile={}/flags.txt --resume"
+CONTINUE = "python -m mp_loop.train --flagfile={}/flags.txt --resume"
+
+ENDS = {
+    "bad input": (outcomes.bad_input(errors.UsageError("a\nb")), 2, "a b"),
+    "diverged": (
+        outcomes.diverged(RuntimeError("stuck.")),
+        1,
+        "Training diverged: stuck.",
+    ),
+    "replicas": (
+        outcomes.replicas_differ(RuntimeError("one is odd.")),
+        1,
+        "Replicas differ: one is odd.",
+    ),
+    "SIGTERM": (
+        outcomes.interrupted(7, signal.SIGTERM, "out"),
+        143,
+        "Interrupted at step 7; a checkpoint was saved. Continue with: "
+        f"{CONTINUE.format('out')}",
+    ),
+    "worker": (
+        outcomes.worker_lost("no answer."),
+        75,
+        "Worker lost: no answer. Start all workers again with --resume to continue "
+        "from the last checkpoint.",
+    ),
+    "folder lost": (
+        outcomes.folder_lost("out", OSError("disk is full"), None),
+        3,
+        "--output_dir (out) cannot be written any more: disk is full. The last "
+        f"checkpoint in it is unchanged. Continue with: {CONTINUE.format('out')}",
+    ),
+    "state rescued": (
+        outcomes.folder_lost("out", OSError("disk is full"), "/tmp/x"),
+        3,
+        "--output_dir (out) cannot be written any more: disk is full. The state was "
+        f"saved in /tmp/x. Continue with: {CONTINUE.format('/tmp/x')}",
+    ),
+    "results": (
+        outcomes.results_not_written("out", OSError(errno.ENOSPC, "No space")),
+        3,
+        "--output_dir (out) cannot be written: No space. The training is finished and "
+        "in its last checkpoint. Write the results with: "
+        f"{CONTINUE.format('out')}",
+    ),
+}
 
 
-def test_codes_and_the_command_that_continues(capsys):
-    ended = outcomes.interrupted(7, 15, "runs/a")
-    assert outcomes.tell(ended) == 143
-    assert capsys.readouterr().err == (
-        f"Interrupted at step 7; a checkpoint was saved. {CONTINUE.format('runs/a')}\n"
-    )
-    ended = outcomes.not_saved(OSError("full"), None, "runs/a")
-    assert ended.code == 3 and ended.message.endswith(CONTINUE.format("runs/a"))
-    assert "The last checkpoint in it was left as it is." in ended.message
-    ended = outcomes.not_saved(OSError("full"), "/tmp/b", "runs/a")
-    assert ended.message.endswith(CONTINUE.format("/tmp/b"))
-    ended = outcomes.results_not_written(OSError(28, "No space left"), "runs/a")
-    assert ended.code == 3 and "cannot be written: No space left. " in ended.message
-    assert outcomes.diverged(ValueError("x")).code == 1
-    assert outcomes.replicas_differ(ValueError("x")).code == 1
-    assert outcomes.worker_lost("a worker.").code == 75
+@pytest.mark.parametrize("name", ENDS)
+def test_an_end_has_its_code_and_one_line(name, capsys):
+    outcome, code, message = ENDS[name]
+    assert outcome.tell() == code
+    assert capsys.readouterr().err == f"{message}\n"

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 import mp_loop
 from mp_loop.numerics import probe
-from mp_loop.report import heatmaps
+from mp_loop.report import numerics_plots
 from mp_loop.run import (
     checkpointing,
     divergence,
@@ -53,7 +53,7 @@ def session(folder, batches, *, watched=True, total=8, every=0, after=100, **rul
 
 
 def everything(step):
-    return helpers.bits(probe._variables(step))
+    return helpers.bits(probe.variables(step))
 
 
 def test_a_watched_run_is_the_same_to_the_bit(tmp_path):
@@ -83,8 +83,8 @@ def test_a_watched_run_is_the_same_to_the_bit(tmp_path):
     assert names[0] == "conv2d" and len(names) == 7
     for values in ("activations", "activation_grads"):
         read_back(tmp_path / "b", looks, values)
-    assert heatmaps.draw_steps(tmp_path / "steps.png", looks)
-    assert heatmaps.draw_exponents(tmp_path / "exponents.png", looks[-1])
+    assert numerics_plots.draw_steps(tmp_path / "steps.png", looks)
+    assert numerics_plots.draw_exponents(tmp_path / "exponents.png", looks[-1])
     for name in ("steps.png", "exponents.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mp_loop.report import plots
+from mp_loop.report import training_plot
 from mp_loop.run import run_folder
 from tests.run.helpers import FLAGS, line
 
@@ -43,22 +43,13 @@ def test_picture(folder, metrics, evaluations):
     for values in evaluations:
         run.log_evaluation(values["step"], values)
     run.close()
-    path = plots.draw_run(folder)
+    path = training_plot.draw_run(folder)
     assert path == str(folder / "training.png")
     assert png_size(path) == (1200, 1200)
-
-
-def test_crosses_stand_where_skips_were_counted():
-    metrics = [
-        line(20, skipped_steps=2, loss_scale=8192.0),
-        line(40, skipped_steps=2, loss_scale=8192.0),
-        line(60, skipped_steps=5, loss_scale=1024.0),
-    ]
-    assert plots._skips(metrics) == [(20, 8192.0, 2), (60, 1024.0, 3)]
 
 
 def test_without_matplotlib_there_is_no_picture(folder, monkeypatch):
     run_folder.RunFolder.create(str(folder), FLAGS).close()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert plots.draw_run(folder) is None
+    assert training_plot.draw_run(folder) is None
     assert not (folder / "training.png").exists()

@@ -1,0 +1,79 @@
+"""What a run has recorded, as pictures and pages show it.
+
+    run = RecordedRun.read("runs/a", label="custom:float16")
+    skips(run.metrics)              # the lines before which steps were skipped
+
+It is read from the files of the run folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mp_loop.rendering import numbers
+from mp_loop.run import records
+
+Lines = Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedRun:
+    """The recorded lines of one run.
+
+    Attributes:
+      label: runs that share a label share a colour and one entry of the legend; a
+        single run without a label needs no legend.
+      metrics: of metrics.jsonl.
+      evaluations: of evaluations.jsonl.
+    """
+
+    label: str
+    metrics: Lines
+    evaluations: Lines
+
+    @classmethod
+    def read(cls, output_dir: str | os.PathLike[str], label: str = "") -> RecordedRun:
+        """Reads the run in a folder.
+
+        Raises:
+          RecordError: a file of the run is damaged.
+        """
+        metrics = records.read_metrics(output_dir)
+        return cls(label, metrics, records.read_evaluations(output_dir))
+
+
+@dataclasses.dataclass(frozen=True)
+class Skips:
+    """Steps that were skipped between a logged line and the one before.
+
+    Attributes:
+      step: of the line.
+      count: how many were skipped.
+      loss_scale: of the line.
+      line: all of it.
+    """
+
+    step: int
+    count: int
+    loss_scale: float
+    line: Mapping[str, Any]
+
+
+def skips(metrics: Lines) -> list[Skips]:
+    """Where steps were skipped, in order."""
+    found, before = [], 0
+    for line in metrics:
+        count = line.get("skipped_steps", before) - before
+        if count > 0:
+            scale = numbers.or_nan(line.get("loss_scale"))
+            found.append(Skips(line["step"], count, scale, line))
+        before += max(count, 0)
+    return found
+
+
+def column(lines: Lines, name: str) -> list[float]:
+    """One value of every line; NaN, a gap in a curve, where a line has none."""
+    return [numbers.or_nan(line.get(name)) for line in lines]

@@ -1,0 +1,129 @@
+"""Sections of a report that are text and tables, in HTML.
+
+What there is nothing to show of is an empty string.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from mp_loop.config import settings
+from mp_loop.rendering import numbers, tables
+from mp_loop.report import recorded_runs
+from mp_loop.run import records
+
+_MOST_SKIPS = 30  # rows of the table
+_MOST_NAMES = 3  # of variables whose gradients overflowed
+
+# Label, key in summary.json, format; an empty format shows a power of two.
+_TILES = (
+    ("accuracy", "eval_accuracy", "{:.4f}"),
+    ("loss", "eval_loss", "{:.4f}"),
+    ("steps", "steps", "{:,}"),
+    ("skipped", "skipped_steps", "{:,}"),
+    ("loss scale", "final_loss_scale", ""),
+    ("ms/step", "milliseconds_per_step", "{:.1f}"),
+    ("examples/s", "examples_per_second", "{:,.0f}"),
+    ("peak memory, MiB", "peak_memory_bytes", "{:,.0f}"),
+)
+
+
+def heading(title: str, subtitle: str = "") -> str:
+    """The title of the page, with a line below it."""
+    below = f"<p>{html.escape(subtitle)}</p>" if subtitle else ""
+    return f"<h1>{html.escape(title)}</h1>{below}"
+
+
+def warning(text: str) -> str:
+    """A note that stands out."""
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""
+
+
+def paragraph(text: str) -> str:
+    """A note below a table."""
+    return f"<p>{html.escape(text)}</p>" if text else ""
+
+
+def table(rows: tables.Rows, head: bool = True) -> str:
+    """A table that scrolls where it is too wide."""
+    return f'<div class="wide">{tables.html(rows, head)}</div>'
+
+
+def tiles(summary: Mapping[str, Any]) -> str:
+    """The results that one looks for first."""
+    found = []
+    for label, name, form in _TILES:
+        if summary.get(name) is not None:
+            value = summary[name] / 2**20 if name.endswith("_bytes") else summary[name]
+            said = form.format(value) if form else numbers.power_of_two(value)
+            found.append(f"<div><b>{said}</b>{label}</div>")
+    return f'<div class="tiles">{"".join(found)}</div>' if found else ""
+
+
+def skipped_steps(metrics: recorded_runs.Lines) -> str:
+    """Which steps were skipped, and which gradients overflowed where that is known."""
+    skips = recorded_runs.skips(metrics)
+    if not skips:
+        return ""
+    rows = [("until step", "skipped", "loss scale", "overflowed in")]
+    for skip in skips[:_MOST_SKIPS]:
+        scale = numbers.power_of_two(skip.loss_scale)
+        rows.append((f"{skip.step}", f"{skip.count}", scale, _overflowed(skip.line)))
+    more = len(skips) - _MOST_SKIPS
+    tail = f"<p>And {more} more lines with skips.</p>" if more > 0 else ""
+    return f"<h2>Skipped steps</h2>{table(rows)}{tail}"
+
+
+def _overflowed(line: Mapping[str, Any]) -> str:
+    counts = line.get("overflowed") or {}
+    names = sorted(counts, key=counts.get, reverse=True)
+    who = ", ".join(names[:_MOST_NAMES])
+    if len(names) > _MOST_NAMES:
+        who += f" and {len(names) - _MOST_NAMES} more"
+    began = (line.get("overflow") or {}).get("text", "")
+    return "; ".join(filter(None, (who, began))) or "-"
+
+
+def configuration(flags: Mapping[str, str]) -> str:
+    """The flags of a run; those that are not the defaults stand out."""
+    defaults = _flags(settings.Config().to_flagfile())
+    rows = list(flags.items())
+    changed = {i for i, (name, value) in enumerate(rows) if defaults.get(name) != value}
+    return (
+        "<h2>Configuration</h2><details><summary>All flags; in bold what is not the "
+        f"default</summary>{tables.html(rows, False, changed)}</details>"
+    )
+
+
+def read_flags(folder: pathlib.Path) -> dict[str, str]:
+    """The flags of the run in a folder, by name; empty where there are none."""
+    try:
+        return _flags((folder / records.FLAGS_FILE).read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+
+
+def _flags(flagfile: str) -> dict[str, str]:
+    lines = [line for line in flagfile.splitlines() if line.startswith("--")]
+    return dict(line.removeprefix("--").partition("=")[::2] for line in lines)
+
+
+def environment(folder: pathlib.Path) -> str:
+    """What the run in a folder ran on."""
+    try:
+        text = (folder / records.ENVIRONMENT_FILE).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError):
+        return ""
+    rows = [(name, _shown(value)) for name, value in found.items()]
+    return f"<h2>Environment</h2>{table(rows, head=False)}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

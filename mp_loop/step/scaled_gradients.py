@@ -1,0 +1,131 @@
+"""Forward pass, float32 loss, and backward pass of the scaled loss.
+
+    scaled = ScaledGradients(twin, loss, variables, arithmetic)
+    loss, grads, outputs = scaled((inputs, labels, None), scale)
+
+The first half of a step: what is computed before anything is checked or changed. A
+loop of one's own can call it alone, and hand the gradients to `TrainStep.apply`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mp_loop.precision import recomputation
+from mp_loop.step import arithmetic, gradients, variables
+
+
+class ScaledGradients:
+    """The gradients of a batch's scaled loss, over micro-batches if there are any.
+
+    Attributes:
+      accumulate_steps: micro-batches that a batch is split into.
+    """
+
+    def __init__(
+        self,
+        twin: keras.Model,
+        loss: Callable[..., Any],
+        of_step: variables.StepVariables,
+        ways: arithmetic.Arithmetic,
+        accumulate_steps: int = 1,
+        recomputed: recomputation.Recomputed | None = None,
+    ):
+        """Computes nothing yet.
+
+        Args:
+          twin: the model that computes.
+          loss: a `keras.losses.Loss`, or a function of (labels, outputs).
+          of_step: the variables whose gradients are wanted.
+          ways: how sparse gradients are treated.
+          accumulate_steps: micro-batches that a batch is split into.
+          recomputed: the twin's forward pass without keeping activations, or None.
+        """
+        self.accumulate_steps = accumulate_steps
+        self._twin = twin
+        self._loss = loss
+        self._variables = of_step
+        self._arithmetic = ways
+        self._recomputed = recomputed
+
+    def loss(self, labels: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
+        """Returns the mean loss of a batch, float32 [], without regularizers."""
+        return gradients.mean_loss(self._loss, labels, outputs, sample_weight)
+
+    def forward(
+        self, inputs: Any, recompute: bool = True
+    ) -> tuple[Any, list[tf.Tensor]]:
+        """Returns the twin's outputs in training, and the losses its layers added.
+
+        Args:
+          inputs: what the model takes, batch first.
+          recompute: False: keeps activations, whatever the step was made for.
+        """
+        if self._recomputed is None or not recompute:
+            return self._twin(inputs, training=True), self._twin.losses
+        outputs, losses = self._recomputed(inputs)
+        return outputs, [*losses, *self._twin.losses]  # here those of variables alone
+
+    def __call__(
+        self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool = True
+    ) -> tuple[tf.Tensor, gradients.Gradients, Any]:
+        """Computes gradients, inside a `tf.function`.
+
+        Args:
+          batch: (inputs, labels, sample_weight), batch first; the last may be None.
+          scale: float32 [], what the loss is multiplied by.
+          recompute: as for `forward`.
+
+        Returns:
+          The mean loss, float32 []; the gradients of `loss * scale`, float32, one for
+          each master; and the outputs, as in `TrainStep.trace`.
+
+        Raises:
+          ValueError: no gradient reaches any weight.
+        """
+        outputs = None
+
+        def of_rows(rows: gradients.Batch) -> tuple[tf.Tensor, gradients.Gradients]:
+            nonlocal outputs
+            loss, scaled_grads, outputs = self._of_rows(rows, scale, recompute)
+            return loss, scaled_grads
+
+        loss, scaled_grads = gradients.accumulated(
+            of_rows, batch, self.accumulate_steps
+        )
+        if scaled_grads and all(grad is None for grad in scaled_grads):
+            paths = ", ".join(v.path for v in self._variables.masters)
+            raise ValueError(f"No gradient reaches any weight: {paths}.")
+        return loss, scaled_grads, outputs if self.accumulate_steps == 1 else None
+
+    def _of_rows(
+        self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool
+    ) -> tuple[tf.Tensor, gradients.Gradients, Any]:
+        """Returns the loss, its gradients times `scale` in float32, and the outputs."""
+        inputs, labels, sample_weight = batch
+        workings = [variable.value for variable in self._variables.workings]
+        regularized = {
+            i: self._variables.masters[i] for i in self._variables.regularized
+        }
+        with tf.GradientTape() as tape:
+            outputs, added = self.forward(inputs, recompute)
+            outputs = gradients.outputs_in_float32(outputs)
+            loss = self.loss(labels, outputs, sample_weight)
+            for master in regularized.values():
+                loss += tf.cast(master.regularizer(master.value), tf.float32)
+            for extra in added:
+                loss += tf.cast(extra, tf.float32)  # add_loss of a 16-bit layer
+            scaled_loss = loss * scale
+        sources = [*workings, *(master.value for master in regularized.values())]
+        found = tape.gradient(scaled_loss, sources)
+        grads = [
+            self._arithmetic.sparse(gradients.to_float32(grad))  # 16 bits -> float32
+            for grad in found[: len(workings)]
+        ]
+        for i, grad in zip(regularized, found[len(workings) :], strict=True):
+            grads[i] = grad if grads[i] is None else grad + gradients.dense(grads[i])
+        return loss, grads, outputs

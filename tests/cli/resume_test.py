@@ -1,0 +1,68 @@
+"""Resuming: which settings may differ from the run's, and what is refused."""
+
+import pytest
+
+from mp_loop.cli import app, resume
+from mp_loop.config import errors, settings
+
+BEFORE = settings.Config.of(seed=3, precision="bfloat16", output_dir="out")
+
+
+def given(*words):
+    return app.parse(["train", *words, "--output_dir=out", "--resume"])
+
+
+def test_what_is_not_given_is_as_before():
+    config = resume.continued_run(BEFORE, *given("--epochs=9"))
+    assert config == BEFORE.replace(epochs=9, resume=True)
+
+
+def test_auto_means_the_precision_of_the_run():
+    config = resume.continued_run(BEFORE, *given("--precision=auto"))
+    assert config == BEFORE.replace(resume=True)
+
+
+def test_with_no_flags_to_ask_every_setting_counts_as_given():
+    with pytest.raises(errors.UsageError, match=r"--seed \(0, was 3\)"):
+        resume.continued_run(BEFORE, settings.Config(), None)
+
+
+REFUSED = {
+    "one": (["--seed=4"], "--seed (4, was 3) must be as in the run to be resumed."),
+    "all of them": (
+        ["--batch_size=4", "--seed=4"],
+        "--batch_size (4, was 128), --seed (4, was 3) must be as in the run",
+    ),
+    "a precision": (
+        ["--precision=float16"],
+        "--precision (float16, was bfloat16) must be as in the run to be resumed. "
+        "To go on in another precision, add --change_precision.",
+    ),
+    "more than the precision": (
+        ["--precision=float16", "--change_precision", "--seed=4"],
+        "--seed (4, was 3) must be as in the run to be resumed.",
+    ),
+    "a contradiction": (
+        ["--strategy=mirrored", "--all_reduce_dtype=float16"],
+        "--all_reduce_dtype (float16) needs --precision=float16",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_must_not_change_is_named(name):
+    words, message = REFUSED[name]
+    with pytest.raises(errors.UsageError) as error:
+        resume.continued_run(BEFORE, *given(*words))
+    assert str(error.value).startswith(message)
+
+
+def test_change_precision_allows_another_precision_and_scale():
+    words = ["--precision=float16", "--change_precision", "--initial_scale=8"]
+    config = resume.continued_run(BEFORE, *given(*words))
+    assert config.precision.precision == "float16"
+    assert config.scale.initial_scale == 8.0
+
+
+def test_every_setting_that_may_change_exists():
+    assert set(resume.PRECISION_MAY_CHANGE) <= set(settings.FIELDS)
