@@ -391,10 +391,7 @@ def _in_float64(model: keras.Model) -> keras.Model:
         config = layers.under_policy(layer, keras.DTypePolicy("float64"))
         return layers.copy(layer, config)
 
-    twin = keras.models.clone_model(model, clone_function=convert, recursive=True)
-    for wide, master in zip(twin.weights, model.weights, strict=True):
-        wide.assign(keras.ops.cast(master, wide.dtype))
-    return twin
+    return precisions.converted(model, convert)
 
 
 @contextlib.contextmanager

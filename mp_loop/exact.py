@@ -124,11 +124,19 @@ def _pairs(
     ours: steps_module.TrainStep, theirs: keras_baseline.KerasStep
 ) -> dict[str, tuple[tf.Variable, tf.Variable]]:
     """All that both loops have, in the order of the model."""
-    weights = zip(ours.model.weights, theirs.mixed.weights, strict=True)
+    mixed_of = _mapped(precisions.pairs(theirs.model, theirs.mixed))
+    weights = [
+        (mine, mixed_of[id(other)])
+        for mine, other in precisions.pairs(ours.model, theirs.model)
+    ]
+    # Both optimizers keep the order of their model's trainable variables.
     slots = zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True)
-    seeds = zip(
-        precisions.seeds(ours.twin), precisions.seeds(theirs.mixed), strict=True
-    )
+    twin_seeds = _mapped(precisions.seed_pairs(ours.model, ours.twin))
+    mixed_seeds = _mapped(precisions.seed_pairs(theirs.model, theirs.mixed))
+    seeds = [
+        (twin_seeds[id(mine)], mixed_seeds[id(other)])
+        for mine, other in precisions.seed_pairs(ours.model, theirs.model)
+    ]
     pairs = {mine.path: (mine.value, other.value) for mine, other in [*weights, *slots]}
     pairs |= {
         f"seed {i}": (mine.value, other.value) for i, (mine, other) in enumerate(seeds)
@@ -140,6 +148,10 @@ def _pairs(
             strict=True,
         )
     return pairs
+
+
+def _mapped(pairs: list[tuple[Any, Any]]) -> dict[int, Any]:
+    return {id(original): copy for original, copy in pairs}
 
 
 def _same(mine: tf.Tensor, other: tf.Tensor) -> tf.Tensor:

@@ -16,13 +16,13 @@ from __future__ import annotations
 import collections
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mp_loop import devices, layers, norm, transformer
+from mp_loop import devices, layers, norm, pairing, transformer
 
 HALF_PRECISIONS = ("float16", "bfloat16")
 
@@ -90,15 +90,14 @@ def half_precision_twin(
         of `dtype`.
 
     Returns:
-      A Keras model of the same structure, with equal weights in the same order:
-      16-bit copies in heavy layers, the model's own float32 variables
-      elsewhere. Its last layers are float32. Regularizers are left to the
-      masters. The twin is for computing; save `model`. A later change of
-      `layer.trainable` needs a new twin.
+      A Keras model of the same structure, with equal weights (see `pairs`): 16-bit
+      copies in heavy layers, the model's own float32 variables elsewhere. Its last
+      layers are float32. Regularizers are left to the masters. The twin is for
+      computing; save `model`. A later change of `layer.trainable` needs a new twin.
 
     Raises:
-      ValueError: unknown dtype, a model with weights other than float32, or one
-        that cannot be cloned (a subclassed model), by name.
+      ValueError: unknown dtype, a model with weights other than float32, one that
+        cannot be cloned (a subclassed model), or a weight of several layers, by name.
 
     Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 and 3.3.
     """
@@ -123,7 +122,7 @@ def half_precision_twin(
             layers.cast_in_each_call(twin, layer)
         return twin
 
-    return _twin(model, convert)
+    return converted(model, convert)
 
 
 def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
@@ -161,17 +160,41 @@ def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
             return twin
         return layers.copy(layer, layers.twin_config(layer, policy))
 
-    return _twin(model, convert)
+    return converted(model, convert)
 
 
-def _twin(model: keras.Model, convert: Callable[[Any], Any]) -> keras.Model:
-    """Clones the model layer by layer; the copies get its values."""
-    twin = keras.models.clone_model(model, clone_function=convert, recursive=True)
-    for master, working in pairs(model, twin):
+def converted(model: keras.Model, convert: Callable[[Any], Any]) -> keras.Model:
+    """Clones a model layer by layer; the copies get its values.
+
+    Args:
+      model: a built functional or Sequential model.
+      convert: from a layer, or another operation, to what stands for it in the clone:
+        a copy, or the same object. It is called once for each, and for no model that
+        is a graph itself: these are entered.
+
+    Returns:
+      A model for which `pairs` and `seed_pairs` know what was made of what.
+
+    Raises:
+      ValueError: a copy has other weights than its layer, or the graph is not all
+        that a model computes, by name.
+    """
+    _refuse_uncloneable(model)
+    for operation in _operations(model):
+        if _is_graph(operation):
+            _refuse_uncloneable(operation)
+
+    def recorded(layer: Any) -> Any:
+        copy = convert(layer)
+        if copy is not layer and isinstance(copy, keras.layers.Layer):
+            pairing.record(layer, copy)
+        return copy
+
+    twin = keras.models.clone_model(model, clone_function=recorded, recursive=True)
+    pairing.record(model, twin)
+    for master, working in [*pairs(model, twin), *seed_pairs(model, twin)]:
         if working is not master:
             working.assign(keras.ops.cast(master, working.dtype))
-    for master, working in zip(seeds(model), seeds(twin), strict=False):
-        working.assign(master)
     return twin
 
 
@@ -184,25 +207,85 @@ def seeds(model: keras.Model) -> list[keras.Variable]:
 def pairs(
     model: keras.Model, twin: keras.Model
 ) -> list[tuple[keras.Variable, keras.Variable]]:
-    """Pairs the weights of a model with those of its twin, in order.
+    """Pairs the weights of a model with those of its twin.
+
+    A converted layer knows what it was made of. In a twin of your own, weights belong
+    together by what `pairing` goes by.
 
     Args:
       model: the float32 model.
-      twin: what `half_precision_twin` made of it, or a twin of your own.
+      twin: what was made of it, or a twin of your own, which may hold one.
 
     Returns:
-      `(master, working)` for every weight; the same object twice where shared.
+      `(master, working)` for every weight of `model`, in its order; the same object
+      twice where it is shared, or where a conversion found that nothing reads it.
 
     Raises:
-      ValueError: the twin has other weights than the model.
+      ValueError: not each weight has exactly one counterpart, of its shape.
     """
-    masters, workings = model.weights, twin.weights
-    if [tuple(v.shape) for v in masters] != [tuple(v.shape) for v in workings]:
-        raise ValueError(
-            f"`twin` ({twin.name}) must have the weights of `model` ({model.name}), "
-            "of equal shapes in the same order."
-        )
-    return list(zip(masters, workings, strict=True))
+    working_of, master_of, known = {}, {}, set()
+    masters = {id(variable) for variable in model.weights}
+    workings = {id(variable) for variable in twin.weights}
+    for master, working in _matches(model, twin):
+        if id(master) not in masters or id(working) not in workings:
+            continue
+        one = working_of.setdefault(id(master), working) is working
+        if not one or master_of.setdefault(id(working), master) is not master:
+            raise ValueError(
+                f"`model` ({model.name}): {master.path} belongs to several layers of "
+                "it, or of its twin, whose copies would not stay equal. Keep these "
+                "layers in float32 with `float32_layers`."
+            )
+        if tuple(master.shape) == tuple(working.shape):
+            known |= {id(master), id(working)}
+    # A model may hold layers beside its graph, which nothing made of that reads.
+    made = pairing.source(twin) is model
+    for layer, copy in _copies(twin) if made else ():
+        if not {id(v) for v in [*layer.weights, *copy.weights]} <= known:
+            raise layers.other_weights(layer)
+    for variable in [*twin.weights, *([] if made else model.weights)]:
+        if id(variable) not in known:
+            raise ValueError(
+                f"`twin` ({twin.name}) must have the weights of `model` "
+                f"({model.name}): {variable.path} has no counterpart of its shape. "
+                "Give layers and weights equal attributes, or equal names, in both."
+            )
+    return [(master, working_of.get(id(master), master)) for master in model.weights]
+
+
+def seed_pairs(
+    model: keras.Model, twin: keras.Model
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Pairs the states of random generators, as far as both models have them."""
+    ours, theirs = ({id(v): v for v in seeds(one)} for one in (model, twin))
+    twin_of = {
+        id(own): other
+        for own, other in _matches(model, twin)
+        if id(own) in ours and id(other) in theirs
+    }
+    return [(own, twin_of[i]) for i, own in ours.items() if i in twin_of]
+
+
+def _matches(
+    model: keras.Model, twin: keras.Model
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Each variable with what was made of it; by `pairing` in a twin of your own."""
+    workings = {id(variable) for variable in twin.variables}
+    found = [(v, v) for v in model.variables if id(v) in workings]
+    for layer, copy in _copies(twin):
+        found += pairing.variables(layer, copy)
+    if workings - {id(variable) for _, variable in found}:
+        found += pairing.variables(model, twin)
+    return found
+
+
+def _copies(
+    twin: keras.Model,
+) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
+    """The layers of a twin that are copies, each after what it was made of."""
+    inside = twin._flatten_layers(include_self=False)
+    made = [(pairing.source(copy), copy) for copy in inside]
+    return [(layer, copy) for layer, copy in made if layer is not None]
 
 
 def keep_on_host(model: keras.Model, twin: keras.Model) -> None:
@@ -303,15 +386,18 @@ def _has_copies(layer: keras.layers.Layer) -> bool:
     return type(layer) in heavy or any(map(_has_copies, parts))
 
 
-def _calls(model: keras.Model) -> collections.Counter[int]:
-    """Counts by id how often each layer is called, inside nested models as well."""
-    counts = collections.Counter()
+def _operations(model: keras.Model) -> Iterator[Any]:
+    """Yields what a model calls, once for each call, inside nested models as well."""
     graph = model._functional if isinstance(model, keras.Sequential) else model
     for node in itertools.chain(*graph._nodes_by_depth.values()):
-        counts[id(node.operation)] += 1
-        if _is_cloneable(node.operation):
-            counts += _calls(node.operation)
-    return counts
+        yield node.operation
+        if _is_graph(node.operation):
+            yield from _operations(node.operation)
+
+
+def _calls(model: keras.Model) -> collections.Counter[int]:
+    """Counts by id how often each layer is called."""
+    return collections.Counter(map(id, _operations(model)))
 
 
 def _needs_masters(layer: keras.layers.Layer) -> bool:
@@ -334,16 +420,22 @@ def output_operations(model: keras.Model) -> set[int]:
     found = set()
     for tensor in keras.tree.flatten(model.outputs):
         operation = tensor._keras_history.operation
-        if _is_cloneable(operation):
+        if _is_graph(operation):
             found |= output_operations(operation)
         else:
             found.add(id(operation))
     return found
 
 
-def _is_cloneable(layer: Any) -> bool:
+def _is_graph(layer: Any) -> bool:
     is_graph = isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
     return isinstance(layer, keras.Model) and is_graph and bool(layer.built)
+
+
+def _is_cloneable(layer: Any) -> bool:
+    """Tells whether the graph of a model is all that it computes."""
+    owner = next(base for base in type(layer).__mro__ if "call" in vars(base))
+    return _is_graph(layer) and owner.__module__.startswith("keras.src.")
 
 
 def _refuse_unlawful(model: keras.Model, dtype: str) -> None:
@@ -363,6 +455,6 @@ def _refuse_uncloneable(model: keras.Model) -> None:
         return
     raise ValueError(
         f"`model` ({type(model).__name__} '{model.name}') must be a built functional "
-        "or Sequential model to be converted; a subclassed one cannot be cloned: "
-        "build its 16-bit twin yourself and pass it as `twin`."
+        "or Sequential model, with no `call` of its own, to be converted; a subclassed "
+        "one cannot be cloned: build its 16-bit twin yourself and pass it as `twin`."
     )

@@ -203,9 +203,7 @@ class Probe:
         if sample_weight is not None:
             sample_weight = first(sample_weight)
         # The same dropout, as far as 16 bits draw what float32 draws.
-        for own, twins in zip(
-            precisions.seeds(model), precisions.seeds(step.twin), strict=False
-        ):
+        for own, twins in precisions.seed_pairs(model, step.twin):
             own.assign(twins)
         watch = _Watch(_histogram)
         with watch.on(model), tf.GradientTape() as tape:

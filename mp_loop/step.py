@@ -77,8 +77,9 @@ class TrainStep:
           precision: "float16", "bfloat16" or "float32".
           loss_scale: the rule; default: `DynamicLossScale()` for float16,
             `NoLossScale()` otherwise.
-          twin: a model of your own that computes in 16 bits, with the weights of
-            `model` in the same order.
+          twin: a model of your own that computes in 16 bits, with the layers and
+            weights of `model`: in the same places of a graph, in equal attributes, or
+            under equal names.
           float32_layers: regular expression; layers whose name it finds stay in
             float32.
           clip_norm: gradients are clipped to this global norm; 0: not at all.
@@ -143,8 +144,8 @@ class TrainStep:
         self._clip_norm = clip_norm
         self._accumulate_steps = accumulate_steps
 
-        pairs = precisions.pairs(model, twin)
-        working_of = {id(master): working for master, working in pairs}
+        self._pairs = precisions.pairs(model, twin)
+        working_of = {id(master): working for master, working in self._pairs}
         masters = model.trainable_variables
         workings = [working_of[id(master)] for master in masters]
         self._replicas.check("optimizer", optimizer.variables[0])
@@ -157,12 +158,13 @@ class TrainStep:
             for master, working in zip(masters, workings, strict=True)
             if working is not master
         ]
-        # A copy's regularizer is computed on its master; a shared variable's
-        # comes with the twin's own losses.
+        # A copy's regularizer is computed on its master; that of a variable which the
+        # twin shares comes with the twin's own losses.
+        shared = {id(v) for v in twin.weights}
         self._regularized = [
             master
-            for master, working in zip(masters, workings, strict=True)
-            if working is not master and master.regularizer is not None
+            for master in masters
+            if id(master) not in shared and master.regularizer is not None
         ]
         regularized = {id(master) for master in self._regularized}
         self._from_float16 = [
@@ -249,7 +251,7 @@ class TrainStep:
 
     def reload(self) -> None:
         """Copies masters to working weights after the masters were set by hand."""
-        for master, working in precisions.pairs(self.model, self.twin):
+        for master, working in self._pairs:
             if working is not master:
                 working.assign(keras.ops.cast(master, working.dtype))
 

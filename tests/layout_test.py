@@ -45,7 +45,7 @@ ROWS = [
         "workloads",
         "cluster",
     },
-    {"devices", "distribution"},
+    {"devices", "distribution", "pairing"},
     {"capability", "processor"},
 ]
 COMMANDS = ROWS[0] | ROWS[2]
