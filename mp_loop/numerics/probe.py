@@ -31,7 +31,7 @@ import tensorflow as tf
 
 from mp_loop.config import choices
 from mp_loop.numerics import counting, probe_report
-from mp_loop.precision import twins
+from mp_loop.precision import pairs
 from mp_loop.step import train_step
 
 # How many powers of two below a scale that overflows another one is looked for.
@@ -208,9 +208,7 @@ class Probe:
         if sample_weight is not None:
             sample_weight = first(sample_weight)
         # The same dropout, as far as 16 bits draw what float32 draws.
-        for own, working in zip(
-            twins.seeds(model), twins.seeds(step.twin), strict=False
-        ):
+        for own, working in pairs.of_seeds(model, step.twin):
             own.assign(working)
         watch = _Watch(counting.distribution)
         with watch.on(model), tf.GradientTape() as tape:

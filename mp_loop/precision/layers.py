@@ -27,6 +27,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.hardware import devices
+from mp_loop.precision import pairing
 
 # Layers of the form activation(product(inputs, kernel) + bias).
 BIASED = (
@@ -421,34 +422,39 @@ def cast_in_each_call(twin: keras.layers.Layer, master: keras.layers.Layer) -> N
     once has nothing to sum, and keeps its own 16-bit variables.
 
     Args:
-      twin: a copy whose weights are those of `master`, in order and number. Under a
-        mixed policy of Keras the cast is left to Keras.
+      twin: a copy of `master`, built or not. Under a mixed policy of Keras the cast is
+        left to Keras.
       master: the built float32 layer.
     """
     # Closures hide them from tracking. Inside a call, `value` is cast by Keras.
-    values = [variable.value for variable in master.weights]
-    twin._master_weights = lambda: (master.weights, values)
+    values = {id(variable): variable.value for variable in master.weights}
+    twin._master_weights = lambda: (master, values)
     twin.__class__ = _casting_in_each_call(type(twin))
 
 
 @functools.cache
 def _casting_in_each_call(base: type) -> type:
-    def masters(layer: Any) -> tuple[list[keras.Variable], list[tf.Variable]]:
-        return layer._master_weights()
-
     @functools.wraps(base.call)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        own = base.weights.fget(self)
+        master, values = self._master_weights()
+        owners = {
+            id(own): weight
+            for weight, own in pairing.variables(master, self)
+            if id(weight) in values and own is not weight and own.shape == weight.shape
+        }
+        if any(
+            id(own) not in owners and id(own) not in values
+            for own in base.weights.fget(self)
+        ):
+            raise pairing.other_weights(master)
         mapping = {
-            id(variable): tf.cast(value, self.variable_dtype)
-            for variable, master, value in zip(own, *masters(self), strict=True)
-            if variable is not master
+            own: tf.cast(values[id(weight)], self.variable_dtype)
+            for own, weight in owners.items()
         }
         with keras.StatelessScope() as scope:
             scope.state_mapping |= mapping  # its constructor would cast
             outputs = base.call(self, *args, **kwargs)
         # What the call wrote: seeds, and weights that a layer normalizes itself.
-        owners = dict(zip(map(id, own), self.weights, strict=True))
         for variable in base.variables.fget(self):
             written = scope.state_mapping.get(id(variable))
             if written is not mapping.get(id(variable)):
@@ -463,7 +469,7 @@ def _casting_in_each_call(base: type) -> type:
     members = {
         "call": call,
         "variables": property(variables),
-        "weights": property(lambda self: masters(self)[0]),
+        "weights": property(lambda self: self._master_weights()[0].weights),
     }
     return type(base.__name__, (base,), members)
 

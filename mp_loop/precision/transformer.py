@@ -358,12 +358,5 @@ def _made_of_twins(base: type) -> type:
         for name, twin in twins.items():
             twin.build_from_config(getattr(master, name).get_build_config())
             setattr(self, name, twin)
-        shapes = [[tuple(v.shape) for v in one.weights] for one in (master, self)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"`model`: layer '{master.name}' ({base.__name__}) cannot be converted "
-                "to 16 bits: its copy has other weights. Keep it in float32 with "
-                f"`float32_layers` ({master.name})."
-            )
 
     return type(base.__name__, (base,), {"build": build})

@@ -269,17 +269,17 @@ def _model(config: settings.Config, source: Any) -> Any:
 
 def _keep_on_host(config: settings.Config, model: Any) -> None:
     """Leaves an accelerator's memory to what its steps read."""
-    from mp_loop.precision import twins
+    from mp_loop.precision import offloading, twins
 
     if config.precision.loop == "keras" or config.precision.keras_arithmetic:
         return
     if config.parallel.strategy != "none" or config.precision.precision == "float32":
         return
-    if not all(map(twins.is_on_host, model.non_trainable_weights)):
+    if not all(map(offloading.is_on_host, model.non_trainable_weights)):
         twin = twins.half_precision_twin(
             model, config.precision.precision, config.precision.float32_layers
         )
-        twins.keep_on_host(model, twin)
+        offloading.keep_on_host(model, twin)
 
 
 def _phase_ends(config: settings.Config, steps_per_epoch: int) -> tuple[int, ...]:
