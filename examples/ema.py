@@ -1,7 +1,7 @@
 """Averaged weights in float16 training: `python examples/ema.py [EPOCHS]`.
 
-The average is of the float32 masters, and float32 itself: with a decay of 0.98 it
-moves by less than a 16-bit weight could. A skipped step moves nothing.
+The averages of the float32 masters are float32 too: with a decay of 0.98 they move by
+less than a 16-bit weight could. A skipped step moves nothing.
 
 (Keras' own way works too: `keras.optimizers.Adam(use_ema=True)`, and
 `optimizer.finalize_variable_values(model.trainable_variables)` at the end.)

@@ -1,8 +1,8 @@
 """A GAN in float16: `python examples/gan.py [STEPS]`.
 
-Two models, two losses, two optimizers, and a loss scale for each: two `TrainStep`s
-in one loop. The second trains the generator through the discriminator, which is
-frozen there, and is told when the discriminator has moved.
+Two models, two losses, two optimizers and two loss scales: two `TrainStep`s in one
+loop. The second one trains the generator through the discriminator, which is frozen
+there; `reload` tells it that the discriminator has changed.
 """
 
 import sys
@@ -45,15 +45,17 @@ def make_discriminator() -> keras.Model:
 
 
 def main(steps: int = 600) -> tuple[float, float]:
-    """Trains; returns how far the fakes were from real images, and are now."""
+    """Trains; returns the distance of fakes from real images, before and after."""
     keras.utils.set_random_seed(0)
     generator, discriminator = make_generator(), make_discriminator()
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
 
-    judge = mp_loop.TrainStep(discriminator, keras.optimizers.Adam(2e-4, 0.5), loss)
-    discriminator.trainable = False  # inside the other step it only judges
+    discriminator_step = mp_loop.TrainStep(
+        discriminator, keras.optimizers.Adam(2e-4, 0.5), loss
+    )
+    discriminator.trainable = False  # frozen inside the other step
     both = keras.Sequential([generator, discriminator])
-    forge = mp_loop.TrainStep(both, keras.optimizers.Adam(2e-3, 0.5), loss)
+    generator_step = mp_loop.TrainStep(both, keras.optimizers.Adam(2e-3, 0.5), loss)
     discriminator.trainable = True
 
     real, fake = tf.ones([BATCH, 1]), tf.zeros([BATCH, 1])
@@ -61,22 +63,25 @@ def main(steps: int = 600) -> tuple[float, float]:
     @tf.function
     def train(images: tf.Tensor) -> tuple[dict, dict]:
         noise = tf.random.normal([BATCH, NOISE])
-        fakes = tf.cast(forge.twin.layers[0](noise), tf.float32)  # 16 bits -> float32
-        judged = judge(tf.concat([images, fakes], 0), tf.concat([real, fake], 0))
-        forge.reload()  # the discriminator has moved
-        return judged, forge(noise, real)
+        fakes = generator_step.twin.layers[0](noise)
+        fakes = tf.cast(fakes, tf.float32)  # 16 bits -> float32
+        metrics = discriminator_step(
+            tf.concat([images, fakes], 0), tf.concat([real, fake], 0)
+        )
+        generator_step.reload()  # the discriminator has changed
+        return metrics, generator_step(noise, real)
 
     images = sources.load("fashion_mnist_mini").train.inputs / np.float32(127.5) - 1.0
     before = distance(generator, images)
     batches = tf.data.Dataset.from_tensor_slices(images)
     batches = batches.shuffle(len(images), seed=0).repeat().batch(BATCH)
     for step, batch in enumerate(batches.take(steps), start=1):
-        judged, forged = train(batch)
+        discriminated, generated = train(batch)
         if step % 100 == 0:
             print(
-                f"step {step}: discriminator {judged['loss']:.3f} (scale "
-                f"{judged['loss_scale']:g}), generator {forged['loss']:.3f} (scale "
-                f"{forged['loss_scale']:g})"
+                f"step {step}: discriminator {discriminated['loss']:.3f} (scale "
+                f"{discriminated['loss_scale']:g}), generator "
+                f"{generated['loss']:.3f} (scale {generated['loss_scale']:g})"
             )
     after = distance(generator, images)
     print(f"distance of fakes from real images: {before:.3f}, now {after:.3f}")

@@ -1,9 +1,9 @@
 """A gradient penalty in float16: `python examples/gradient_penalty.py`.
 
-The loss holds the gradient of the model by its inputs, so the backward pass goes
-through a backward pass. The model below returns both; the same class makes the
-float32 model and its 16-bit twin. The inner gradient is one of a sum, not of a mean:
-each example's keeps its size, and needs no scale of its own.
+The loss contains the gradient of the model with respect to its inputs, so the backward
+pass goes through a backward pass. The model below returns both; the same class makes
+the float32 model and its 16-bit twin. The inner gradient is that of a sum, not of a
+mean: the gradient of each example keeps its size and needs no scale of its own.
 """
 
 import sys
@@ -17,7 +17,7 @@ from mp_loop.models import catalog
 
 
 class WithInputGradient(keras.Model):
-    """Returns a classifier's logits, and the gradient of the largest by the inputs."""
+    """Returns logits and the gradient of the largest one by the inputs."""
 
     def __init__(self, classifier: keras.Model):
         super().__init__()

@@ -1,7 +1,7 @@
 """A loop of your own from pure parts: `python examples/pure_parts.py`.
 
-The twin, the casts, the scale and the skip, each in plain sight; the update is
-gradient descent by hand. Nothing else of mp_loop is used.
+The twin, the casts, the scale and the skip are written out; the update is gradient
+descent. Nothing else of mp_loop is used.
 """
 
 import sys

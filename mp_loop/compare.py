@@ -24,17 +24,15 @@ stderr, nothing written), 130 or 143 stopped by SIGINT or SIGTERM.
 from __future__ import annotations
 
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
 from absl import flags
 
-from mp_loop.cli import app, folders, signals
+from mp_loop.cli import app, folders, outcomes, signals
 from mp_loop.comparison import designs, output, runs, side_by_side
 from mp_loop.config import errors, settings
 from mp_loop.hardware import startup
-from mp_loop.rendering import figures
 from mp_loop.run import experiment, locking
 
 
@@ -69,21 +67,20 @@ def declare(flag_values: flags.FlagValues) -> None:
 
 def run(config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Runs the comparison; returns the exit code."""
-    if config.precision.precision == "auto" and (
-        flag_values.exact or not config.records.resume
-    ):
+    resumes = config.records.resume and not flag_values.exact
+    if config.precision.precision == "auto" and not resumes:
         with startup.quiet_start():
             config = experiment.resolved(config)
     if flag_values.exact:
         proof = side_by_side.prove(config)
         print(proof)
-        return 0 if proof.difference is None else 1
-    if config.records.resume:
+        return outcomes.FAILED if proof.difference else outcomes.DONE
+    if resumes:
         return _resume(config, flag_values)
     arms = designs.parse_arms(flag_values.arms, config.precision.precision)
-    repeats, margin = flag_values.repeats, flag_values.margin
-    design = designs.Design(config, tuple(arms), repeats, margin).revised()
-    design.check_margin()
+    design = designs.Design(
+        config, tuple(arms), flag_values.repeats, flag_values.margin
+    ).revised()
     planned = runs.plan(config, design.arms, design.repeats)
     folder = folders.create(config.records.output_dir, "a comparison without --resume")
     return _run_locked(folder, locking.FolderLock(folder), design, planned)
@@ -98,7 +95,6 @@ def _resume(config: settings.Config, flag_values: flags.FlagValues) -> int:
     lock = locking.FolderLock(folder)
     try:
         design = designs.extended(before, config, flag_values)
-        design.check_margin()
         planned = runs.plan(design.config, design.arms, design.repeats)
         design = design.revised(after_results=(folder / output.JSON_FILE).exists())
     except BaseException:
@@ -118,7 +114,7 @@ def _run_locked(
         design.write(folder)  # before any result exists
         code = _make_runs(folder, planned)
         if not code:
-            _show(folder, output.write(folder, design, planned))
+            print(f"\n{output.write(folder, design, planned)}")
         return code
     finally:
         lock.release()
@@ -140,34 +136,19 @@ def _make_runs(folder: pathlib.Path, planned: Sequence[runs.PlannedRun]) -> int:
             try:
                 summary = runs.complete(folder, one, stop_requested)
             except runs.Stopped as stop:
-                print(f"Interrupted. {continue_with}", file=sys.stderr)
-                return 128 + stop.number
+                code = outcomes.signal_code(stop.number)
+                return outcomes.Outcome(code, f"Interrupted. {continue_with}").tell()
             except runs.RunFailed as failure:
-                print(
-                    f"Arm {one.arm.name} failed (exit code {failure.code}):\n"
-                    f"{failure.last_lines}\nFull log: {failure.log}\n{continue_with}",
-                    file=sys.stderr,
-                )
-                return 2 if failure.code == 2 else 1
+                refused = failure.code == outcomes.BAD_INPUT
+                code = outcomes.BAD_INPUT if refused else outcomes.FAILED
+                return outcomes.Outcome(code, f"{failure}\n{continue_with}").tell()
             took = "before" if finished else f"{time.monotonic() - began:.0f} s in all"
             print(
                 f"{said}: accuracy {summary['eval_accuracy']:.4f}, "
                 f"{summary['milliseconds_per_step']:.1f} ms/step, {took}",
                 flush=True,
             )
-    return 0
-
-
-def _show(folder: pathlib.Path, written: output.Written) -> None:
-    """Prints the table, and where everything is."""
-    print(f"\n{written.table}\nTable and runs: {folder}")
-    print(f"Report: {written.report}")
-    if written.curves is None:
-        print(f"No picture: {figures.MISSING}")
-        return
-    print(f"Picture: {written.curves}")
-    if written.differences is not None:
-        print(f"Differences: {written.differences}")
+    return outcomes.DONE
 
 
 if __name__ == "__main__":

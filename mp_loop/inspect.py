@@ -111,7 +111,7 @@ def run(config: settings.Config, flag_values: Any) -> int:
             position = start + look * config.training.inspect_every
             _train_to(built, position)
             batch = next(iter(_batches(built, position)))
-            lines.append(probe_report.line(looker.look(*batch), flag_values.share))
+            lines.append(probe_report.summarize(looker.look(*batch), flag_values.share))
             _say_progress(lines[-1])
             if out:
                 out.log_numerics(lines[-1])

@@ -212,7 +212,7 @@ def test_a_resumed_comparison_may_have_moved(begun, monkeypatch):
 
 DIFFERING = [
     pytest.param(["--margin=0.2"], ["--margin (0.2, was 0.1)"], id="margin"),
-    pytest.param(["--margin=0"], ["--margin (0, was 0.1)"], id="no margin"),
+    pytest.param(["--margin=0"], ["--margin (0.0, was 0.1)"], id="no margin"),
     pytest.param(["--seed=8"], ["--seed (8, was 7)"], id="seed"),
     pytest.param(["--steps=9"], ["--steps (9, was 0)"], id="steps"),
     pytest.param(

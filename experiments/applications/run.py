@@ -169,10 +169,10 @@ def check_saving(model: keras.Model, inputs: Any) -> None:
     )
 
 
-def check(holds: bool, law: str) -> None:
-    """Raises AssertionError unless the law holds."""
+def check(holds: bool, what: str) -> None:
+    """Raises AssertionError unless `holds`."""
     if not holds:
-        raise AssertionError(f"not so: {law}")
+        raise AssertionError(f"failed: {what}")
 
 
 if __name__ == "__main__":

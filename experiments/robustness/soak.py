@@ -78,7 +78,7 @@ def run(config: settings.Config, _flags: object) -> int:
             )
 
     print("| step | memory, MiB | traces | open files | checkpoints, MiB "
-          "| metrics.jsonl, bytes a step | tensorboard, bytes a step |")  # fmt: skip
+          "| metrics.jsonl, bytes/step | tensorboard, bytes/step |")  # fmt: skip
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     result = loop.train(
         built.step, built.batches, built.evaluate, out, plan, checkpoints, watch

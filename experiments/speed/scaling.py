@@ -28,8 +28,8 @@ CASES = [
     (24, 2000, 32),
 ]
 HEADER = (
-    "parameters", "variables", "batch", "ms a step", "ns a parameter",
-    "us a variable", "MiB of a step", "MiB in all", "graph nodes a variable",
+    "parameters", "variables", "batch", "ms/step", "ns/parameter",
+    "us/variable", "MiB of a step", "MiB in all", "graph nodes/variable",
     "trace, s",
 )  # fmt: skip
 

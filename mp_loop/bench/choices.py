@@ -1,7 +1,9 @@
 """What the benchmark can measure: its loops and their options, on which workloads.
 
-arms = parse_arms("keras:float32,custom:bfloat16+recompute")
-names = parse_workloads("resnet20,vit", arms)
+    arms = parse_arms("keras:float32,custom:bfloat16+recompute")
+    names = parse_workloads("resnet20,vit", arms)
+
+Both take the value of the flag of that name.
 """
 
 from __future__ import annotations

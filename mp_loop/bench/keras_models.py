@@ -1,6 +1,8 @@
 """The float32 Keras models of the benchmark's workloads.
 
-model = build_model("resnet20")       # the same weights on every call
+    model = build_model("resnet20")       # the same weights on every call
+
+`mp_loop.bench.torch_models` has the same architectures in PyTorch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The second half of a step alone: given 16-bit gradients are applied.
 
-many = make("custom", "bfloat16", model)      # a chain of kernels
-many(20)                                      # updates
+    many = make("custom", "bfloat16", model)      # a chain of kernels
+    many(20)                                      # updates
+
+The model is a chain of kernels; it is never called.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
 """Measures the arms of a workload side by side.
 
-results = measure("resnet20", arms, repeats=7, block_seconds=1.0)
-results["custom:bfloat16"]["time_ratio"]["median"]
+    results = measure("resnet20", arms, Plan(repeats=7, block_seconds=1.0))
+    results["custom:bfloat16"]["time_ratio"]["median"]
+
+Every arm is a process of its own. In each round every arm runs one block of steps, so
+that a machine whose speed drifts does not distort the ratios.
 """
 
 from __future__ import annotations

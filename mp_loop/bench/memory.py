@@ -1,9 +1,11 @@
 """The memory of a process or of its GPU, and what is copied between them.
 
-memory = of_framework("tensorflow")
-memory.reset_peak()
-...
-memory.peak() - memory.held()      # bytes
+    used = of_framework("tensorflow")
+    used.reset_peak()
+    ...
+    used.peak() - used.held()
+
+All numbers are bytes.
 """
 
 from __future__ import annotations

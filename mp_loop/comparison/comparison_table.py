@@ -1,7 +1,9 @@
 """The table of a comparison, and the note below it.
 
-text = markdown(measures.compare(...))
-rows, note = cells(measures.compare(...))
+    text = markdown(measures.compare(...))
+    rows, note = cells(measures.compare(...))
+
+In the cells are medians, with the range in parentheses where runs differ.
 """
 
 from __future__ import annotations

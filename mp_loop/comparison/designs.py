@@ -1,8 +1,11 @@
 """What a comparison is: arms, repeats, margin and settings.
 
-design = Design(config, arms, repeats=5, margin=0.005).revised()
-design.write(folder)                      # before the first run
-design = extended(Design.read(folder), config, flag_values)    # --resume
+    design = Design(config, arms, repeats=5, margin=0.005).revised()
+    design.write(folder)                      # before the first run
+    design = extended(Design.read(folder), config, flag_values)    # --resume
+
+A design is written down before the first run, so that nobody, the author included,
+can choose margin and repeats by the results.
 """
 
 from __future__ import annotations
@@ -54,6 +57,9 @@ class Design:
       repeats: of each arm.
       margin: the largest difference in accuracy that counts as none; 0: no test.
       revisions: how arms and repeats came to be what they are.
+
+    Raises:
+      UsageError: the margin cannot be tested.
     """
 
     config: settings.Config
@@ -61,6 +67,21 @@ class Design:
     repeats: int
     margin: float = 0.0
     revisions: tuple[Revision, ...] = ()
+
+    def __post_init__(self) -> None:
+        said = f"--margin ({self.margin:g})"
+        if not math.isfinite(self.margin):
+            raise errors.UsageError(f"{said} must be finite.")
+        if self.margin and self.repeats < 2:
+            raise errors.UsageError(
+                f"{said} needs --repeats ({self.repeats}) of at least 2: one pair of "
+                "runs has no spread to test with."
+            )
+        if self.margin and len(self.arms) < 2:
+            raise errors.UsageError(
+                f"{said} needs --arms ({self.arms[0].name}) of at least 2: there is "
+                "nothing to compare with the reference."
+            )
 
     @property
     def reference(self) -> comparison_arms.Arm:
@@ -77,22 +98,6 @@ class Design:
             if (last.arms, last.repeats) == (revision.arms, revision.repeats):
                 return self
         return dataclasses.replace(self, revisions=(*self.revisions, revision))
-
-    def check_margin(self) -> None:
-        """Raises UsageError where a margin is given that cannot be tested."""
-        said = f"--margin ({self.margin:g})"
-        if not math.isfinite(self.margin):
-            raise errors.UsageError(f"{said} must be finite.")
-        if self.margin and self.repeats < 2:
-            raise errors.UsageError(
-                f"{said} needs --repeats ({self.repeats}) of at least 2: one pair of "
-                "runs has no spread to test with."
-            )
-        if self.margin and len(self.arms) < 2:
-            raise errors.UsageError(
-                f"{said} needs --arms ({self.arms[0].name}) of at least 2: there is "
-                "nothing to compare with the reference."
-            )
 
     def write(self, folder: pathlib.Path) -> None:
         """Writes design.json."""
@@ -171,13 +176,9 @@ def extended(
     if config.precision.precision == "auto":
         config = config.at_precision(before.config.precision.precision)
     given = resume.settings_given(config, flag_values)
-    margin = {"margin": f"{before.margin:g}"}
-    given_margin = {}
-    if flag_values["margin"].present:
-        given_margin = {"margin": f"{flag_values.margin:g}"}
-    resume.refuse_changes(
-        before.config.values() | margin, given | given_margin, _MAY_CHANGE, "comparison"
-    )
+    fixed = before.config.values() | {"margin": before.margin}
+    added = {"margin": flag_values.margin} if flag_values["margin"].present else {}
+    resume.refuse_changes(fixed, given | added, _MAY_CHANGE, "comparison")
     return dataclasses.replace(
         before,
         config=before.config.replace(**(given | {"resume": False})),

@@ -1,6 +1,8 @@
 """What is compared: medians, ranges, paired ratios and differences of all runs.
 
-comparison = compare({"custom:float16": summaries, ...}, "keras:float16", 0.005)
+    comparison = compare({"custom:float16": summaries, ...}, "keras:float16", 0.005)
+
+Runs of equal repeat are paired, as they have the same seed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The files of a finished comparison: table, JSON, pictures and report.
 
-written = write(folder, design, planned_runs)
-print(written.table)
+    written = write(folder, design, planned_runs)
+    print(written)              # the table, and where everything is
+
+The files are written when the last run is finished, and again when runs were added.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from mp_loop.comparison import (
     measures,
     runs,
 )
+from mp_loop.rendering import figures
 from mp_loop.report import comparison_page, recorded_runs, training_plot
 from mp_loop.run import files, records, strict_json
 
@@ -32,16 +35,29 @@ class Written:
     """What was written.
 
     Attributes:
+      folder: of the comparison.
       table: the text of comparison.md.
       report: path of report.html.
       curves: path of the curves; None where matplotlib is missing.
       differences: path of the differences; None where there are none.
     """
 
+    folder: pathlib.Path
     table: str
     report: str
     curves: pathlib.Path | None
     differences: pathlib.Path | None
+
+    def __str__(self) -> str:
+        """The table, and where everything is."""
+        lines = [self.table, f"Table and runs: {self.folder}", f"Report: {self.report}"]
+        if self.curves is None:
+            lines.append(f"No picture: {figures.MISSING}")
+        else:
+            lines.append(f"Picture: {self.curves}")
+        if self.differences is not None:
+            lines.append(f"Differences: {self.differences}")
+        return "\n".join(lines)
 
 
 def write(
@@ -74,7 +90,7 @@ def write(
     cells, note = comparison_table.cells(comparison)
     arms = {run.name: run.arm.name for run in planned}
     report = comparison_page.write(folder, cells, arms, note)
-    return Written(table, report, curves, differences)
+    return Written(folder, table, report, curves, differences)
 
 
 def _draw_curves(

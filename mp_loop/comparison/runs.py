@@ -1,7 +1,9 @@
 """The runs of a comparison: their order, each in a process of its own.
 
-for run in plan(config, arms, repeats=3):
-summary = complete(folder, run, stop_requested)
+    for run in plan(config, arms, repeats=3):
+        summary = complete(folder, run, stop_requested)
+
+A run that is finished is not made again; one that was begun is resumed.
 """
 
 from __future__ import annotations
@@ -36,19 +38,18 @@ class PlannedRun:
 
 
 class RunFailed(RuntimeError):
-    """A run's process ended with an error.
+    """A run's process ended with an error; the message shows the end of its log.
 
     Attributes:
       code: its exit code.
-      log: what it wrote.
-      last_lines: the end of its log.
     """
 
-    def __init__(self, code: int, log: pathlib.Path):
-        super().__init__(f"exit code {code}")
+    def __init__(self, run: PlannedRun, code: int, log: pathlib.Path):
+        super().__init__(
+            f"Arm {run.arm.name} failed (exit code {code}):\n{last_lines(log)}\n"
+            f"Full log: {log}"
+        )
         self.code = code
-        self.log = log
-        self.last_lines = last_lines(log)
 
 
 class Stopped(RuntimeError):
@@ -116,7 +117,7 @@ def complete(
         if stopped := stop_requested():
             raise Stopped(stopped)
         if code:
-            raise RunFailed(code, folder / _FOLDER / f"{run.name}.log")
+            raise RunFailed(run, code, folder / _FOLDER / f"{run.name}.log")
     elif not (folder / run.name / page.FILE).exists():
         run_page.write(folder / run.name)  # killed between summary and report
     return records.read_summary(folder / run.name)

@@ -1,6 +1,8 @@
 """Our loop and Keras' on one experiment, compared bit by bit after every step.
 
-proof = prove(config)       # `python -m mp_loop.compare --exact`
+    proof = prove(config)       # `python -m mp_loop.compare --exact`
+
+This is what `python -m mp_loop.compare --exact` shows.
 """
 
 from __future__ import annotations

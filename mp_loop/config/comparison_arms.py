@@ -1,6 +1,8 @@
 """The arms of a comparison and of a benchmark: what `--arms` names.
 
-parse("custom:float16, keras:float32", loops=("custom", "keras"))
+    parse("custom:float16, keras:float32", loops=("custom", "keras"))
+
+Each command says which loops and options it allows.
 """
 
 from __future__ import annotations

@@ -258,7 +258,7 @@ def limits(
     """Reads from looks at a model which loss scales suit it.
 
     Args:
-      lines: from `mp_loop.numerics.probe_report.line`.
+      lines: from `mp_loop.numerics.probe_report.summarize`.
       float32_layers: layers that will be in float32, and do not count.
 
     Returns:

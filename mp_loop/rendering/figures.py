@@ -1,8 +1,10 @@
 """What all pictures share: they need matplotlib, become PNG files, and look alike.
 
-def fill(figure): figure.subplots().plot([1, 2])
+    def fill(figure): figure.subplots().plot([1, 2])
 
-drawn = figures.draw("loss.png", (8, 8), fill)   # False without matplotlib
+    drawn = figures.draw("loss.png", (8, 8), fill)   # False without matplotlib
+
+matplotlib is imported when something is drawn, as it is optional.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Heat maps as SVG: a grid of cells, the more intense the worse.
 
-draw("Share lost", Grid(names, steps, shares), low=0, high=0.1)
+    draw("Share lost", Grid(names, steps, shares), low=0, high=0.1)
+
+Values that are not finite are empty cells.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """What a run has recorded, as pictures and pages show it.
 
-run = RecordedRun.read("runs/a", label="custom:float16")
-skips(run.metrics)              # the lines before which steps were skipped
+    run = RecordedRun.read("runs/a", label="custom:float16")
+    skips(run.metrics)              # the lines before which steps were skipped
+
+It is read from the files of the run folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The picture of runs: loss, evaluation accuracy and loss scale over their steps.
 
-training_plot.draw_run(output_dir)                  # training.png of one run
-training_plot.draw(path, [RecordedRun(label, metrics, evaluations), ...])
+    training_plot.draw_run(output_dir)                  # training.png of one run
+    training_plot.draw(path, [RecordedRun(label, metrics, evaluations), ...])
+
+Runs with the same label have the same colour.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class RunFolder:
                 self._logs.events.write_scalars("eval", line)
 
     def log_numerics(self, line: Mapping[str, Any]) -> None:
-        """Records what a probe saw (`probe_report.line`), with its histograms."""
+        """Records what a probe saw (`probe_report.summarize`), with its histograms."""
         with self._guard:
             self._append(records.NUMERICS_FILE, line)
             with self._rescue_on_error():

@@ -47,7 +47,7 @@ class EventLog:
         # Leaving the context has flushed the writer.
 
     def write_histograms(self, line: Mapping[str, Any]) -> None:
-        """Writes the exponents that a probe counted (`probe_report.line`).
+        """Writes the exponents that a probe counted (`probe_report.summarize`).
 
         The histograms are over the logarithm to base 2 of the magnitude, zeros left
         out.

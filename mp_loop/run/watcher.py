@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.numerics import probe, probe_report
+from mp_loop.numerics import observation, probe, probe_report
 from mp_loop.run import run_folder
 
 # How many powers of two above the scale that overflowed others are tried.
@@ -56,7 +56,7 @@ class Witness:
         self._steps_per_epoch = steps_per_epoch
         self._run = run
         self._explains = explains
-        self._sights: list[probe_report.Sight] = []
+        self._sights: list[observation.Observation] = []
         self._calls: list[tuple[int, dict[str, tf.Tensor]]] = []
 
     def look(self, position: int) -> None:
@@ -84,7 +84,7 @@ class Witness:
           scale at which one was, or None.
         """
         for sight in self._sights:
-            self._run.log_numerics(probe_report.line(sight))
+            self._run.log_numerics(probe_report.summarize(sight))
         self._sights.clear()
         calls, self._calls = self._calls, []
         for start, metrics in reversed(calls):

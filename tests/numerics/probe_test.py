@@ -34,7 +34,7 @@ def nested_model():
 
 
 def everything(step):
-    return helpers.bits(probe._variables(step))
+    return helpers.bits(probe.variables(step))
 
 
 MODELS = {
@@ -67,8 +67,8 @@ def test_a_probe_leaves_every_bit(name):
     look = probe.Probe(step)
     before = everything(step)
     poisoned = np.full_like(inputs, np.inf)
-    line = probe_report.line(look.look(inputs, labels))
-    probe_report.line(look.look(poisoned, labels, scale=2.0**20))
+    line = probe_report.summarize(look.look(inputs, labels))
+    probe_report.summarize(look.look(poisoned, labels, scale=2.0**20))
     assert look.origin(inputs, labels)["finite"]
     assert not look.origin(poisoned, labels)["finite"]
     assert everything(step) == before
@@ -86,7 +86,7 @@ def test_a_probe_leaves_every_bit(name):
 def test_layers_are_named_in_order_of_execution():
     step = helpers.make(model=nested_model())
     look = probe.Probe(step)
-    line = probe_report.line(look.look(*helpers.data()))
+    line = probe_report.summarize(look.look(*helpers.data()))
     found = [(layer["name"], layer["type"], layer["dtype"]) for layer in line["layers"]]
     assert sorted(found[:5]) == sorted(
         [
@@ -127,7 +127,7 @@ def test_counts_are_those_of_a_plain_float32_pass():
     inputs = generator.normal(size=(32, 8)).astype(np.float32)
     labels = generator.integers(0, 4, 32)
     look = probe.Probe(step)
-    line = probe_report.line(look.look(inputs, labels, scale=2.0**3), share=0.1)
+    line = probe_report.summarize(look.look(inputs, labels, scale=2.0**3), share=0.1)
 
     with tf.GradientTape() as tape:
         a = model.layers[0](inputs)
@@ -176,7 +176,7 @@ def test_what_is_predicted_to_vanish_vanishes():
     inputs = generator.normal(size=(256, 8)).astype(np.float32)
     look = probe.Probe(step)
     sight = look.look(inputs, generator.integers(0, 4, 256), scale=2.0**-14)
-    layers = probe_report.line(sight)["layers"]
+    layers = probe_report.summarize(sight)["layers"]
     for layer in layers[:2]:
         entry = layer["activation_grads"]
         predicted = entry["zero"] + entry["underflow"] * (1 - entry["zero"])
@@ -192,7 +192,7 @@ def test_updates_are_measured_against_their_weights():
     inputs = generator.normal(size=(32, 8)).astype(np.float32)
     labels = generator.integers(0, 4, 32)
     look = probe.Probe(step)
-    line = probe_report.line(look.look(inputs, labels))
+    line = probe_report.summarize(look.look(inputs, labels))
     before = [np.array(v) for v in step.master_weights]
     step(inputs, labels)
     for variable, old, new in zip(
@@ -209,145 +209,6 @@ def test_updates_are_measured_against_their_weights():
             assert updates["ratio"] == pytest.approx(ratio, rel=1e-3)
         else:  # A bias starts at 0, where any update is seen.
             assert updates["unseen"] == 0 and updates["ratio"] is None
-
-
-def chain(*layers, head=None):
-    keras.utils.set_random_seed(3)
-    return keras.Sequential(
-        [keras.Input((8,)), *layers, head or keras.layers.Dense(4, name="logits")]
-    )
-
-
-def constant(units, value, name, **arguments):
-    initializer = keras.initializers.Constant(value)
-    return keras.layers.Dense(
-        units, kernel_initializer=initializer, name=name, **arguments
-    )
-
-
-def batch(value=1.0):
-    return np.full((4, 8), value, np.float32), np.array([0, 1, 2, 3])
-
-
-def squared(labels, outputs):
-    return tf.square(outputs[:, :1])
-
-
-# model, batch, scale, loss, (pass, layer, values, kind)
-ORIGINS = {
-    "a batch with a nan": (
-        lambda: chain(keras.layers.Dense(8, name="a")),
-        (np.array([[np.nan] * 8] * 4, np.float32), np.arange(4)),
-        1.0,
-        None,
-        ("input", None, "numbers of the batch", "NaN"),
-    ),
-    "a batch too large for float16": (
-        lambda: chain(keras.layers.Dense(8, name="a")),
-        batch(1e5),
-        1.0,
-        None,
-        ("forward", "a", "float16 inputs", "infinite"),
-    ),
-    "a weight too large for float16": (
-        lambda: chain(constant(8, 7e4, "a")),
-        batch(1e-3),
-        1.0,
-        None,
-        ("weights", None, "float16 weights", "infinite"),
-    ),
-    "the second layer explodes": (
-        lambda: chain(constant(8, 100.0, "a"), constant(8, 100.0, "b")),
-        batch(),
-        1.0,
-        None,
-        ("forward", "b", "activations", "infinite"),
-    ),
-    "an island's output does not fit the next layer": (
-        lambda: chain(
-            constant(8, 100.0, "a"),
-            keras.layers.Rescaling(1e4, name="island"),
-            constant(8, 1e-6, "b"),
-        ),
-        batch(),
-        1.0,
-        None,
-        ("forward", "b", "float16 inputs", "infinite"),
-    ),
-    "infinity less infinity": (
-        lambda: chain(keras.layers.Lambda(lambda x: x / x - x / x / 0.0, name="z")),
-        batch(0.0),
-        1.0,
-        None,
-        ("forward", "z", "activations", "NaN"),
-    ),
-    "only the loss": (
-        lambda: chain(keras.layers.Dense(8, name="a")),
-        batch(),
-        1.0,
-        lambda labels, outputs: outputs[:, :1] * 0.0 + np.inf,
-        ("loss", None, "the loss", "infinite"),
-    ),
-    "the scale is too large": (
-        lambda: chain(keras.layers.Dense(8, name="a"), keras.layers.ReLU(name="r")),
-        batch(),
-        2.0**30,
-        None,
-        ("backward", "r", "activation gradients", "infinite"),
-    ),
-    "the scale is too large, behind a mask of minus infinity": (
-        lambda: chain(
-            keras.layers.Dense(8, name="a"),
-            keras.layers.Lambda(
-                lambda x: tf.concat([x, tf.fill([4, 1], -np.inf)], 1), name="mask"
-            ),
-            keras.layers.Softmax(name="softmax"),
-        ),
-        batch(),
-        2.0**30,
-        None,
-        ("backward", "a", "activation gradients", "infinite"),
-    ),
-    "a sum over the batch": (
-        lambda: chain(constant(8, 0.1, "a"), head=constant(4, 1.0, "logits")),
-        (np.full((4, 8), 1e3, np.float32), np.zeros(4, np.int64)),
-        8.0,
-        squared,
-        ("backward", "a", "gradients", "infinite"),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", ORIGINS)
-def test_where_an_overflow_begins(name):
-    model, (inputs, labels), scale, loss, expected = ORIGINS[name]
-    step = mp_loop.TrainStep(model(), keras.optimizers.SGD(1e-3), loss or logits_loss())
-    origin = probe.Probe(step).origin(inputs, labels, scale=scale)
-    found = tuple(origin[key] for key in ("pass", "layer", "values", "kind"))
-    assert found == expected
-    assert origin["loss_scale"] == scale
-    assert 1 <= origin["count"] <= origin["of"]
-    said = origin["text"]
-    assert said.startswith(f"{expected[0]}: ") and expected[3] in said
-    if expected[0] == "backward":
-        assert origin["variables"]
-        # The largest scale that fits is found by trying.
-        fits = origin["largest_scale"]
-        look = probe.Probe(step)
-        assert look.origin(inputs, labels, scale=fits)["finite"]
-        assert not look.origin(inputs, labels, scale=2 * fits)["finite"]
-        assert f"none at 2^{np.log2(fits):.0f}" in said
-
-
-def test_nothing_overflows():
-    step = helpers.make()
-    origin = probe.Probe(step).origin(*helpers.data())
-    assert origin == {
-        "finite": True,
-        "loss_scale": 2.0**15,
-        "variables": {},
-        "text": "nothing overflows at the loss scale 2^15",
-    }
 
 
 def test_a_twin_of_the_users_own_is_seen_by_its_own_layers():
@@ -367,7 +228,7 @@ def test_a_twin_of_the_users_own_is_seen_by_its_own_layers():
     model(inputs), twin(inputs)
     step = mp_loop.TrainStep(model, keras.optimizers.SGD(0.1), logits_loss(), twin=twin)
     look = probe.Probe(step)
-    line = probe_report.line(look.look(inputs, np.array([0, 1, 2, 3])))
+    line = probe_report.summarize(look.look(inputs, np.array([0, 1, 2, 3])))
     assert [layer["name"] for layer in line["layers"]] == ["a", "rnn", "b"]
     assert [layer["dtype"] for layer in line["layers"]] == [
         "float16", "float32", "float32",

@@ -44,7 +44,7 @@ def session(folder, batches, *, watched=True, total=8, every=0, after=100, **rul
 
 
 def everything(step):
-    return helpers.bits(probe._variables(step))
+    return helpers.bits(probe.variables(step))
 
 
 def test_a_watched_run_is_the_same_to_the_bit(tmp_path):
