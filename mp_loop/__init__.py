@@ -12,9 +12,9 @@
 `TrainStep` takes the steps, `EvalStep` evaluates, `for_fit` does the same inside
 `model.fit`. `DynamicLossScale`, `StaticLossScale` and `NoLossScale` are the rules of
 the loss scale, and `LossScaleState` is what they change. `half_precision_twin` makes
-the 16-bit model alone, `Checkpoints` saves and restores a training, and
-`best_precision` says which precision is the fastest on this machine. The commands
-(`python -m mp_loop.train --help`) are described in README.md.
+the 16-bit model alone, `Checkpoints` saves and restores a training, `Probe` looks into
+a step and leaves no trace, and `best_precision` says which precision is the fastest on
+this machine. README.md describes the commands (`python -m mp_loop.train --help`).
 """
 
 import importlib
@@ -26,6 +26,7 @@ _HOME = {
     "EvalStep": "step.eval_step",
     "LossScaleState": "step.loss_scale",
     "NoLossScale": "step.loss_scale",
+    "Probe": "numerics.probe",
     "StaticLossScale": "step.loss_scale",
     "TrainStep": "step.train_step",
     "TrainingDiverged": "run.loop",

@@ -3,10 +3,10 @@
     python -m mp_loop.benchmark --workloads=resnet20 \
         --arms=keras:float32,keras:bfloat16,custom:bfloat16 --output_dir=runs/speed
 
-Every arm lives in a process of its own. After warm-up the arms take turns: in each
-of --repeats rounds every arm runs one block of steps of about --block_seconds, and
-waits for the device once, at its end. A ratio is the median over rounds of an
-arm's time divided by that of the first arm in the same round, so that a machine
+Every arm is a process of its own. After warm-up the arms take turns: in each of
+--repeats rounds every arm runs one block of steps of about --block_seconds, and waits
+for the device once, at the end of the block. A ratio is the median over rounds of an
+arm's time divided by the time of the first arm in the same round, so that a machine
 whose speed drifts does not distort it. Use an otherwise idle machine.
 
 An arm is loop:precision, with options after plus signs (custom:bfloat16+recompute):
@@ -17,14 +17,14 @@ An arm is loop:precision, with options after plus signs (custom:bfloat16+recompu
     unscaled custom without scale, check and skip
     floor    forward and backward of custom alone
     torch    PyTorch: autocast, GradScaler, channels last (needs the extra `peers`)
-    stream   workloads update20 and update400: reads and writes what an update must
+    stream   workloads update20 and update400: reads and writes the bytes of an update
     +xla, +recompute, +tf32 (float32 is strict without it)
 
-Memory is what one call of steps adds at its peak: "of a step" to the process after
-a step on a single example, "in all" to the process with the framework just
-imported; on a GPU, to what is held there. With --memory_budget_mib every arm runs
-with the largest batch whose step fits; with --same_memory, with the largest whose
-step fits into that of the first arm.
+Memory is what one call of several steps adds at its peak. "Step memory" is more than
+the process held after a step on a single example, "process memory" more than it held
+when the framework had just been imported; on a GPU, both are the GPU's memory. With
+--memory_budget_mib every arm runs with the largest batch whose step fits; with
+--same_memory, with the largest whose step fits into the memory of the first arm's.
 
 `--output_dir` gets benchmark.md, benchmark.json and benchmark.png. Exit codes: 0
 done, 1 an arm failed, 2 bad input (one line on stderr, nothing written).
@@ -49,28 +49,36 @@ def declare(flag_values: flags.FlagValues) -> None:
     """Declares the flags of this command; it has none of an experiment."""
     text = ", ".join(workloads.WORKLOADS)
     flags.DEFINE_string(
-        "workloads", "resnet20", f"Among: {text}.", flag_values=flag_values
+        "workloads",
+        "resnet20",
+        f"Comma-separated workloads, among: {text}.",
+        flag_values=flag_values,
     )
     flags.DEFINE_string(
         "arms",
         choices.DEFAULT_ARMS,
-        "Arms; ratios are to the first.",
+        "Comma-separated arms; ratios are to the first.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
-        "repeats", 7, "Rounds.", lower_bound=1, flag_values=flag_values
+        "repeats",
+        7,
+        "Rounds; in each, every arm runs one block.",
+        lower_bound=1,
+        flag_values=flag_values,
     )
     flags.DEFINE_float(
         "block_seconds",
         1.0,
-        "Length of a block; at least three steps.",
+        "About the seconds that a block takes; it has at least three steps.",
         lower_bound=0.0,
         flag_values=flag_values,
     )
     flags.DEFINE_float(
         "memory_budget_mib",
         0.0,
-        "Give every arm the largest batch whose step fits; 0: equal batches.",
+        "MiB that a step may take: every arm gets the largest batch that fits; 0: all "
+        "arms get equal batches.",
         lower_bound=0.0,
         flag_values=flag_values,
     )
@@ -80,7 +88,9 @@ def declare(flag_values: flags.FlagValues) -> None:
         "Give every arm the largest batch whose step fits into the first arm's memory.",
         flag_values=flag_values,
     )
-    flags.DEFINE_string("output_dir", "", "Folder (required).", flag_values=flag_values)
+    flags.DEFINE_string(
+        "output_dir", "", "Folder of the results (required).", flag_values=flag_values
+    )
 
 
 def run(_config: settings.Config, flag_values: flags.FlagValues) -> int:

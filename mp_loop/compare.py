@@ -33,7 +33,7 @@ from mp_loop.cli import app, folders, outcomes, signals
 from mp_loop.comparison import designs, output, runs, side_by_side
 from mp_loop.config import errors, settings
 from mp_loop.hardware import startup
-from mp_loop.run import experiment, locking
+from mp_loop.run import build, locking
 
 
 def declare(flag_values: flags.FlagValues) -> None:
@@ -70,7 +70,7 @@ def run(config: settings.Config, flag_values: flags.FlagValues) -> int:
     resumes = config.records.resume and not flag_values.exact
     if config.precision.precision == "auto" and not resumes:
         with startup.quiet_start():
-            config = experiment.resolved(config)
+            config = build.resolve_precision(config)
     if flag_values.exact:
         proof = side_by_side.prove(config)
         print(proof)

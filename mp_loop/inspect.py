@@ -32,14 +32,17 @@ import os
 import pathlib
 import shlex
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
 from mp_loop.rendering import figures, numbers, tables
-from mp_loop.run import experiment, files, run_folder, strict_json
+from mp_loop.run import build, files, run_folder, strict_json
+
+if TYPE_CHECKING:
+    from mp_loop.run import experiment
 
 _EVERY = 10
 _WIDTH = 96
@@ -93,7 +96,7 @@ def run(config: settings.Config, flag_values: Any) -> int:
     config = _settings(config, flag_values)
     if not flag_values.checkpoints:
         config = config.replace(head_epochs=0)
-    built = experiment.build(config)
+    built = build.from_settings(config)
     from mp_loop.numerics import probe, probe_report
 
     if flag_values.checkpoints:

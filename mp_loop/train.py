@@ -20,7 +20,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mp_loop.cli import app, outcomes, resume, signals
 from mp_loop.config import errors, settings
@@ -28,7 +28,10 @@ from mp_loop.distributed import cluster
 from mp_loop.hardware import environment
 from mp_loop.rendering import figures, tables
 from mp_loop.report import run_page, training_plot
-from mp_loop.run import experiment, locking, records, run_folder
+from mp_loop.run import build, locking, records, run_folder
+
+if TYPE_CHECKING:
+    from mp_loop.run import experiment
 
 
 def run(config: settings.Config, flag_values: Any) -> int:
@@ -84,7 +87,7 @@ def _run(config: settings.Config, lock: locking.FolderLock | None, writes: bool)
       lock: of the run to be resumed.
       writes: whether this process is the one of all workers that writes files.
     """
-    built = experiment.build(config)
+    built = build.from_settings(config)
     config = built.config  # --precision=auto resolved
     total_steps = built.total_steps
     if (
@@ -340,8 +343,8 @@ def _table(summary: dict[str, Any]) -> str:
         ("loss", f"{summary['eval_loss']:.4f}"),
         ("steps", f"{summary['steps']} ({summary['skipped_steps']} skipped)"),
         ("loss scale", f"{summary['final_loss_scale']:g}"),
-        ("time a step", f"{summary['milliseconds_per_step']:.1f} ms"),
-        ("examples a second", f"{summary['examples_per_second']:.0f}"),
+        ("time per step", f"{summary['milliseconds_per_step']:.1f} ms"),
+        ("examples/s", f"{summary['examples_per_second']:.0f}"),
         ("training time", f"{summary['train_seconds']:.1f} s"),
         ("peak memory", f"{summary['peak_memory_bytes'] / 2**20:.0f} MiB"),
     ]

@@ -9,7 +9,7 @@ import pytest
 from mp_loop import inspect, train
 from mp_loop.cli import app
 from mp_loop.config import errors
-from mp_loop.run import experiment, records
+from mp_loop.run import build, records
 
 BROKEN = "--model=experiments.advice.model:energies"
 
@@ -89,9 +89,9 @@ def test_a_broken_model_is_repaired_by_the_printed_flags(tmp_path, capsys):
     assert found["errors"]["float16"]["outputs"] == "inf"
     assert found["errors"]["float16 as advised"]["outputs"] < 0.01
 
-    before = experiment.build(app.parse(["x", *words])[0])
+    before = build.from_settings(app.parse(["x", *words])[0])
     assert steps(before, 8)[0] == [False] * 8
-    after = experiment.build(app.parse(["x", *words, *flags])[0])
+    after = build.from_settings(app.parse(["x", *words, *flags])[0])
     finite, losses = steps(after, 20)
     assert finite == [True] * 20
     assert losses[-5:].mean() < 0.7 * losses[:2].mean()

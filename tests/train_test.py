@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from mp_loop import train
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
-from mp_loop.run import experiment, locking, records
+from mp_loop.run import build, experiment, locking, records
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = ("--model=mlp", "--steps=12", "--log_every=4", "--eval_every=8")
@@ -556,7 +556,7 @@ def test_the_head_is_trained_first_and_then_what_is_not_frozen(words, tmp_path):
     np.testing.assert_allclose(rates, wanted, rtol=1e-5)
     counts = [(line["step"], line["applied_steps"]) for line in lines(folder)]
     assert counts == [(i, i) for i in range(1, 42)]
-    built = experiment.build(config(*PHASES))
+    built = build.from_settings(config(*PHASES))
     start = [v.numpy() for v in built.model.weights]
     trained = keras.models.load_model(folder / "model.keras")
     moved = [
@@ -574,7 +574,7 @@ def test_the_head_is_trained_first_and_then_what_is_not_frozen(words, tmp_path):
 
 def test_a_phase_goes_on_with_the_scale_and_the_seeds():
     words = [word for word in PHASES if not word.startswith("--steps")]
-    first = experiment.build(config(*words, "--initial_scale=1024"))
+    first = build.from_settings(config(*words, "--initial_scale=1024"))
     first.step.run(iter(first.batches(0)), 3)
     first.step.state.loss_scale[0].assign(64.0)
     second = first.in_phase(1)
@@ -590,7 +590,7 @@ def test_a_phase_goes_on_with_the_scale_and_the_seeds():
         not np.array_equal(seed, built)
         for seed, built in zip(
             after.seeds,
-            experiment.build(config(*words)).step.state.seeds,
+            build.from_settings(config(*words)).step.state.seeds,
             strict=True,
         )
     )
@@ -598,8 +598,8 @@ def test_a_phase_goes_on_with_the_scale_and_the_seeds():
 
 def test_frozen_layers_have_no_master_slot_or_gradient():
     words = ("--model=cnn", "--batch_size=32", "--freeze=conv2d", "--optimizer=adam")
-    whole = experiment.build(config("--model=cnn", "--batch_size=32")).step.state
-    state = experiment.build(config(*words)).step.state
+    whole = build.from_settings(config("--model=cnn", "--batch_size=32")).step.state
+    state = build.from_settings(config(*words)).step.state
     frozen = sum(
         v.shape.num_elements() for v in whole.master_weights if len(v.shape) == 4
     )
@@ -615,7 +615,7 @@ def test_frozen_originals_leave_the_device_in_every_phase():
     """The second of two processors stands for an accelerator."""
     words = [word for word in PHASES if not word.startswith("--freeze")]
     with tf.device("CPU:1"):
-        built = experiment.build(config(*words, "--freeze=^conv"))
+        built = build.from_settings(config(*words, "--freeze=^conv"))
         second = built.in_phase(1)
         second.step.run(iter(second.batches(0)), 2)
         assert 0 <= second.evaluate()["eval_accuracy"] <= 1

@@ -11,7 +11,7 @@ import sys
 
 from mp_loop.cli import app
 from mp_loop.config import settings
-from mp_loop.run import experiment, run_folder
+from mp_loop.run import build, run_folder
 
 WATCHED = 20  # rows of the table
 DEFAULTS = (
@@ -34,7 +34,7 @@ def size(folder: pathlib.Path) -> float:
 
 def run(config: settings.Config, _flags: object) -> int:
     """Trains and watches; returns the exit code."""
-    built = experiment.build(config)
+    built = build.from_settings(config)
     from mp_loop.run import checkpointing, loop
 
     out = run_folder.RunFolder.create(config.records.output_dir, config.to_flagfile())

@@ -11,15 +11,15 @@ from mp_loop.rendering import tables
 HEADER = (
     "arm",
     "batch",
-    "ms a step",
-    "examples a second",
+    "ms/step",
+    "examples/s",
     "time ratio (range)",
-    "MiB of a step",
+    "step memory, MiB",
     "ratio",
-    "MiB in all",
+    "process memory, MiB",
     "ratio",
-    "trace s",
-    "first step s",
+    "tracing, s",
+    "first step, s",
     "graph nodes",
 )
 

@@ -1,7 +1,7 @@
-"""Are two loops the same to the bit? Takes their steps side by side and looks.
+"""Whether two loops are equal bit for bit: their steps are taken side by side.
 
     proof = prove(ours, theirs, batches, steps=1000)
-    print(proof)      # "1000 steps, 33 of them skipped: ... bit for bit ..."
+    print(proof)      # "1000 steps, 33 of them skipped: ... bit for bit."
 
 `ours` is a `TrainStep` with `keras_arithmetic=True` and the `keras` preset,
 `theirs` a `KerasStep`, both made from equal models. The kernels must be
@@ -32,7 +32,7 @@ class Difference:
     Attributes:
       step: counted from 1.
       name: a metric, or the path of a variable.
-      index: place of the first element that differs.
+      index: of the first element that differs.
       ours: its value in our loop.
       theirs: its value in Keras' loop.
       count: how many metrics and variables differ after this step.
@@ -56,7 +56,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """What was compared, and the first difference, if there is one.
+    """What was compared, and the first difference if there is one.
 
     Attributes:
       steps: how many were taken.
@@ -73,11 +73,11 @@ class Proof:
     def __str__(self) -> str:
         took = f"{self.steps} steps, {self.skipped_steps} of them skipped: "
         if self.difference is not None:
-            return f"{took}Different since {self.difference}"
+            return f"{took}First difference after {self.difference}"
         return (
             f"{took}loss, learning rate and all {self.variables} variables (weights, "
-            "statistics, slots, seeds, loss scale and its counter) are bit for bit "
-            "those of Keras."
+            "statistics, slots, seeds, loss scale and its counter) equal those of "
+            "Keras bit for bit."
         )
 
 
@@ -123,7 +123,7 @@ def prove(
 def _pairs(
     ours: train_step.TrainStep, theirs: keras_step.KerasStep
 ) -> dict[str, tuple[tf.Variable, tf.Variable]]:
-    """All that both loops have, in the order of the model."""
+    """The values that both loops hold, by name, in the order of the model."""
     mixed_of = _mapped(pairs.of_weights(theirs.model, theirs.mixed))
     weights = [
         (mine, mixed_of[id(other)])
@@ -158,7 +158,7 @@ def _mapped(found: list[pairs.Pair]) -> dict[int, keras.Variable]:
 
 
 def _same(mine: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-    """Tells of each element whether its bits are equal, or both are NaN."""
+    """For each element, whether its bits are equal or both are NaN."""
     mine, other = tf.convert_to_tensor(mine), tf.convert_to_tensor(other)
     if not mine.dtype.is_floating:
         return mine == tf.cast(other, mine.dtype)  # counters: int32 here, int64 there

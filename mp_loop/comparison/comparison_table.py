@@ -94,8 +94,8 @@ def _difference_rows(
     )
     if any(result and result["repeats_needed"] for result in results):
         note += (
-            " Repeats that are likely (80 %) to show it: if there is no difference, "
-            "and the spread is the one seen."
+            " The repeats that are likely (80 %) to show it assume that there is no "
+            "difference, and the spread seen here."
         )
     return [row, tested], note
 
@@ -120,7 +120,10 @@ def _added_repeats(revisions: Sequence[Mapping[str, Any]]) -> str:
     if len(counts) < 2:
         return ""
     said = ", then ".join(map(str, counts))
-    return f" Repeats were added after results were seen ({said}): p is too small then."
+    return (
+        f" Repeats were added after results were seen ({said}), which makes p too "
+        "small."
+    )
 
 
 def _signed(value: float) -> str:

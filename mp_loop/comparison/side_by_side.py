@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mp_loop.config import errors, settings
-from mp_loop.run import experiment
+from mp_loop.run import build
 
 if TYPE_CHECKING:
     from mp_loop.comparison import bitwise
@@ -29,8 +29,8 @@ def prove(config: settings.Config) -> bitwise.Proof:
     """
     ours, theirs = configs(config)
     # Keras' first: what the layers of a model are called depends on the order.
-    theirs = experiment.build(theirs)
-    ours = experiment.build(ours)
+    theirs = build.from_settings(theirs)
+    ours = build.from_settings(ours)
     # With TensorFlow, which `build` prepares and starts.
     from mp_loop.comparison import bitwise
 

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from mp_loop.config import choices
+from mp_loop.config import choices, sections
 
 EMBEDDED = ("fashion_mnist_mini",)
 MAX_DECODED_BYTES = 4 * 2**30
@@ -184,6 +184,14 @@ def load(
         mean=mean,
         std=std,
     )
+
+
+def from_settings(
+    data: sections.Data,
+    tokenize: Callable[[Sequence[bytes]], np.ndarray] | None = None,
+) -> Source:
+    """Loads the data set that settings describe; see `load`."""
+    return load(data.dataset, data.data_dir, data.image_size, data.crop_pct, tokenize)
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:

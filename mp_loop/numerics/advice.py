@@ -32,7 +32,7 @@ import tensorflow as tf
 
 from mp_loop.hardware import devices
 from mp_loop.numerics import histogram
-from mp_loop.precision import cloning, layers, pairs, twins
+from mp_loop.precision import cloning, copies, pairs, twins
 from mp_loop.step import loss_scale
 
 # A variable whose gradient is smaller than this part of the largest one is not
@@ -390,8 +390,8 @@ def _in_float64(model: keras.Model) -> keras.Model:
     def convert(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return layer
-        config = layers.under_policy(layer, keras.DTypePolicy("float64"))
-        return layers.copy(layer, config)
+        config = copies.under_policy(layer, keras.DTypePolicy("float64"))
+        return copies.copy(layer, config)
 
     return cloning.clone(model, convert)
 

@@ -13,7 +13,14 @@ from typing import Any
 
 import keras
 
-from mp_loop.precision import layers, norms, transformer
+from mp_loop.precision import (
+    activations,
+    copies,
+    float32_calls,
+    norms,
+    products,
+    transformer,
+)
 
 # Neither variables nor sums, forward or backward (pooling by maximum and
 # padding route each gradient to one place).
@@ -74,8 +81,8 @@ def convert_layer(
     )
     if not plain:
         return layer
-    if type(layer) in layers.BIASED:
-        return layers.with_float32_bias(layer, product_policy)
+    if type(layer) in products.BIASED:
+        return products.with_float32_bias(layer, product_policy)
     if norms.can_fuse(layer):
         return norms.batch_norm(layer, product_policy)
     if norms.can_fuse_layer_norm(layer):
@@ -97,16 +104,16 @@ def convert_layer(
         return layer if gated else transformer.attention(layer, product_policy, inside)
     if type(layer) in transformer.DROPOUTS:
         return transformer.dropout(layer, policy, few_bits=inside)
-    exponential = layers.needs_float32(getattr(layer, "activation", None))
+    exponential = activations.needs_float32(getattr(layer, "activation", None))
     elementwise = type(layer) in _ELEMENTWISE and not exponential
     merge = type(layer) in _MERGES and _inputs_agree(layer)
     relu = norms.relu(layer, policy)
     if relu is not None:
         return relu
     if type(layer) in _GATHERS or elementwise or merge:
-        twin = type(layer).from_config(layers.twin_config(layer, policy))
+        twin = type(layer).from_config(copies.twin_config(layer, policy))
         if type(layer) is keras.layers.Activation:
-            twin.activation = layers.fused(layer.activation)
+            twin.activation = activations.fused(layer.activation)
         return twin
     return layer
 
@@ -118,12 +125,12 @@ def convert_operation(operation: keras.Operation) -> Any:
         return operation
     if name in _MERGING_OPERATIONS and _inputs_agree(operation):
         return operation
-    return layers.InFloat32(operation)
+    return float32_calls.InFloat32(operation)
 
 
 def has_copies(layer: keras.layers.Layer) -> bool:
     """Tells whether the layer's twin has 16-bit weights of its own."""
-    heavy = (*layers.BIASED, keras.layers.MultiHeadAttention)
+    heavy = (*products.BIASED, keras.layers.MultiHeadAttention)
     parts = transformer.parts(layer).values()
     return type(layer) in heavy or any(map(has_copies, parts))
 

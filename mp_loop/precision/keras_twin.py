@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from mp_loop.precision import cloning, layers
+from mp_loop.precision import cloning, copies, float32_calls
 
 _NEED_MASTERS = (
     keras.layers.RNN,
@@ -43,12 +43,12 @@ def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
             return layer
         mixes = not all(variable._autocast for variable in layer.weights)
         if mixes and not layer._layers:
-            return layers.Rounded(layer, dtype)
+            return float32_calls.Rounded(layer, dtype)
         if layer.weights and (mixes or calls[id(layer)] > 1 or _needs_masters(layer)):
-            twin = layers.copy(layer, layers.twin_config(layer, mixed))
-            layers.cast_in_each_call(twin, layer)
+            twin = copies.copy(layer, copies.twin_config(layer, mixed))
+            copies.cast_in_each_call(twin, layer)
             return twin
-        return layers.copy(layer, layers.twin_config(layer, policy))
+        return copies.copy(layer, copies.twin_config(layer, policy))
 
     return cloning.clone(model, convert)
 

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 
 from mp_loop.hardware import devices
-from mp_loop.precision import casting, cloning, layers
+from mp_loop.precision import casting, cloning, copies, products
 
 
 def half_precision_twin(
@@ -37,7 +37,7 @@ def half_precision_twin(
       float32_layers: regular expression; layers whose name it finds stay in
         float32.
       float32_products: multiply in float32 what is stored in 16 bits; see
-        `layers.Float32Products`. Default: where this machine has no fast products
+        `products.Float32Products`. Default: where this machine has no fast products
         of `dtype`.
 
     Returns:
@@ -57,7 +57,7 @@ def half_precision_twin(
     policy = keras.DTypePolicy(dtype)
     if float32_products is None:
         float32_products = devices.multiplies_slowly(dtype)
-    product_policy = layers.Float32Products(dtype) if float32_products else policy
+    product_policy = products.Float32Products(dtype) if float32_products else policy
     stays = re.compile(float32_layers) if float32_layers else None
     calls = cloning.call_counts(model)
 
@@ -70,7 +70,7 @@ def half_precision_twin(
             return layer
         twin = casting.convert_layer(layer, policy, product_policy)
         if calls[id(layer)] > 1 and casting.has_copies(layer):
-            layers.cast_in_each_call(twin, layer)
+            copies.cast_in_each_call(twin, layer)
         return twin
 
     return cloning.clone(model, convert)

@@ -38,7 +38,7 @@ def curves(runs: Sequence[recorded_runs.RecordedRun]) -> str:
         line_chart.draw("Evaluation loss", _evaluations(runs, "eval_loss")),
         line_chart.draw(f"Loss scale{crosses}", scales, marks, log=2),
         line_chart.draw("Gradient norm", _metrics(runs, "grad_norm"), log=10),
-        line_chart.draw("Examples a second", _metrics(runs, "examples_per_second")),
+        line_chart.draw("Examples/s", _metrics(runs, "examples_per_second")),
         line_chart.draw("Learning rate", _metrics(runs, "learning_rate")),
     ]
     if any("memory_bytes" in line for run in runs for line in run.metrics):

@@ -26,8 +26,8 @@ _TILES = (
     ("steps", "steps", "{:,}"),
     ("skipped", "skipped_steps", "{:,}"),
     ("loss scale", "final_loss_scale", ""),
-    ("ms a step", "milliseconds_per_step", "{:.1f}"),
-    ("examples a second", "examples_per_second", "{:,.0f}"),
+    ("ms/step", "milliseconds_per_step", "{:.1f}"),
+    ("examples/s", "examples_per_second", "{:,.0f}"),
     ("peak memory, MiB", "peak_memory_bytes", "{:,.0f}"),
 )
 
@@ -69,7 +69,7 @@ def skipped_steps(metrics: recorded_runs.Lines) -> str:
     skips = recorded_runs.skips(metrics)
     if not skips:
         return ""
-    rows = [("until step", "skipped", "loss scale", "who overflowed")]
+    rows = [("until step", "skipped", "loss scale", "overflowed in")]
     for skip in skips[:_MOST_SKIPS]:
         scale = numbers.power_of_two(skip.loss_scale)
         rows.append((f"{skip.step}", f"{skip.count}", scale, _overflowed(skip.line)))

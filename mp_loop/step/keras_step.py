@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.precision import cloning, layers, pairs
+from mp_loop.precision import cloning, copies, pairs
 from mp_loop.step import gradients, metrics, placement, train_state
 
 POLICIES = {
@@ -177,7 +177,7 @@ def under_policy(model: keras.Model, policy: str) -> keras.Model:
             return layer
         config = layer.get_config()
         if id(layer) not in last and layer.dtype_policy.name == "float32":
-            config = layers.under_policy(layer, keras.DTypePolicy(policy))
-        return layers.copy(layer, config)
+            config = copies.under_policy(layer, keras.DTypePolicy(policy))
+        return copies.copy(layer, config)
 
     return cloning.clone(model, convert)

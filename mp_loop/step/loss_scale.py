@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import tensorflow as tf
 
-from mp_loop.config import limits
+from mp_loop.config import limits, sections
 from mp_loop.step import presets
 
 
@@ -274,6 +274,22 @@ class NoLossScale(StaticLossScale):
 
 
 LossScale = DynamicLossScale | StaticLossScale
+
+
+def from_settings(scale: sections.Scale, kind: str) -> LossScale:
+    """Makes the rule that settings describe.
+
+    Args:
+      scale: the settings.
+      kind: "dynamic", "static" or "none"; `settings.Config.loss_scale_kind`.
+    """
+    if kind == "none":
+        return NoLossScale()
+    if kind == "static":
+        return StaticLossScale(scale.initial_scale)
+    if scale.scale_preset:
+        return DynamicLossScale.preset(scale.scale_preset, **scale.constants)
+    return DynamicLossScale(**scale.constants)
 
 
 def _refuse(name: str, value: Any, must: str) -> NoReturn:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keras
 
+from mp_loop.config import sections
+
 
 def make(
     name: str,
@@ -40,3 +42,28 @@ def make(
         raise ValueError(f"`name` ({name}) is not an optimizer that is known here.")
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
+
+
+def from_settings(
+    optimizer: sections.Optimizer,
+    rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    *,
+    clips: bool,
+) -> keras.optimizers.Optimizer:
+    """Makes the optimizer that settings describe.
+
+    Args:
+      optimizer: the settings.
+      rate: learning rate or schedule.
+      clips: whether the optimizer itself clips gradients to `clip_norm`.
+    """
+    arguments = {}
+    if clips and optimizer.clip_norm:
+        arguments["global_clipnorm"] = optimizer.clip_norm
+    return make(
+        optimizer.optimizer,
+        rate,
+        optimizer.momentum,
+        optimizer.weight_decay,
+        **arguments,
+    )

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop.config import sections
+
 
 @keras.saving.register_keras_serializable(package="mp_loop")
 class Warmup(keras.optimizers.schedules.LearningRateSchedule):
@@ -116,3 +118,17 @@ def learning_rate(
     if schedule == "constant" and not warmup_steps:
         return peak
     return Warmup(after, peak, warmup_steps) if warmup_steps else after
+
+
+def from_settings(
+    optimizer: sections.Optimizer, total_steps: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """Makes the learning rate that settings describe, for so many updates."""
+    return learning_rate(
+        optimizer.schedule,
+        optimizer.learning_rate,
+        total_steps,
+        optimizer.warmup_steps,
+        optimizer.decay_fractions,
+        optimizer.decay_factor,
+    )

@@ -69,7 +69,7 @@ def live(tmp_path_factory):
     nurseries = {}
 
     def live(folder, name, moment="-"):
-        # oneDNN's float16 convolutions: see `mp_loop.run.experiment.prepare`.
+        # oneDNN's float16 convolutions: see `mp_loop.run.build.start_tensorflow`.
         onednn = "0" if name == "keras float16" else "1"
         if onednn not in nurseries:
             nurseries[onednn] = subprocess.Popen(

@@ -17,7 +17,7 @@ import mp_loop
 from mp_loop import compare
 from mp_loop.cli import app
 from mp_loop.comparison import bitwise
-from mp_loop.run import experiment
+from mp_loop.run import build
 from mp_loop.step import keras_step
 from tests.step import train_step_test as helpers
 
@@ -215,7 +215,7 @@ def test_one_bit_is_found_and_named(choose, index, name):
     assert proof.difference.index == index
     assert proof.difference.count == 1
     assert proof.difference.ours != proof.difference.theirs
-    said = f"Different since step 3: {proof.difference.name}"
+    said = f"First difference after step 3: {proof.difference.name}"
     assert said in str(proof) and "others" not in str(proof)
 
 
@@ -231,14 +231,14 @@ def test_nan_equals_nan_but_zero_is_not_minus_zero():
 def test_the_command_fails_where_a_bit_differs(monkeypatch, capsys):
     words = ["--exact", "--model=mlp", "--steps=3", "--batch_size=4"]
     config, flag_values = app.parse(["compare", *words], compare.declare)
-    build = experiment.build
+    original = build.from_settings
 
     def tampered(config):
-        built = build(config.replace(deterministic=False))
+        built = original(config.replace(deterministic=False))
         if config.precision.loop == "custom":
             flipped(built.model.weights[0].value, (0, 0))
         return built
 
-    monkeypatch.setattr(experiment, "build", tampered)
+    monkeypatch.setattr(build, "from_settings", tampered)
     assert compare.run(config, flag_values) == 1
-    assert capsys.readouterr().out.startswith("1 steps, 0 of them skipped: Different")
+    assert capsys.readouterr().out.startswith("1 steps, 0 of them skipped: First")

@@ -65,7 +65,7 @@ def test_a_finished_run(folder):
     for part in (
         "cnn on fashion_mnist_mini", "float16, custom loop", "0.8750", "2^13", "512",
         "1,234", "Training loss", "Evaluation accuracy", "Loss scale (crosses: skipped",
-        "Gradient norm", "Examples a second", "Learning rate", "a/kernel, b/bias",
+        "Gradient norm", "Examples/s", "Learning rate", "a/kernel, b/bias",
         "Environment", "tensorflow",
     ):  # fmt: skip
         assert part in said, part

@@ -12,7 +12,7 @@ from mp_loop import train
 from mp_loop.cli import app
 from mp_loop.config import choices
 from mp_loop.hardware import devices
-from mp_loop.run import experiment
+from mp_loop.run import build
 from mp_loop.step import keras_step, optimizers, placement, schedules
 from tests.step import train_step_test as helpers
 
@@ -77,7 +77,7 @@ def of_fit(precision):
 
 
 def of_command(phase, *words):
-    built = experiment.build(config("--epochs=2", "--head_epochs=1", *words))
+    built = build.from_settings(config("--epochs=2", "--head_epochs=1", *words))
     batch = next(iter(built.batches(0)))
     return of_step(built.in_phase(phase).step, *batch)
 
@@ -359,7 +359,7 @@ def test_a_command_compiles_its_steps_on_a_gpu(
 
 
 def test_auto_compiles_nothing_under_a_strategy(gpu):
-    built = experiment.build(config("--strategy=mirrored", "--precision=float16"))
+    built = build.from_settings(config("--strategy=mirrored", "--precision=float16"))
     step = built.step
     batch = next(iter(built.batches(0)))
     assert step(*batch)["grads_finite"]
