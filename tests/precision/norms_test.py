@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.precision import norms, products
-from tests.precision.layers_test import EPSILON, HALVES, ROWS, gradients, rounded
+from tests.precision.products_test import EPSILON, HALVES, ROWS, gradients, rounded
 
 BATCH_NORMS = {
     "images": {},

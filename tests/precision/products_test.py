@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.hardware import devices, processor
-from mp_loop.precision import activations, float32_calls, layers, products
+from mp_loop.precision import activations, float32_calls, products
 
 HALVES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}

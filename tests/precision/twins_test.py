@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.models import catalog
-from mp_loop.precision import offloading, pairs, twins
+from mp_loop.precision import keras_twin, offloading, pairs, twins
 
 L = keras.layers
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # half a unit in the last place
@@ -512,7 +512,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("convert", [mp_loop.half_precision_twin, twins.keras_twin])
+@pytest.mark.parametrize(
+    "convert", [mp_loop.half_precision_twin, keras_twin.keras_twin]
+)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_converted_is_refused_by_name(name, convert):
     make, message = REFUSED[name]
