@@ -101,6 +101,15 @@ def test_names_of_modules_resolve(name):
         assert resolves(dotted), dotted
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_imported_names_resolve(name):
+    """In code: `from mp_loop.data import sources`, and then `sources.load`."""
+    for package, module in re.findall(r"from (mp_loop[.\w]*) import (\w+)", text(name)):
+        assert resolves(f"{package}.{module}"), f"{package}.{module}"
+        for attribute in re.findall(rf"(?<![\w.]){module}\.([a-z]\w+)\(", text(name)):
+            assert attribute in defined(f"{package}.{module}"), attribute
+
+
 @pytest.mark.parametrize(
     "module", [f"{name}.py" for name in layout_test.MODULES], ids=str
 )

@@ -16,35 +16,40 @@ class Data(fields.Section):
     """What is trained on: read by `mp_loop.data`."""
 
     dataset: str = fields.setting(
-        "fashion_mnist_mini", "TFDS data set; the default is embedded."
+        "fashion_mnist_mini", "TFDS data set; the default is part of this package."
     )
-    data_dir: str = fields.setting("", "TFDS folder; empty: TFDS's own default.")
+    data_dir: str = fields.setting(
+        "", "Folder of TFDS data sets; empty: TFDS's default."
+    )
     image_size: int = fields.setting(
         0,
-        "Images are cropped to squares and resized to this side; 0: as they are.",
+        "Images are cropped to squares and resized to this side length; 0: unchanged.",
         at_least=0,
         at_most=4096,
     )
     crop_pct: float = fields.setting(
         1.0,
-        "Share of the square's side that, resized, is --image_size: the model sees "
-        "the middle. Custom for ImageNet: 0.875.",
+        "Side of the central part that the model sees, relative to the whole "
+        "square; that part is resized to --image_size. Usual for ImageNet: "
+        "0.875.",
         above=0,
         at_most=1,
     )
     sequence_length: int = fields.setting(
-        128, "Texts are cut, or padded, to so many tokens.", at_least=2, at_most=65536
+        128, "Texts are cut or padded to this many tokens.", at_least=2, at_most=65536
     )
     augment: str = fields.setting(
         "none", "Training-time augmentation.", choices=choices.AUGMENTATIONS
     )
     preprocessing: str = fields.setting(
         "auto",
-        "How pixels become inputs, in keras.applications' terms; dataset: by mean and "
-        "deviation of the training data; auto: as --weights' architecture wants it.",
+        "How pixels become inputs. tf, torch, caffe: as in "
+        "keras.applications; dataset: standardized with the mean and standard "
+        "deviation of the training data; auto: as the architecture of "
+        "--weights requires, or else dataset.",
         choices=choices.PREPROCESSINGS,
     )
-    batch_size: int = fields.setting(128, "Examples of one update.", at_least=1)
+    batch_size: int = fields.setting(128, "Examples per update.", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +67,19 @@ class Model(fields.Section):
         "Pretrained weights of --model: imagenet, or a .keras or .weights.h5 file.",
     )
     dropout: float = fields.setting(
-        0.0, "Rate before the head of pretrained features.", at_least=0, below=1
+        0.0,
+        "Dropout rate before the new head of a pretrained model.",
+        at_least=0,
+        below=1,
     )
     freeze: str = fields.setting(
-        "", "Regular expression: layers with such names are not trained."
+        "", "Regular expression; layers with a matching name are not trained."
     )
     head_epochs: int = fields.setting(
-        0, "First epochs that train the last layer alone.", at_least=0
+        0, "Epochs at the start that train only the last layer.", at_least=0
     )
     head_learning_rate: float = fields.setting(
-        1e-3, "Learning rate of --head_epochs, constant.", above=0
+        1e-3, "Constant learning rate of --head_epochs.", above=0
     )
     loss: str = fields.setting(
         "sparse_categorical_crossentropy", "Keras identifier of the loss."
@@ -87,24 +95,27 @@ class Precision(fields.Section):
 
     precision: str = fields.setting(
         "float16",
-        "Type of the forward and backward pass; auto: what is fastest here.",
+        "Dtype of the forward and backward pass; auto: the fastest on this machine.",
         choices=(*choices.PRECISIONS, "auto"),
     )
     loop: str = fields.setting(
-        "custom", "custom, or keras: Keras' own mixed precision.", choices=choices.LOOPS
+        "custom",
+        "custom: this package's step; keras: Keras' own mixed precision.",
+        choices=choices.LOOPS,
     )
     float32_layers: str = fields.setting(
-        "", "Regular expression: layers with such names stay in float32."
+        "", "Regular expression; layers with a matching name stay in float32."
     )
     keras_arithmetic: bool = fields.setting(
         False,
-        "Compute every bit as Keras' mixed precision does, for comparison: 16-bit "
-        "softmax and bias sums, statistics that a skip moves.",
+        "Compute every bit as Keras' mixed precision does, for comparison: "
+        "softmax and bias sums in 16 bits, batch-norm statistics updated by "
+        "skipped steps.",
     )
     recompute: bool = fields.setting(
         False,
-        "Compute activations again in the backward pass instead of keeping them: less "
-        "memory, some more time.",
+        "Recompute activations in the backward pass instead of storing them: "
+        "less memory, more time.",
     )
 
 
@@ -122,13 +133,17 @@ class Scale(fields.Section):
         choices=choices.LOSS_SCALES,
     )
     scale_preset: str = fields.setting(
-        "", "Reproduce another system's dynamic rule.", choices=("", *choices.PRESETS)
+        "",
+        "System whose dynamic loss-scale rule is reproduced.",
+        choices=("", *choices.PRESETS),
     )
     initial_scale: float | None = fields.setting(
-        None, "First (or static) loss scale. Dynamic default: 32768.", above=0
+        None, "Initial (or static) loss scale. Dynamic default: 32768.", above=0
     )
     growth_interval: int | None = fields.setting(
-        None, "Clean steps before the scale grows. Default: 2000.", at_least=1
+        None,
+        "Steps without overflow before the scale grows. Default: 2000.",
+        at_least=1,
     )
     growth_factor: float | None = fields.setting(
         None, "Growth multiplies the scale by this. Default: 2.", above=1
@@ -139,8 +154,8 @@ class Scale(fields.Section):
         above=0,
         below=1,
     )
-    min_scale: float | None = fields.setting(None, "Floor of the scale.", above=0)
-    max_scale: float | None = fields.setting(None, "Cap of the scale.", above=0)
+    min_scale: float | None = fields.setting(None, "Lower bound of the scale.", above=0)
+    max_scale: float | None = fields.setting(None, "Upper bound of the scale.", above=0)
     hysteresis: int | None = fields.setting(
         None, "Overflows before the scale backs off. Default: 1.", at_least=1
     )
@@ -170,22 +185,21 @@ class Optimizer(fields.Section):
     )
     warmup_steps: int = fields.setting(0, "Updates of linear warm-up.", at_least=0)
     decay_at: str = fields.setting(
-        "0.5,0.75", "Piecewise: fractions of the run at which the rate drops."
+        "0.5,0.75",
+        "Piecewise: comma-separated fractions of the run at which the rate drops.",
     )
     decay_factor: float = fields.setting(
         0.1, "Piecewise: each drop multiplies by this.", above=0, below=1
     )
     weight_decay: float = fields.setting(
         0.0,
-        "Decoupled weight decay, of kernels and embeddings alone; not with adam.",
+        "Decoupled weight decay, only of kernels and embeddings; not with adam.",
         at_least=0,
     )
     clip_norm: float = fields.setting(
         0.0, "Clip gradients to this global norm; 0: off.", at_least=0
     )
-    accumulate_steps: int = fields.setting(
-        1, "Micro-batches that one update is split into.", at_least=1
-    )
+    accumulate_steps: int = fields.setting(1, "Micro-batches per update.", at_least=1)
 
     @property
     def decay_fractions(self) -> tuple[float, ...]:
@@ -198,21 +212,24 @@ class Training(fields.Section):
     """When the training does what: read by `mp_loop.run.loop`."""
 
     epochs: int = fields.setting(5, "Passes over the data.", at_least=1)
-    steps: int = fields.setting(0, "Total steps; 0: as --epochs says.", at_least=0)
+    steps: int = fields.setting(0, "Total steps; 0: --epochs decides.", at_least=0)
     seed: int = fields.setting(
-        0, "Initial weights and order of the data.", at_least=0, at_most=2**31 - 1
+        0,
+        "Seed of the initial weights and of the order of the data.",
+        at_least=0,
+        at_most=2**31 - 1,
     )
     steps_per_call: int = fields.setting(
-        10, "Steps inside one call of a tf.function.", at_least=1
+        10, "Steps per call of a tf.function.", at_least=1
     )
     jit_compile: str = fields.setting(
-        "auto", "XLA; auto: on a GPU only.", choices=choices.JIT_COMPILE
+        "auto", "Compile with XLA; auto: on GPUs only.", choices=choices.JIT_COMPILE
     )
     deterministic: bool = fields.setting(
-        False, "Deterministic kernels: the same run gives the same bits."
+        False, "Use deterministic kernels: the same run gives the same bits."
     )
     profile_steps: str = fields.setting(
-        "", "A:B: TensorBoard's profiler records the steps from A on, before B."
+        "", "A:B: profile for TensorBoard from step A up to, not including, step B."
     )
     log_every: int = fields.setting(20, "Steps between lines of metrics.", at_least=1)
     eval_every: int = fields.setting(
@@ -222,27 +239,30 @@ class Training(fields.Section):
         0, "Steps between checkpoints; 0: every epoch.", at_least=0
     )
     diverged_after: int = fields.setting(
-        100, "Skips in a row after which the training is stuck.", at_least=1
+        100, "Consecutive skipped steps after which the training is stuck.", at_least=1
     )
     on_stuck: str = fields.setting(
         "raise",
-        "A stuck training: raise (exit code 1), warn once and go on, or stay: go on.",
+        "If the training is stuck: raise (exit code 1), warn once and "
+        "continue, or stay: continue.",
         choices=choices.ON_STUCK,
     )
     rollback: int = fields.setting(
         0,
-        "How often a stuck training goes back to the last good checkpoint, with a "
-        "lower scale and learning rate, before --on_stuck=raise ends it.",
+        "How often a stuck training returns to the last good checkpoint, with "
+        "a lower scale and learning rate, before --on_stuck=raise ends it.",
         at_least=0,
     )
     rollback_factor: float = fields.setting(
         0.5, "Each rollback multiplies the learning rate by this.", above=0, at_most=1
     )
     inspect_every: int = fields.setting(
-        0, "Steps between looks at the numbers (numerics.jsonl); 0: none.", at_least=0
+        0,
+        "Steps between inspections of the numerics (numerics.jsonl); 0: none.",
+        at_least=0,
     )
     explain_skips: bool = fields.setting(
-        True, "Look into skipped batches, to tell where the overflow began."
+        True, "Analyze skipped batches to find where the overflow began."
     )
 
     @property
@@ -266,7 +286,7 @@ class Parallel(fields.Section):
     )
     all_reduce_dtype: str = fields.setting(
         "float32",
-        "How gradients of float16 weights travel between replicas.",
+        "Dtype in which replicas exchange the gradients of float16 weights.",
         choices=choices.ALL_REDUCE_DTYPES,
     )
     sync_batch_norm: bool = fields.setting(
@@ -287,16 +307,16 @@ class Records(fields.Section):
     resume: bool = fields.setting(False, "Continue the run in --output_dir.")
     change_precision: bool = fields.setting(
         False,
-        "With --resume: --precision and the flags of the loss scale may be others "
-        "than before. The scale starts anew.",
+        "With --resume: --precision and the flags of the loss scale may "
+        "differ from before. The scale starts anew.",
     )
     keep_checkpoints: int = fields.setting(
-        2, "Newest checkpoints kept, besides the best.", at_least=1
+        2, "Number of newest checkpoints to keep, besides the best.", at_least=1
     )
     best_by: str = fields.setting(
         "eval_accuracy",
-        "What the best checkpoint is best by: the highest accuracy (--metric), or the "
-        "lowest loss.",
+        "What the best checkpoint is chosen by: the highest accuracy "
+        "(--metric) or the lowest loss.",
         choices=choices.BEST_BY,
     )
-    quiet: bool = fields.setting(False, "Print nothing but warnings and errors.")
+    quiet: bool = fields.setting(False, "Print only warnings and errors.")

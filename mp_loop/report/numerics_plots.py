@@ -3,7 +3,7 @@
     draw_steps("numerics.png", lines)      # layers and probed steps
     draw_exponents("exponents.png", line)  # layers and exponents, one step
 
-A line is what `mp_loop.numerics.probe_report.line` returns, or what numerics.jsonl
+A line is what `numerics.probe_report.summarize` returns, or what numerics.jsonl
 holds.
 """
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.comparison import bitwise
 from mp_loop.models import catalog
-from mp_loop.numerics import advice
+from mp_loop.numerics import precision_errors
 from mp_loop.precision import keras_twin, pairing, pairs
 from mp_loop.step import keras_step
 
@@ -99,7 +99,7 @@ def test_attributes_in_any_order(shape, shared, order):
         assert_near(twin(x), model(x), "bfloat16")
         for master, working in pairs.of_weights(model, twin):
             assert master.path.split("/")[-2:] == working.path.split("/")[-2:]
-    wide = advice._in_float64(model)
+    wide = precision_errors._in_float64(model)
     np.testing.assert_allclose(wide(x), model(x), atol=1e-5)
 
 

@@ -237,7 +237,7 @@ def test_a_cheap_convolution_is_computed_again_to_the_same_bits(monkeypatch, dty
     monkeypatch.setattr(devices, "multiplies_slowly", lambda dtype: False)
     kept, again = [], []
     for terms, results in ((0, kept), (10**6, again)):
-        monkeypatch.setattr(layers, "CHEAP_TERMS", terms)
+        monkeypatch.setattr(products, "CHEAP_TERMS", terms)
         one = step()
         x = tf.random.stateless_normal((16, 8, 8, 3), (0, 1))
         y = tf.range(16) % 4

@@ -1,0 +1,121 @@
+"""Contradictions between settings."""
+
+import pytest
+
+from mp_loop.config import settings
+
+REFUSED = {
+    "preset_without_scaling": (
+        {"precision": "float32", "scale_preset": "torch"},
+        "--scale_preset (torch) needs dynamic loss scaling, not none",
+    ),
+    "constant_without_scaling": (
+        {"precision": "bfloat16", "growth_interval": 5},
+        "--growth_interval (5) has no meaning when the loss scaling is none",
+    ),
+    "static_needs_a_scale": (
+        {"loss_scale": "static"},
+        "--loss_scale (static) needs --initial_scale.",
+    ),
+    "keras_has_no_floor": (
+        {"loop": "keras", "min_scale": 1.0},
+        "--min_scale (1.0) cannot be expressed by Keras' LossScaleOptimizer",
+    ),
+    "keras_has_no_growth_factor": (
+        {"loop": "keras", "growth_factor": 4.0},
+        "--growth_factor (4.0) cannot be expressed by Keras' LossScaleOptimizer",
+    ),
+    "keras_preset": (
+        {"loop": "keras", "scale_preset": "flax"},
+        "--scale_preset (flax) cannot be expressed",
+    ),
+    "keras_islands": (
+        {"loop": "keras", "float32_layers": "x"},
+        "--float32_layers (x) is not available with --loop=keras.",
+    ),
+    "keras_accumulation": (
+        {"loop": "keras", "accumulate_steps": 2},
+        "--accumulate_steps (2) is not available with --loop=keras",
+    ),
+    "uneven_split": (
+        {"batch_size": 10, "accumulate_steps": 3},
+        "--accumulate_steps (3) must divide --batch_size (10).",
+    ),
+    "decay_of_adam": (
+        {"weight_decay": 0.1},
+        "--weight_decay (0.1) needs --optimizer=adamw, not adam.",
+    ),
+    "strategy of keras": (
+        {"strategy": "mirrored", "loop": "keras"},
+        "--strategy (mirrored) is not available with --loop=keras.",
+    ),
+    "strategy in Keras' arithmetic": (
+        {"strategy": "mirrored", "keras_arithmetic": True},
+        "--strategy (mirrored) contradicts --keras_arithmetic",
+    ),
+    "strategy under XLA": (
+        {"strategy": "mirrored", "jit_compile": "on"},
+        "--jit_compile (on) is not available with --strategy=mirrored.",
+    ),
+    "rollback of many workers": (
+        {"strategy": "multi_worker", "rollback": 1},
+        "--rollback (1) is not available with --strategy=multi_worker",
+    ),
+    "float16 messages of float32": (
+        {"strategy": "mirrored", "all_reduce_dtype": "float16", "precision": "float32"},
+        "--all_reduce_dtype (float16) needs --precision=float16",
+    ),
+    "messages to nobody": (
+        {"all_reduce_dtype": "float16"},
+        "--all_reduce_dtype (float16) needs --precision=float16",
+    ),
+    "synchronized micro-batches": (
+        {"strategy": "mirrored", "sync_batch_norm": True, "accumulate_steps": 2},
+        "--sync_batch_norm (True) is not available with --accumulate_steps (2)",
+    ),
+    "fractions": ({"decay_at": "0.5,0.5"}, "--decay_at (0.5,0.5) must be rising"),
+    "no_fractions": ({"decay_at": "half"}, "--decay_at (half) must be rising"),
+    "no stretch": ({"profile_steps": "5"}, "--profile_steps (5) must be A:B"),
+    "empty stretch": ({"profile_steps": "5:5"}, "--profile_steps (5:5) must be A:B"),
+    "turned": ({"profile_steps": "8:4"}, "--profile_steps (8:4) must be A:B"),
+    "pattern": ({"float32_layers": "("}, "--float32_layers (() must be a regular"),
+    "frozen": ({"freeze": "["}, "--freeze ([) must be a regular"),
+    "crop": ({"crop_pct": 0.875}, "--crop_pct (0.875) needs --image_size."),
+    "all head": (
+        {"head_epochs": 5, "epochs": 5},
+        "--head_epochs (5) must be fewer than --epochs (5).",
+    ),
+    "nowhere to roll back from": (
+        {"rollback": 1, "on_stuck": "warn"},
+        "--rollback (1) needs --on_stuck=raise, not warn.",
+    ),
+    "another precision from the start": (
+        {"change_precision": True},
+        "--change_precision (True) needs --resume.",
+    ),
+    "float32 layers in Keras' arithmetic": (
+        {"keras_arithmetic": True, "float32_layers": "x"},
+        "--float32_layers (x) contradicts --keras_arithmetic.",
+    ),
+    "inspection of many devices": (
+        {"strategy": "mirrored", "inspect_every": 3},
+        "--inspect_every (3) is not available with --strategy=mirrored.",
+    ),
+    "arithmetic of Keras' loop": (
+        {"loop": "keras", "keras_arithmetic": True},
+        "--keras_arithmetic (True) is not available with --loop=keras.",
+    ),
+    "recomputation of Keras' loop": (
+        {"loop": "keras", "recompute": True},
+        "--recompute (True) is not available with --loop=keras.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_contradictions_are_refused_in_one_line(name):
+    values, message = REFUSED[name]
+    with pytest.raises(ValueError) as error:
+        settings.Config.of(**values)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
