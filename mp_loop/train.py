@@ -64,8 +64,7 @@ def _run_locked(config: settings.Config, flag_values: Any) -> int:
         raise errors.UsageError("--output_dir must name a folder for the run.")
     writes = True
     if config.parallel.strategy == "multi_worker":
-        with errors.bad_input(cluster.ClusterError):
-            writes = cluster.task().is_chief  # the others write no file
+        writes = cluster.task().is_chief  # the others write no file
     lock = None
     if writes and config.records.resume:
         config = _settings_to_resume(config, flag_values)
