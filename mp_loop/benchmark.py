@@ -102,7 +102,7 @@ def run(_config: settings.Config, flag_values: flags.FlagValues) -> int:
             f"--memory_budget_mib ({flag_values.memory_budget_mib}) contradicts "
             "--same_memory."
         )
-    plan = measure.Plan(
+    plan = measure.BenchmarkPlan(
         flag_values.repeats,
         flag_values.block_seconds,
         flag_values.memory_budget_mib,

@@ -1,6 +1,6 @@
 """Measures the arms of a workload side by side.
 
-    results = measure("resnet20", arms, Plan(repeats=7, block_seconds=1.0))
+    results = measure("resnet20", arms, BenchmarkPlan(repeats=7, block_seconds=1.0))
     results["custom:bfloat16"]["time_ratio"]["median"]
 
 Every arm is a process of its own. In each round every arm runs one block of steps, so
@@ -25,7 +25,7 @@ _SHORTEST_BLOCK = 3  # steps
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class BenchmarkPlan:
     """How to measure.
 
     Attributes:
@@ -44,7 +44,7 @@ class Plan:
 def measure(
     workload: str,
     arms: Sequence[comparison_arms.Arm],
-    plan: Plan,
+    plan: BenchmarkPlan,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, dict[str, Any]]:
     """Measures the arms of one workload.
@@ -88,7 +88,7 @@ def measure(
 
 
 def _start_largest(
-    arm: comparison_arms.Arm, workload: str, plan: Plan
+    arm: comparison_arms.Arm, workload: str, plan: BenchmarkPlan
 ) -> tuple[arm_process.ArmProcess, int]:
     """Starts an arm with the largest batch that the plan allows; and that batch."""
     batch_size = workloads.WORKLOADS[workload].batch_size

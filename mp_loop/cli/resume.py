@@ -6,9 +6,9 @@ config = continued_run(before, config, flag_values)
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mp_loop.config import errors, settings
+from mp_loop.config import errors, fields, settings
 
 if TYPE_CHECKING:
     from absl import flags
@@ -56,7 +56,7 @@ PRECISION_MAY_CHANGE = (
 
 def settings_given(
     config: settings.Config, flag_values: flags.FlagValues | None
-) -> dict[str, Any]:
+) -> dict[str, fields.Value]:
     """Returns the settings that the command line names, by name.
 
     Args:
@@ -71,8 +71,8 @@ def settings_given(
 
 
 def refuse_changes(
-    before: Mapping[str, Any],
-    given: Mapping[str, Any],
+    before: Mapping[str, fields.Value],
+    given: Mapping[str, fields.Value],
     may_change: Collection[str],
     what: str,
 ) -> None:

@@ -17,10 +17,12 @@ import os
 import re
 from typing import NoReturn
 
+from mp_loop.config import errors
+
 _KINDS = ("chief", "worker")
 
 
-class ClusterError(ValueError):
+class ClusterError(errors.UsageError):
     """TF_CONFIG is not valid, or the workers differ; the message is one line."""
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mp_loop.config import errors, settings
+from mp_loop.config import settings
 from mp_loop.distributed import cluster, handshake
 from mp_loop.hardware import startup
 
@@ -34,10 +34,9 @@ def from_settings(config: settings.Config) -> experiment.Experiment:
       cluster.WorkerLost: another worker did not start.
     """
     if config.parallel.strategy == "multi_worker":
-        with errors.bad_input(cluster.ClusterError):
-            handshake.wait_for_all(
-                cluster.task(), _common_flags(config), config.parallel.worker_timeout
-            )
+        handshake.wait_for_all(
+            cluster.task(), _common_flags(config), config.parallel.worker_timeout
+        )
     strategy = start_tensorflow(config)
     from mp_loop.run import experiment
 

@@ -18,7 +18,7 @@ from mp_loop.config import errors, sections, settings
 from mp_loop.data import batching, sources
 from mp_loop.distributed import strategies, workers
 from mp_loop.models import catalog, language
-from mp_loop.precision import twins
+from mp_loop.precision import offloading, twins
 from mp_loop.run import phases, step_factory
 from mp_loop.step import eval_step, losses, protocol
 
@@ -229,8 +229,8 @@ def _keep_frozen_on_host(config: settings.Config, model: keras.Model) -> None:
         return
     if config.parallel.strategy != "none" or precision.precision == "float32":
         return
-    if not all(map(twins.is_on_host, model.non_trainable_weights)):
+    if not all(map(offloading.is_on_host, model.non_trainable_weights)):
         twin = twins.half_precision_twin(
             model, precision.precision, precision.float32_layers
         )
-        twins.keep_on_host(model, twin)
+        offloading.keep_on_host(model, twin)

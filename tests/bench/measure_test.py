@@ -73,6 +73,8 @@ def test_other_arms_may_take_the_memory_of_the_first(monkeypatch):
 
     monkeypatch.setattr(measure, "_start", Step)
     arms = choices.parse_arms("keras:float32,custom:bfloat16")
-    results = measure.measure("cnn", arms, measure.Plan(1, 0.0, same_memory=True))
+    results = measure.measure(
+        "cnn", arms, measure.BenchmarkPlan(1, 0.0, same_memory=True)
+    )
     sizes = {name: result["batch_size"] for name, result in results.items()}
     assert sizes == {"keras:float32": 128, "custom:bfloat16": 256}

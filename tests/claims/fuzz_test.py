@@ -58,11 +58,11 @@ def attempt(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(sources, "load", functools.cache(sources.load))
     monkeypatch.setattr(app, "_log_to_stderr", lambda: None)
 
-    class Lawful(Exception):
+    class Accepted(Exception):
         pass
 
     def begin(*_, **__):
-        raise Lawful
+        raise Accepted
 
     monkeypatch.setattr(run_folder.RunFolder, "create", begin)
     monkeypatch.setattr(run_folder.RunFolder, "reopen", begin)
@@ -76,7 +76,7 @@ def attempt(tmp_path, monkeypatch, capfd):
         signal.alarm(SECONDS)
         try:
             app.main(train.run)
-        except Lawful:
+        except Accepted:
             code = 0
         except SystemExit as end:
             code = end.code
@@ -179,10 +179,10 @@ def many(few, more):
 @pytest.mark.parametrize("seed", many(1, 10))
 def test_flagfiles(attempt, tmp_path, seed):
     chance = random.Random(seed)
-    lawful = settings.Config.of(output_dir="run").to_flagfile().encode()
+    valid = settings.Config.of(output_dir="run").to_flagfile().encode()
     path = tmp_path / "exp.flags"
     for _ in range(100):
-        path.write_bytes(mutated(lawful, chance))
+        path.write_bytes(mutated(valid, chance))
         with pytest.MonkeyPatch.context() as patch:
             # Parsing is what is fuzzed here.
             patch.setattr(train, "_run", lambda *_: 0)

@@ -1,9 +1,11 @@
 """What a comparison is: its arms and their reference."""
 
+import dataclasses
+
 import pytest
 
 from mp_loop.comparison import designs
-from mp_loop.config import errors
+from mp_loop.config import errors, settings
 
 CUSTOM, KERAS = "custom:float16", "keras:float16"
 
@@ -56,3 +58,25 @@ REFERENCES = [
 @pytest.mark.parametrize(("text", "expected"), REFERENCES)
 def test_the_reference_is_the_first_keras_arm(text, expected):
     assert designs.reference(designs.parse_arms(text, "float16")).name == expected
+
+
+def design(repeats=2, text="", **values):
+    config = settings.Config.of(output_dir="out", **values)
+    arms = designs.parse_arms(text, config.precision.precision)
+    return designs.Design(config, tuple(arms), repeats, margin=0.01)
+
+
+def test_a_design_is_read_as_it_was_written(tmp_path):
+    before = design(seed=7, head_epochs=0).revised().revised()
+    assert len(before.revisions) == 1  # nothing was decided anew
+    before.write(tmp_path)
+    assert designs.Design.read(tmp_path) == before
+
+
+def test_what_is_decided_later_is_noted():
+    before = design().revised()
+    later = dataclasses.replace(before, repeats=5).revised(after_results=True)
+    assert [(one.repeats, one.after_results) for one in later.revisions] == [
+        (2, False),
+        (5, True),
+    ]
