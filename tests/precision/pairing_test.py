@@ -162,7 +162,7 @@ def test_both_loops_are_compared_weight_by_weight():
     found = bitwise._pairs(ours, theirs)
     assert len(found) == 8 + 18 + 1 + 2  # weights, slots, seed, scale and counter
     labels = np.random.default_rng(2).normal(size=(16, 3)).astype(np.float32)
-    proof = exact.prove(ours, theirs, ((rows(i), labels) for i in range(3)), 3)
+    proof = bitwise.prove(ours, theirs, ((rows(i), labels) for i in range(3)), 3)
     assert proof.difference is None and proof.steps == 3, proof
 
 
