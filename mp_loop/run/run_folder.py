@@ -199,8 +199,13 @@ class RunFolder:
             self._logs.close()
 
     def close(self) -> None:
-        """Closes the logs and releases the lock; calling it again does nothing."""
+        """Closes the logs and, when all files are on the disk, releases the lock.
+
+        Calling it again does nothing.
+        """
         self.close_logs()
+        with contextlib.suppress(OSError):  # a folder that has vanished, say
+            files.flush_all(self.folder)
         self._lock.release()
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:

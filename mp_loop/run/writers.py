@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import keras
+
 from mp_loop.run import checkpointing
 from mp_loop.step import train_state
 
@@ -40,6 +42,18 @@ class Writer(Protocol):
 
     def rewind(self, step: int) -> None:
         """Removes what was recorded after a step."""
+
+    def sync(self) -> None:
+        """Waits until every line is on the disk."""
+
+    def rescue(self, why: str) -> str | None:
+        """Goes on in another folder; returns it, or None if none can be written."""
+
+    def write_model(self, model: keras.Model) -> None:
+        """Writes the trained model."""
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes what came of the run."""
 
     def close_logs(self) -> None:
         """Ends the recording."""
@@ -99,6 +113,19 @@ class NullWriter:
         """Does nothing."""
 
     def rewind(self, step: int) -> None:
+        """Does nothing."""
+
+    def sync(self) -> None:
+        """Does nothing."""
+
+    def rescue(self, why: str) -> str | None:
+        """Returns None."""
+        return None
+
+    def write_model(self, model: keras.Model) -> None:
+        """Does nothing."""
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Does nothing."""
 
     def close_logs(self) -> None:

@@ -178,26 +178,26 @@ def test_a_fault_anywhere_leaves_no_trace(name):
 
 def test_a_spoiled_master_is_named_when_the_run_ends(tmp_path):
     """What cannot heal is told; see `train_test` for going back to before it."""
-    from mp_loop.run import checkpointing, loop, run_folder
+    from mp_loop.run import checkpointing, loop, planning, run_folder
 
     subject = Subject("float16")
     bias = next(v for v in subject.model.trainable_variables if "bias" in v.path)
     bias.assign(np.full(bias.shape, np.nan))
-    plan = loop.Plan(1000, 1000, BATCH, log_every=5, diverged_after=20)
+    plan = planning.Plan(1000, 1000, BATCH, log_every=5, diverged_after=20)
     run = run_folder.RunFolder.create(str(tmp_path), "")
 
     def batches(epoch, start):
         return tf.data.Dataset.from_tensors(tuple(subject.batch(0))).repeat()
 
     with pytest.raises(mp_loop.TrainingDiverged, match=bias.path):
-        loop.train(
+        loop.Loop(
             subject.step,
             batches,
             dict,
-            run,
             plan,
+            run,
             checkpointing.Checkpoints(tmp_path / "c", subject.step.state, 1),
-        )
+        ).train()
     assert int(subject.step.state.step) == 20
     run.close()
 

@@ -25,7 +25,7 @@ from mp_loop.run import strict_json
 # Where: module, attribute. The kill comes before the call, at 0 ms.
 PLACES = {
     "before the run folder": ("mp_loop.run.files", "write_atomically"),
-    "in training": ("mp_loop.run.loop", "_Timer.window"),
+    "in training": ("mp_loop.run.timing", "StepTimer.window"),
     "before a line": ("mp_loop.run.run_folder", "RunFolder.log"),
     "in a line": ("mp_loop.run.json_lines", "Log.write"),
     "between a line and TensorBoard": (
@@ -43,6 +43,7 @@ PLACES = {
     "in a resume": ("mp_loop.run.tensorboard", "_drop_events_after"),
     "before the model": ("mp_loop.run.run_folder", "RunFolder.write_model"),
     "before the summary": ("mp_loop.run.run_folder", "RunFolder.write_summary"),
+    "before the report": ("mp_loop.report.run_page", "write"),
 }
 
 # What a training imports only when it needs it.
@@ -51,7 +52,7 @@ IMPORTED = (
     "mp_loop.hardware.machine",
     "mp_loop.models.catalog",
     "mp_loop.run.experiment",
-    "mp_loop.run.loop",
+    "mp_loop.run.session",
     "mp_loop.step.keras_step",
     "tqdm",
 )
