@@ -25,7 +25,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -254,7 +254,7 @@ def batches(source: sources.Source, batch: int, seed: int) -> Iterator[Any]:
     """Yields training batches without end, epoch after epoch."""
     epoch = 0
     while True:
-        yield from sources.training_batches(source, batch, seed, epoch)
+        yield from batching.training_batches(source, batch, seed, epoch)
         epoch += 1
 
 
@@ -268,7 +268,7 @@ def round_to_float16(masters: list[tf.Variable]) -> None:
 def evaluate(model: keras.Model, setting: Setting, source: sources.Source) -> float:
     """Returns the metric over all test examples."""
     found = []
-    for batch in sources.evaluation_batches(source, 500):
+    for batch in batching.evaluation_batches(source, 500):
         inputs, labels = example(setting, *batch)
         outputs = model(inputs, training=False)
         if setting.reconstructs:
