@@ -184,8 +184,8 @@ OWN = {
     },
     "WhisperBackbone": {
         "num_mels": 8,
-        "max_encoder_sequence_length": 12,
-        "max_decoder_sequence_length": 12,
+        "max_encoder_sequence_length": 16,
+        "max_decoder_sequence_length": 16,
     },
     "XceptionBackbone": {
         "stackwise_conv_filters": [[8, 8], [8, 8]],

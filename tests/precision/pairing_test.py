@@ -161,8 +161,9 @@ def test_both_loops_are_compared_weight_by_weight():
     theirs = keras_step.KerasStep(sides[1], keras.optimizers.Adam(), "mse")
     found = bitwise._pairs(ours, theirs)
     assert len(found) == 8 + 18 + 1 + 2  # weights, slots, seed, scale and counter
-    for path, (mine, other) in found.items():
-        assert np.array_equal(mine, tf.cast(other, mine.dtype)), path
+    labels = np.random.default_rng(2).normal(size=(16, 3)).astype(np.float32)
+    proof = bitwise.prove(ours, theirs, ((rows(i), labels) for i in range(3)), 3)
+    assert proof.difference is None and proof.steps == 3, proof
 
 
 # Twins of the user's own.
@@ -392,10 +393,11 @@ def called(model):
 
 def check_architecture(model, inputs):
     for whole in (model, wrapped(model), called(model)):
-        outputs = whole(inputs)
+        # DeepLabV3 of keras_hub trains some of its layers unless told not to.
+        outputs = whole(inputs, training=False)
         assert any(np.abs(x).max() > 0.01 for x in keras.tree.flatten(outputs))
         twin = mp_loop.half_precision_twin(whole, "float16")
-        assert_near(twin(inputs), outputs, "float16", roundings=32)
+        assert_near(twin(inputs, training=False), outputs, "float16", roundings=32)
 
 
 @pytest.mark.parametrize("name", marked(catalog._applications(), CI_APPLICATIONS))
