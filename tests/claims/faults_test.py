@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog
 from tests.support import steps
 
@@ -221,7 +221,9 @@ def test_training_with_faults_reaches_its_accuracy(precision):
             )
             bad = 0
             for epoch in range(3):
-                for inputs, labels in sources.training_batches(source, 64, seed, epoch):
+                for inputs, labels in batching.training_batches(
+                    source, 64, seed, epoch
+                ):
                     if faults and chance.random() < 0.1:
                         inputs = inputs.numpy()
                         value = chance.choice([np.nan, np.inf, 3e38])
@@ -231,7 +233,7 @@ def test_training_with_faults_reaches_its_accuracy(precision):
             # A scale that grows every 20 steps skips some of a clean run as well.
             assert not faults or int(step.state.skipped_steps) > bad / 2
             evaluate = mp_loop.EvalStep(model, loss, "sparse_categorical_accuracy")
-            result = evaluate(sources.evaluation_batches(source, 250))
+            result = evaluate(batching.evaluation_batches(source, 250))
             accuracies.setdefault(faults, []).append(result["eval_accuracy"])
     # Over seeds the clean runs differ by about 0.01 themselves.
     assert np.mean(accuracies[True]) > np.mean(accuracies[False]) - 0.02

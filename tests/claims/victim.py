@@ -33,7 +33,7 @@ PLACES = {
         "EventLog.write_scalars",
     ),
     "before an evaluation": ("mp_loop.run.experiment", "Experiment.evaluate"),
-    "in an evaluation": ("mp_loop.data.sources", "evaluation_batches"),
+    "in an evaluation": ("mp_loop.data.batching", "evaluation_batches"),
     "before a checkpoint": ("mp_loop.run.checkpointing", "Checkpoints.save"),
     "in the files of a checkpoint": ("mp_loop.run.manifests", "sha256"),
     "before its name": ("mp_loop.run.files", "flush"),
