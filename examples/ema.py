@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog
 
 DECAY = 0.98
@@ -36,12 +36,12 @@ def main(epochs: int = 3) -> tuple[float, float]:
         return metrics
 
     for epoch in range(epochs):
-        for images, labels in sources.training_batches(source, 128, 0, epoch):
+        for images, labels in batching.training_batches(source, 128, 0, epoch):
             metrics = train(images, labels)
         print(f"epoch {epoch + 1}: loss {metrics['loss']:.3f}")
 
     evaluate = mp_loop.EvalStep(model, loss, "sparse_categorical_accuracy")
-    test = sources.evaluation_batches(source, 500)
+    test = batching.evaluation_batches(source, 500)
     last = evaluate(test)["eval_accuracy"]
     for average, weight in zip(averages, step.master_weights, strict=True):
         weight.assign(average)  # then `step.reload()`, if training goes on

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog
 
 
@@ -28,10 +28,10 @@ def main(epochs: int = 3) -> float:
         steps_per_execution=10,
     )
     history = model.fit(
-        *everything(sources.training_batches(source, len(source.train), 0, 0)),
+        *everything(batching.training_batches(source, len(source.train), 0, 0)),
         batch_size=128,
         epochs=epochs,
-        validation_data=everything(sources.evaluation_batches(source, 1000)),
+        validation_data=everything(batching.evaluation_batches(source, 1000)),
         class_weight=dict.fromkeys(range(10), 1.0) | {6: 2.0},  # shirts are hard
         callbacks=[keras.callbacks.ReduceLROnPlateau(patience=1)],
         verbose=2,

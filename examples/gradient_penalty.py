@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog
 
 
@@ -51,14 +51,14 @@ def main(penalty: float = 0.1, epochs: int = 3) -> tuple[float, float]:
         twin=WithInputGradient(mp_loop.half_precision_twin(mlp, "float16")),
     )
     for epoch in range(epochs):
-        for images, labels in sources.training_batches(source, 128, 0, epoch):
+        for images, labels in batching.training_batches(source, 128, 0, epoch):
             metrics = step(images, labels)
         print(
             f"epoch {epoch + 1}: loss {metrics['loss']:.3f}, scale "
             f"{metrics['loss_scale']:g}, skipped {int(step.state.skipped_steps)}"
         )
 
-    ((images, labels),) = sources.evaluation_batches(source, len(source.test))
+    ((images, labels),) = batching.evaluation_batches(source, len(source.test))
     logits, gradients = step.model(images)
     hits = keras.metrics.sparse_categorical_accuracy(labels, logits)
     accuracy, norm = float(tf.reduce_mean(hits)), float(squared_norm(gradients))

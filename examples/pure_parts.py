@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog
 
 RATE = 0.1
@@ -51,7 +51,7 @@ def main(epochs: int = 2, rule: mp_loop.DynamicLossScale | None = None) -> tuple
 
     skipped = 0
     for epoch in range(epochs):
-        for images, labels in sources.training_batches(source, 128, 0, epoch):
+        for images, labels in batching.training_batches(source, 128, 0, epoch):
             loss, finite, scale = train(images, labels)
             skipped += not finite
         print(f"epoch {epoch + 1}: loss {loss:.3f}, scale {scale:g}")

@@ -29,7 +29,7 @@ _HOME = {
     "Probe": "numerics.probe",
     "StaticLossScale": "step.loss_scale",
     "TrainStep": "step.train_step",
-    "TrainingDiverged": "run.loop",
+    "TrainingDiverged": "run.divergence",
     "best_precision": "hardware.machine",
     "for_fit": "step.fit",
     "half_precision_twin": "precision.twins",

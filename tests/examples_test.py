@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def test_the_pure_parts_are_the_step():
     same = catalog.build("mlp", source.input_shape, source.num_classes, seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     step = mp_loop.TrainStep(same, keras.optimizers.SGD(0.1), loss, "float16", rule)
-    for images, labels in sources.training_batches(source, 128, 0, 0):
+    for images, labels in batching.training_batches(source, 128, 0, 0):
         step(images, labels)
     assert 3 <= skipped == int(step.state.skipped_steps)
     for ours, theirs in zip(model.get_weights(), same.get_weights(), strict=True):

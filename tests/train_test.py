@@ -22,7 +22,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from mp_loop import train
 from mp_loop.cli import app
 from mp_loop.config import settings
-from mp_loop.run import experiment, locking, records
+from mp_loop.models import catalog  # noqa: F401 (registers the layers of its models)
+from mp_loop.report import run_page
+from mp_loop.run import experiment, locking, records, run_folder
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = ("--model=mlp", "--steps=12", "--log_every=4", "--eval_every=8")
@@ -187,6 +189,34 @@ def test_a_finished_run_is_continued(tmp_path):
     assert lines(parts) == lines(whole)
 
 
+@pytest.mark.parametrize("module", ["model", "report"])
+def test_the_folder_is_locked_until_the_last_file_is_written(
+    tmp_path, capsys, monkeypatch, module
+):
+    """A second process is refused while the first writes its model, or its report."""
+    folder = tmp_path / "run"
+    resumed = []
+
+    def refused_meanwhile(true):
+        def write(*arguments):
+            resumed.append(process(f"--output_dir={folder}", "--resume"))
+            return true(*arguments)
+
+        return write
+
+    owner, name = {
+        "model": (run_folder.RunFolder, "write_model"),
+        "report": (run_page, "write"),
+    }[module]
+    monkeypatch.setattr(owner, name, refused_meanwhile(getattr(owner, name)))
+    assert train.run(config(*QUICK, f"--output_dir={folder}"), None) == 0
+    (second,) = resumed
+    assert second.returncode == 2 and second.stderr.count("\n") == 1
+    assert "is being written by another process" in second.stderr
+    assert (folder / "model.keras").exists() and (folder / "report.html").exists()
+    locking.FolderLock(folder).release()  # was given back
+
+
 def test_auto_is_resolved_once_and_recorded(tmp_path, monkeypatch):
     from mp_loop.hardware import machine
 
@@ -320,7 +350,7 @@ def test_a_used_folder_and_contradictions_are_refused(tmp_path, capsys, monkeypa
 
     before = content()
     said = refused(capsys, monkeypatch, *QUICK, out)
-    assert "already holds a run: add --resume" in said
+    assert "already holds a run; add --resume" in said
     words = ("--precision=float32", "--optimizer=sgd", "--seed=5", "--model=cnn")
     said = refused(capsys, monkeypatch, *QUICK, out, "--resume", *words)
     assert said.startswith(

@@ -23,7 +23,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog
 from mp_loop.step import keras_step
 
@@ -82,7 +82,7 @@ def try_out(name: str, source: sources.Source) -> list[str]:
     begun = time.monotonic()
     keras.utils.set_random_seed(0)
     model, size = build(name, source.num_classes)
-    images, labels = next(iter(sources.training_batches(source, BATCH, 0, 0)))
+    images, labels = next(iter(batching.training_batches(source, BATCH, 0, 0)))
     inputs = tf.image.grayscale_to_rgb(tf.image.resize(images, (size, size)))
     adapt(model, inputs)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

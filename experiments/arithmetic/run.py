@@ -22,7 +22,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog
 from mp_loop.step import keras_step
 
@@ -69,7 +69,7 @@ def compare(
     )
     starts = {id(step): read(step) for step in (ours, theirs)}
     errors = []
-    batches = sources.training_batches(source, flags.FLAGS.batch_size, 0, 0)
+    batches = batching.training_batches(source, flags.FLAGS.batch_size, 0, 0)
     for batch in batches.take(flags.FLAGS.batches):
         wanted = exact(*batch)
         found = [moved(step, batch, starts[id(step)]) for step in (ours, theirs)]

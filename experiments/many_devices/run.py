@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog
 from mp_loop.step import train_step
 
@@ -36,7 +36,7 @@ def main() -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     step = train_step.TrainStep(model, keras.optimizers.SGD(0.1), loss, "float16")
     half = [w.dtype == tf.float16 for w in step.working_weights]
-    batches = list(sources.training_batches(source, BATCH, 0, 0).take(BATCHES))
+    batches = list(batching.training_batches(source, BATCH, 0, 0).take(BATCHES))
 
     @tf.function(reduce_retracing=True)
     def grads(inputs: tf.Tensor, labels: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:

@@ -35,10 +35,10 @@ def size(folder: pathlib.Path) -> float:
 def run(config: settings.Config, _flags: object) -> int:
     """Trains and watches; returns the exit code."""
     built = build.from_settings(config)
-    from mp_loop.run import checkpointing, loop
+    from mp_loop.run import checkpointing, loop, planning
 
     out = run_folder.RunFolder.create(config.records.output_dir, config.to_flagfile())
-    plan = loop.Plan(
+    plan = planning.Plan(
         built.total_steps,
         built.steps_per_epoch,
         config.data.batch_size,
@@ -80,9 +80,9 @@ def run(config: settings.Config, _flags: object) -> int:
     print("| step | memory, MiB | traces | open files | checkpoints, MiB "
           "| metrics.jsonl, bytes/step | tensorboard, bytes/step |")  # fmt: skip
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    result = loop.train(
-        built.step, built.batches, built.evaluate, out, plan, checkpoints, watch
-    )
+    result = loop.Loop(
+        built.step, built.batches, built.evaluate, plan, out, checkpoints, watch
+    ).train()
     out.close()
     print(f"accuracy {result.evaluation['eval_accuracy']:.4f}")
     half = rows[len(rows) // 2 :]

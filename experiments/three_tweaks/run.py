@@ -25,7 +25,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -163,7 +163,7 @@ def main(argv: list[str]) -> None:
     tf.config.experimental.enable_op_determinism()
     source = sources.load("fashion_mnist_mini")
     runs = []
-    for name in flags.FLAGS.config:
+    for name in flags.FLAGS.settings:
         setting = SETTINGS[name]
         for value in setting.values:
             seeds = flags.FLAGS.seeds if value == setting.chosen else 1
@@ -180,7 +180,7 @@ def main(argv: list[str]) -> None:
     (folder / "results.json").write_text(json.dumps(runs, indent=1) + "\n")
     (folder / "table.md").write_text(table(runs))
     draw_curves(runs, folder / "curves.png")
-    if "scaling" in flags.FLAGS.config:
+    if "scaling" in flags.FLAGS.settings:
         found = gradient_exponents(source)
         draw_gradients(found, folder / "gradients.png")
     print(table(runs))
@@ -254,7 +254,7 @@ def batches(source: sources.Source, batch: int, seed: int) -> Iterator[Any]:
     """Yields training batches without end, epoch after epoch."""
     epoch = 0
     while True:
-        yield from sources.training_batches(source, batch, seed, epoch)
+        yield from batching.training_batches(source, batch, seed, epoch)
         epoch += 1
 
 
@@ -268,7 +268,7 @@ def round_to_float16(masters: list[tf.Variable]) -> None:
 def evaluate(model: keras.Model, setting: Setting, source: sources.Source) -> float:
     """Returns the metric over all test examples."""
     found = []
-    for batch in sources.evaluation_batches(source, 500):
+    for batch in batching.evaluation_batches(source, 500):
         inputs, labels = example(setting, *batch)
         outputs = model(inputs, training=False)
         if setting.reconstructs:

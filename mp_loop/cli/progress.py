@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 
 class Progress:
@@ -66,7 +66,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def _write(self, said: str, stream: Any) -> None:
+    def _write(self, said: str, stream: TextIO) -> None:
         if self._bar is None:
             stream.write(said + "\n")
             stream.flush()

@@ -14,10 +14,11 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.precision import twins
+from mp_loop.precision import pairs
 from mp_loop.step import keras_step, train_step
 
 _METRICS = ("loss", "grads_finite", "loss_scale", "learning_rate")
@@ -97,10 +98,10 @@ def prove(
     Returns:
       The proof. Two NaNs are equal whatever their bits say; +0 and -0 are not.
     """
-    pairs = _pairs(ours, theirs)
-    names = list(pairs)
+    shared = _pairs(ours, theirs)
+    names = list(shared)
     agree = tf.function(
-        lambda: tf.stack([tf.reduce_all(_same(*pairs[name])) for name in names])
+        lambda: tf.stack([tf.reduce_all(_same(*shared[name])) for name in names])
     )
     taken = skipped = 0
     difference = None
@@ -112,7 +113,7 @@ def prove(
         variables = zip(names, agree().numpy(), strict=True)
         differing += [name for name, same in variables if not same]
         if differing:
-            values = (both | pairs)[differing[0]]
+            values = (both | shared)[differing[0]]
             difference = _difference(taken, differing, *values)
         if differing or taken == steps:
             break
@@ -123,20 +124,37 @@ def _pairs(
     ours: train_step.TrainStep, theirs: keras_step.KerasStep
 ) -> dict[str, tuple[tf.Variable, tf.Variable]]:
     """The values that both loops hold, by name, in the order of the model."""
-    weights = zip(ours.model.weights, theirs.mixed.weights, strict=True)
+    mixed_of = _mapped(pairs.of_weights(theirs.model, theirs.mixed))
+    weights = [
+        (mine, mixed_of[id(other)])
+        for mine, other in pairs.of_weights(ours.model, theirs.model)
+    ]
+    # Both optimizers keep the order of their model's trainable variables.
     slots = zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True)
-    seeds = zip(twins.seeds(ours.twin), twins.seeds(theirs.mixed), strict=True)
-    pairs = {mine.path: (mine.value, other.value) for mine, other in [*weights, *slots]}
-    pairs |= {
+    twin_seeds = _mapped(pairs.of_seeds(ours.model, ours.twin))
+    mixed_seeds = _mapped(pairs.of_seeds(theirs.model, theirs.mixed))
+    seeds = [
+        (twin_seeds[id(mine)], mixed_seeds[id(other)])
+        for mine, other in pairs.of_seeds(ours.model, theirs.model)
+    ]
+    shared = {
+        mine.path: (mine.value, other.value) for mine, other in [*weights, *slots]
+    }
+    shared |= {
         f"seed {i}": (mine.value, other.value) for i, (mine, other) in enumerate(seeds)
     }
     if theirs.scale_variables:
-        pairs |= zip(
+        shared |= zip(
             ("the loss scale", "the count of clean steps"),
             zip(ours.state.loss_scale[:2], theirs.scale_variables, strict=True),
             strict=True,
         )
-    return pairs
+    return shared
+
+
+def _mapped(found: list[pairs.Pair]) -> dict[int, keras.Variable]:
+    """The copies by the ids of what they were made of."""
+    return {id(original): copy for original, copy in found}
 
 
 def _same(mine: tf.Tensor, other: tf.Tensor) -> tf.Tensor:

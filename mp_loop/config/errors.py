@@ -1,4 +1,4 @@
-"""Bad input of a user: one kind of exception, whose message is one line."""
+"""Errors that are the user's: bad input, told in one line."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ class UsageError(ValueError):
 
 class RecordError(UsageError):
     """A run folder cannot be used as asked; the message is one line."""
+
+
+class DataError(ValueError):
+    """A data set cannot be used; the message is one line."""
+
+
+class ModelError(ValueError):
+    """A model cannot be built, loaded or used; the message is one line."""
 
 
 @contextlib.contextmanager
@@ -33,6 +41,11 @@ def bad_input(*kinds: type[Exception], flag: str = "", value: str = "") -> Itera
         raise UsageError(said) from error
 
 
-def one_line(error: BaseException) -> str:
+def because(what: str, why: object) -> str:
+    """Returns "what: why." as one line of at most some 400 characters."""
+    return f"{what}: {one_line(why)[:300].rstrip('. ')}."
+
+
+def one_line(error: object) -> str:
     """The message of an error on one line; its type where it has no message."""
     return " ".join(str(error).split()) or type(error).__name__

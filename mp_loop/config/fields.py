@@ -15,6 +15,8 @@ from typing import Any
 
 from mp_loop.config import limits
 
+Value = str | int | float | bool | None
+
 
 @dataclasses.dataclass(frozen=True)
 class Valid:
@@ -30,7 +32,7 @@ class Valid:
     above: float | None = None
     below: float | None = None
 
-    def check(self, flag: str, value: Any) -> None:
+    def check(self, flag: str, value: Value) -> None:
         """Raises ValueError, naming the flag, unless the value is None or valid."""
         if value is None:
             return
@@ -60,7 +62,7 @@ class Valid:
             raise ValueError(f"{given} must be less than {self.below}.")
 
 
-def setting(default: Any, help_text: str, **valid: Any) -> Any:
+def setting(default: Value, help_text: str, **valid: float | tuple[str, ...]) -> Any:
     """Declares a field of a section.
 
     Args:

@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Rule:
       message: what the user reads, with settings' names in braces.
     """
 
-    broken: Callable[[SimpleNamespace], Any]
+    broken: Callable[[SimpleNamespace], object]
     message: str
 
 

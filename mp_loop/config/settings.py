@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mp_loop.config import rules, sections
+from mp_loop.config import fields, rules, sections
+
+if TYPE_CHECKING:
+    from absl import flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +52,13 @@ class Config:
         )
 
     @classmethod
-    def of(cls, **values: Any) -> Config:
+    def of(cls, **values: fields.Value) -> Config:
         """Makes it from settings by name; the others have their defaults."""
         by_section = _by_section(values)
         made = {f.name: type(f.default) for f in dataclasses.fields(cls)}
         return cls(**{name: made[name](**part) for name, part in by_section.items()})
 
-    def replace(self, **values: Any) -> Config:
+    def replace(self, **values: fields.Value) -> Config:
         """Returns it with other values of these settings."""
         changed = {
             name: dataclasses.replace(getattr(self, name), **part)
@@ -63,7 +66,7 @@ class Config:
         }
         return dataclasses.replace(self, **changed)
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, fields.Value]:
         """All settings by name, in the order of the sections."""
         return {
             name: getattr(getattr(self, section), name)
@@ -102,7 +105,7 @@ class Config:
         return "\n".join(lines) + "\n"
 
     @classmethod
-    def from_flags(cls, flag_values: Any) -> Config:
+    def from_flags(cls, flag_values: flags.FlagValues) -> Config:
         """Reads parsed absl flags declared by `declare_flags`."""
         return cls.of(**{name: getattr(flag_values, name) for name in FIELDS})
 
@@ -121,9 +124,9 @@ FIELDS = {
 }
 
 
-def _by_section(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _by_section(values: dict[str, fields.Value]) -> dict[str, dict[str, fields.Value]]:
     """Sorts settings into their sections; raises TypeError for an unknown name."""
-    sorted_values: dict[str, dict[str, Any]] = {}
+    sorted_values: dict[str, dict[str, fields.Value]] = {}
     for name, value in values.items():
         if name not in _SECTIONS:
             raise TypeError(f"`{name}` is not a setting.")
@@ -131,7 +134,7 @@ def _by_section(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return sorted_values
 
 
-def declare_flags(flag_values: Any) -> None:
+def declare_flags(flag_values: flags.FlagValues) -> None:
     """Declares one absl flag for each setting on `flag_values`."""
     from absl import flags  # Commands own the flags; nothing else needs absl.
 

@@ -15,7 +15,6 @@ import contextlib
 import functools
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -76,35 +75,19 @@ def synchronize_batch_norm(model: keras.Model) -> None:
 
 
 def batches(
-    strategy: tf.distribute.Strategy, make: Callable[[int, int, int], tf.data.Dataset]
-) -> Any:
+    strategy: tf.distribute.Strategy,
+    make: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+) -> tf.distribute.DistributedDataset:
     """Makes a data set whose batches are divided among the replicas.
 
     Args:
       strategy: from `make`.
-      make: takes (worker, workers, replicas); returns the shares of this worker's
-        replicas in turn, each share as one batch.
+      make: returns the shares of one worker's replicas in turn, each as one batch.
 
     Returns:
       A distributed data set for `Replicas.each`; it repeats without end.
     """
-
-    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        dataset = make(
-            context.input_pipeline_id,
-            context.num_input_pipelines,
-            context.num_replicas_in_sync,
-        )
-        # If it could end, the workers would have to agree on it before each batch.
-        return dataset.repeat()
-
-    return strategy.distribute_datasets_from_function(of_worker)
-
-
-class Silence:
-    """Takes every call and does nothing: the files of a worker that writes none."""
-
-    failure = None
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
+    # If it could end, the workers would have to agree on it before each batch.
+    return strategy.distribute_datasets_from_function(
+        lambda context: make(context).repeat()
+    )

@@ -22,7 +22,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mp_loop.data import sources
+from mp_loop.data import download
 from mp_loop.models import catalog
 
 PREFIX = "keras_hub:"
@@ -193,7 +193,7 @@ def _from_preset(kind: str, preset: str, **arguments: Any) -> Any:
                 "bert_tiny_en_uncased, or a handle such as hf://user/model."
             )
         host = preset.partition("://")[0]
-        if not sources.has_network(_PROBE_ADDRESSES.get(host, _PROBE_ADDRESS)):
+        if not download.has_network(_PROBE_ADDRESSES.get(host, _PROBE_ADDRESS)):
             raise catalog.ModelError(
                 f"`model` ('{name}') may have to be downloaded and there is no "
                 "network: run once with network, then name the folder it was put in."

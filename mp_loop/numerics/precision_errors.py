@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from mp_loop.hardware import devices
 from mp_loop.numerics import layer_search
-from mp_loop.precision import layers, twins
+from mp_loop.precision import cloning, copies, pairs, twins
 from mp_loop.step import loss_scale
 
 # A variable whose gradient is smaller than this part of the largest one is ignored: its
@@ -123,7 +123,7 @@ class ErrorMeter:
         return self._errors[key]
 
     def _measure(self, twin: keras.Model) -> PassErrors:
-        workings = {id(m): w for m, w in twins.pairs(self._model, twin)}
+        workings = {id(m): w for m, w in pairs.of_weights(self._model, twin)}
         weights = [workings[id(m)] for m in self._model.trainable_variables]
         found = []
         for batch, truth in zip(self._batches, self._truth, strict=True):
@@ -216,13 +216,10 @@ def _in_float64(model: keras.Model) -> keras.Model:
     def convert(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return layer
-        config = layers.under_policy(layer, keras.DTypePolicy("float64"))
-        return layers.copy(layer, config)
+        config = copies.under_policy(layer, keras.DTypePolicy("float64"))
+        return copies.copy(layer, config)
 
-    twin = keras.models.clone_model(model, clone_function=convert, recursive=True)
-    for wide, master in zip(twin.weights, model.weights, strict=True):
-        wide.assign(keras.ops.cast(master, wide.dtype))
-    return twin
+    return cloning.clone(model, convert)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from mp_loop.numerics import (
     observation,
     overflow_origin,
 )
-from mp_loop.precision import twins
+from mp_loop.precision import pairs
 from mp_loop.step import train_step
 
 # How many powers of two below a scale that overflows are searched for one that does
@@ -218,9 +218,7 @@ class Probe:
         if sample_weight is not None:
             sample_weight = first(sample_weight)
         # The same dropout, if 16 bits draw the same masks as float32.
-        for own, working in zip(
-            twins.seeds(model), twins.seeds(step.twin), strict=False
-        ):
+        for own, working in pairs.of_seeds(model, step.twin):
             own.assign(working)
         observer = layer_observer.LayerObserver(counting.distribution)
         with observer.on(model), tf.GradientTape() as tape:

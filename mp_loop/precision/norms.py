@@ -4,7 +4,7 @@
     layer_norm(ln, policy)    one XLA loop each way
     relu(layer, policy)       after frozen batch norm, in one loop with it
 
-As in `mp_loop.precision.layers`, each layer stands in for one of the user's float32
+As in `precision.products`, each layer stands in for one of the user's float32
 model and shares its variables.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.precision import layers
+from mp_loop.precision import activations
 
 
 class _Norm(keras.layers.Layer):
@@ -156,7 +156,7 @@ def relu(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> Any:
         return None
     twin = _ReLU(activation, name=layer.name, dtype=policy)
     twin._six = activation is keras.activations.relu6
-    twin.activation = layers.fused(activation)
+    twin.activation = activations.fused(activation)
     return twin
 
 

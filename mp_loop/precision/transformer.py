@@ -6,7 +6,7 @@
     position_embedding(layer, policy)   likewise, their gradient a float32 sum
     composite(layer, policy, parts)     a layer made of other layers
 
-As in `mp_loop.precision.layers`, each layer stands in for one of the user's float32
+As in `precision.products`, each layer stands in for one of the user's float32
 model, and shares those of its variables that a 16-bit copy would hurt. keras_hub is
 never imported here: who has a layer of it has done so.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.precision import layers
+from mp_loop.precision import copies, products
 
 # Layers of keras_hub that only call other layers, add what these return, and pass
 # masks on; those that number positions; and those that look rows up.
@@ -50,7 +50,7 @@ class _Attention(keras.layers.MultiHeadAttention):
         for name in ("_query_dense", "_key_dense", "_value_dense", "_output_dense"):
             plain, master = getattr(self, name), getattr(self._master(), name)
             self._tracker.untrack(plain)
-            twin = layers.with_float32_bias(master, self.dtype_policy)
+            twin = products.with_float32_bias(master, self.dtype_policy)
             twin.build(tuple(master._build_shapes_dict["input_shape"]))
             setattr(self, name, twin)
         axis = self._softmax.axis
@@ -113,7 +113,7 @@ def attention(
     Returns:
       A layer with 16-bit projection kernels of its own.
     """
-    config = layers.twin_config(layer, policy)
+    config = copies.twin_config(layer, policy)
     config["flash_attention"] = False
     twin = _Attention.from_config(config)
     twin.share(layer, few_bits)
@@ -209,7 +209,7 @@ def dropout(
     narrow = keras.DTypePolicy(policy.variable_dtype)
     few_bits = few_bits and _may_draw_few_bits(layer)
     twin = _FewBitsDropout if few_bits else DROPOUTS[type(layer)]
-    return twin.from_config(layers.twin_config(layer, narrow))
+    return twin.from_config(copies.twin_config(layer, narrow))
 
 
 class _Embedding:
@@ -249,7 +249,7 @@ def embedding(
     """
     # Under a mixed policy, Keras rounds the rows, not the table.
     mixed = keras.DTypePolicy(f"mixed_{policy.variable_dtype}")
-    twin = _looking_up(type(layer)).from_config(layers.twin_config(layer, mixed))
+    twin = _looking_up(type(layer)).from_config(copies.twin_config(layer, mixed))
     twin.share(layer)
     return twin
 
@@ -278,7 +278,7 @@ class _PositionEmbedding(keras.layers.Layer):
             rows = tf.gather(rows, positions)
         else:
             rows = rows[start_index : start_index + shape[-2]]
-        repeated = layers.add_bias(tf.zeros(shape, self.variable_dtype), rows)
+        repeated = products.add_bias(tf.zeros(shape, self.variable_dtype), rows)
         return tf.ensure_shape(repeated, inputs.shape)
 
     def compute_output_spec(self, inputs: Any, *_: Any, **__: Any) -> Any:
@@ -341,7 +341,7 @@ def composite(
     Returns:
       A layer of the same type.
     """
-    twin = _made_of_twins(type(layer)).from_config(layers.twin_config(layer, policy))
+    twin = _made_of_twins(type(layer)).from_config(copies.twin_config(layer, policy))
     twin._twins = lambda: (layer, twins)  # a closure hides them from tracking
     return twin
 
@@ -358,12 +358,5 @@ def _made_of_twins(base: type) -> type:
         for name, twin in twins.items():
             twin.build_from_config(getattr(master, name).get_build_config())
             setattr(self, name, twin)
-        shapes = [[tuple(v.shape) for v in one.weights] for one in (master, self)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"`model`: layer '{master.name}' ({base.__name__}) cannot be converted "
-                "to 16 bits: its copy has other weights. Keep it in float32 with "
-                f"`float32_layers` ({master.name})."
-            )
 
     return type(base.__name__, (base,), {"build": build})

@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors, sections, settings
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.distributed import strategies, workers
 from mp_loop.models import catalog, language
-from mp_loop.precision import twins
+from mp_loop.precision import offloading, twins
 from mp_loop.run import phases, step_factory
 from mp_loop.step import eval_step, losses, protocol
 
@@ -81,7 +81,7 @@ class Experiment:
         They are a `tf.data.Dataset`, or, with a strategy, a distributed one.
         """
         make = functools.partial(
-            sources.training_batches,
+            batching.training_batches,
             self.source,
             self.config.data.batch_size,
             self.config.training.seed,
@@ -98,7 +98,7 @@ class Experiment:
         self.step.export()
         self.workers.check_equal(list(self.step.state.named().values()))
         batch_size = self.config.data.batch_size
-        return self.evaluation(sources.evaluation_batches(self.source, batch_size))
+        return self.evaluation(batching.evaluation_batches(self.source, batch_size))
 
 
 def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experiment:
@@ -117,8 +117,8 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
         tf.config.experimental.enable_op_determinism()
     source = _source(config)
     _refuse_uneven_batches(config, strategy.num_replicas_in_sync)
-    with errors.bad_input(sources.DataError, catalog.ModelError), strategy.scope():
-        steps_per_epoch = sources.steps_per_epoch(source, config.data.batch_size)
+    with errors.bad_input(errors.DataError, catalog.ModelError), strategy.scope():
+        steps_per_epoch = batching.steps_per_epoch(source, config.data.batch_size)
         model = _model(config, source)
         if config.model.freeze:
             catalog.freeze(model, config.model.freeze)
@@ -146,7 +146,7 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
 def _source(config: settings.Config) -> sources.Source:
     """Loads the data, with the preprocessing that the model wants."""
     tokenize = _tokenizer(config)
-    with errors.bad_input(sources.DataError, flag="dataset", value=config.data.dataset):
+    with errors.bad_input(errors.DataError, flag="dataset", value=config.data.dataset):
         source = sources.from_settings(config.data, tokenize)
     if source.is_text:
         return source
@@ -229,8 +229,8 @@ def _keep_frozen_on_host(config: settings.Config, model: keras.Model) -> None:
         return
     if config.parallel.strategy != "none" or precision.precision == "float32":
         return
-    if not all(map(twins.is_on_host, model.non_trainable_weights)):
+    if not all(map(offloading.is_on_host, model.non_trainable_weights)):
         twin = twins.half_precision_twin(
             model, precision.precision, precision.float32_layers
         )
-        twins.keep_on_host(model, twin)
+        offloading.keep_on_host(model, twin)

@@ -56,6 +56,14 @@ def flush(path: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
+def flush_all(folder: pathlib.Path) -> None:
+    """Waits until a folder's own files and their names are on the disk."""
+    for path in folder.iterdir():
+        if path.is_file():
+            flush(path)
+    flush(folder)
+
+
 def temporary_model(path: pathlib.Path) -> pathlib.Path:
     """The name under which a model is written first: Keras wants its ending."""
     return path.with_name(f".{os.getpid()}.{path.name}")

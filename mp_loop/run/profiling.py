@@ -5,28 +5,29 @@
     profile.after(position, metrics)     # stops at step 30, when the device is done
     profile.close()                      # or here, if the run ends before
 
-To look at it: `pip install tensorboard-plugin-profile`, then TensorBoard's tab
+To see it: `pip install tensorboard-plugin-profile`, then TensorBoard's tab
 "Profile".
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import tensorflow as tf
 
 
 class Profile:
-    """A stretch of steps to be recorded, once."""
+    """A range of steps to be recorded, once."""
 
-    def __init__(self, folder: str, steps: tuple[int, int] | None):
+    def __init__(self, folder: str | os.PathLike[str], steps: tuple[int, int] | None):
         """Records nothing yet.
 
         Args:
           folder: TensorBoard's.
           steps: the first, and the one after the last; None: nothing is recorded.
         """
-        self._folder, self._steps = folder, steps
+        self._folder, self._steps = str(folder), steps
         self._running = False
 
     def before(self, position: int) -> None:
@@ -36,7 +37,7 @@ class Profile:
             self._running = True
 
     def after(self, position: int, metrics: Any) -> None:
-        """Stops, if so many steps are the last one.
+        """Stops, if the last step has been taken.
 
         Args:
           position: steps taken so far.
@@ -47,7 +48,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Stops, and writes what was recorded, if anything is being recorded."""
+        """Stops and writes what was recorded, if a recording is under way."""
         if self._running:
             tf.profiler.experimental.stop()
             self._running, self._steps = False, None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -42,7 +41,7 @@ class StepFactory:
     phases: phases.Phases
     model: keras.Model
     trained: catalog.Trained
-    loss: Callable[..., Any]
+    loss: Callable[..., tf.Tensor]
     strategy: tf.distribute.Strategy
 
     def make(self, phase: int) -> protocol.Step:

@@ -11,6 +11,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import keras
+import tensorflow as tf
+
 from mp_loop.run import checkpointing
 from mp_loop.step import train_state
 
@@ -26,7 +29,9 @@ class Writer(Protocol):
     def checkpoints(self) -> str:
         """The folder of the checkpoints."""
 
-    def log_setup(self, config: Mapping[str, Any], graph: Any = None) -> None:
+    def log_setup(
+        self, config: Mapping[str, Any], graph: tf.Graph | None = None
+    ) -> None:
         """Records what the run is."""
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -40,6 +45,18 @@ class Writer(Protocol):
 
     def rewind(self, step: int) -> None:
         """Removes what was recorded after a step."""
+
+    def sync(self) -> None:
+        """Waits until every line is on the disk."""
+
+    def rescue(self, why: str) -> str | None:
+        """Goes on in another folder; returns it, or None if none can be written."""
+
+    def write_model(self, model: keras.Model) -> None:
+        """Writes the trained model."""
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes what came of the run."""
 
     def close_logs(self) -> None:
         """Ends the recording."""
@@ -86,7 +103,9 @@ class NullWriter:
     folder = pathlib.Path(os.devnull)
     checkpoints = os.devnull
 
-    def log_setup(self, config: Mapping[str, Any], graph: Any = None) -> None:
+    def log_setup(
+        self, config: Mapping[str, Any], graph: tf.Graph | None = None
+    ) -> None:
         """Does nothing."""
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -99,6 +118,19 @@ class NullWriter:
         """Does nothing."""
 
     def rewind(self, step: int) -> None:
+        """Does nothing."""
+
+    def sync(self) -> None:
+        """Does nothing."""
+
+    def rescue(self, why: str) -> str | None:
+        """Returns None."""
+        return None
+
+    def write_model(self, model: keras.Model) -> None:
+        """Does nothing."""
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Does nothing."""
 
     def close_logs(self) -> None:

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.hardware import devices
-from mp_loop.precision import twins
+from mp_loop.precision import keras_twin, twins
 from mp_loop.step import gradients, updates, variables
 
 
@@ -61,7 +61,7 @@ class KerasArithmetic(Arithmetic):
     def twin(self, model: keras.Model, dtype: str, float32_layers: str) -> keras.Model:
         """Softmax and bias sums are of 16 bits; no layer is exempt."""
         del float32_layers
-        return twins.keras_twin(model, dtype)
+        return keras_twin.keras_twin(model, dtype)
 
     def update(
         self, optimizer: keras.optimizers.Optimizer, masters: Sequence[keras.Variable]

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.precision import layers, twins
+from mp_loop.precision import cloning, copies, pairs
 from mp_loop.step import gradients, metrics, placement, train_state
 
 POLICIES = {
@@ -71,13 +71,16 @@ class KerasStep:
             self._optimizer = keras.optimizers.LossScaleOptimizer(
                 optimizer, initial_scale, dynamic_growth_steps=growth_interval
             )
-        self._optimizer.build(self.mixed.trainable_variables)
+        self._pairs = pairs.of_weights(model, self.mixed)
+        mixed_of = {id(master): mixed for master, mixed in self._pairs}
+        self._trained = [mixed_of[id(v)] for v in model.trainable_variables]
+        self._optimizer.build(self._trained)
         self.scale_variables = ()
         if scaling:
             variables = (self._optimizer.dynamic_scale, self._optimizer.step_counter)
             self.scale_variables = tuple(v.value for v in variables)
-        trainable = [v.value for v in self.mixed.trainable_variables]
-        others = [v.value for v in self.mixed.non_trainable_weights]
+        trainable = [v.value for v in self._trained]
+        others = [mixed_of[id(v)].value for v in model.non_trainable_weights]
         known = {id(v) for v in self.mixed.weights}
         self.state = train_state.TrainState(
             master_weights=trainable,
@@ -124,8 +127,7 @@ class KerasStep:
 
     def export(self) -> keras.Model:
         """Copies the weights to the float32 model and returns it."""
-        pairs = zip(self.model.weights, self.mixed.weights, strict=True)
-        for variable, mixed in pairs:
+        for variable, mixed in self._pairs:
             variable.assign(mixed)
         return self.model
 
@@ -149,9 +151,8 @@ class KerasStep:
         rate = tf.cast(tf.convert_to_tensor(self._optimizer.learning_rate), tf.float32)
         before = tf.identity(self.optimizer._iterations.value)
         scale = self.loss_scale
-        variables = self.mixed.trainable_variables
-        grads = tape.gradient(scaled_loss, [v.value for v in variables])
-        self._optimizer.apply(grads, variables)
+        grads = tape.gradient(scaled_loss, [v.value for v in self._trained])
+        self._optimizer.apply(grads, self._trained)
         applied = self.optimizer._iterations.value > before
         forward_finite = tf.math.is_finite(loss)
         self.state.count(applied, forward_finite)
@@ -169,18 +170,14 @@ def under_policy(model: keras.Model, policy: str) -> keras.Model:
 
     The last layers stay float32, as Keras' guide tells its users to write them.
     """
-    last = twins.output_operations(model)
+    last = cloning.output_operations(model)
 
     def convert(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return layer
         config = layer.get_config()
         if id(layer) not in last and layer.dtype_policy.name == "float32":
-            config = layers.under_policy(layer, keras.DTypePolicy(policy))
-        return layers.copy(layer, config)
+            config = copies.under_policy(layer, keras.DTypePolicy(policy))
+        return copies.copy(layer, config)
 
-    mixed = keras.models.clone_model(model, clone_function=convert, recursive=True)
-    mixed.set_weights(model.get_weights())
-    for ours, theirs in zip(twins.seeds(model), twins.seeds(mixed), strict=True):
-        theirs.assign(ours)
-    return mixed
+    return cloning.clone(model, convert)

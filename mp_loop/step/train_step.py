@@ -32,7 +32,7 @@ import tensorflow as tf
 
 from mp_loop.config import choices, limits
 from mp_loop.distributed import replicas
-from mp_loop.precision import recomputation, twins
+from mp_loop.precision import recomputation
 from mp_loop.step import (
     arithmetic,
     gradients,
@@ -100,8 +100,9 @@ class TrainStep:
           precision: "float16", "bfloat16" or "float32".
           loss_scale: the rule; default: `DynamicLossScale()` for float16,
             `NoLossScale()` otherwise.
-          twin: a model of your own that computes in 16 bits, with the weights of
-            `model` in the same order.
+          twin: a model of your own that computes in 16 bits, with the layers and
+            weights of `model`: in the same places of a graph, in equal attributes, or
+            under equal names.
           float32_layers: regular expression; layers whose name it finds stay in
             float32.
           clip_norm: gradients are clipped to this global norm; 0: not at all.
@@ -229,9 +230,7 @@ class TrainStep:
 
     def reload(self) -> None:
         """Copies masters to working weights after the masters were set by hand."""
-        for master, working in twins.pairs(self.model, self.twin):
-            if working is not master:
-                working.assign(keras.ops.cast(master, working.dtype))
+        self._variables.recast_all()
 
     def continue_from(self, before: TrainStep) -> None:
         """Takes over from a step that trained other layers of the same model."""
@@ -320,8 +319,7 @@ class TrainStep:
         factor = gradients.clip_factor(norm, self._clip_norm)
         self._update(scaled_grads, scale, applied, factor)
         updates.select(applied, statistics, before)
-        for master, working in self._variables.copies:
-            working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
+        self._variables.recast()
         self.state.count(applied, forward_finite, grads_finite)
         self.state.write_loss_scale(self.rule.next_state(scale_state, applied))
         return {

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from mp_loop.precision import twins
+from mp_loop.precision import pairs
 from mp_loop.step import train_state
 
 # A variable and the value that it had before the forward pass.
@@ -33,6 +33,9 @@ class StepVariables:
       masters: float32, what is trained.
       workings: for each master, what forward and backward read: a 16-bit copy, or
         the master itself.
+      regularized: places of the masters whose regularizer the step computes itself:
+        those that the twin does not hold, and whose copies have none.
+      frozen: `(original, copy)` of what has a 16-bit copy and is not trained.
       others: weights without gradient (batch-norm statistics, frozen layers).
       seeds: states of random generators.
       writable: of `others` and `masters`, those that the twin's forward pass could
@@ -41,29 +44,24 @@ class StepVariables:
 
     masters: tuple[keras.Variable, ...]
     workings: tuple[keras.Variable, ...]
+    regularized: tuple[int, ...]
+    frozen: tuple[pairs.Pair, ...]
     others: tuple[keras.Variable, ...]
     seeds: tuple[keras.Variable, ...]
     writable: tuple[tf.Variable, ...]
 
-    @property
-    def copies(self) -> list[tuple[tf.Variable, tf.Variable]]:
-        """`(master, working)` where a 16-bit copy follows a float32 master."""
-        pairs = zip(self.masters, self.workings, strict=True)
-        return [(m.value, w.value) for m, w in pairs if w is not m]
+    def recast(self) -> None:
+        """Rounds every trained master to its 16-bit copy."""
+        for master, working in zip(self.masters, self.workings, strict=True):
+            if working is not master:
+                value = tf.cast(master.value, working.dtype)  # float32 -> 16 bits
+                working.value.assign(value)
 
-    @property
-    def regularized(self) -> list[int]:
-        """Places of the masters whose regularizer the step computes itself.
-
-        It is computed on the float32 master where there is a copy. That of a shared
-        variable comes with the twin's own losses.
-        """
-        pairs = zip(self.masters, self.workings, strict=True)
-        return [
-            place
-            for place, (master, working) in enumerate(pairs)
-            if working is not master and master.regularizer is not None
-        ]
+    def recast_all(self) -> None:
+        """Rounds what is not trained as well; for weights that were set by hand."""
+        self.recast()
+        for original, copy in self.frozen:
+            copy.assign(keras.ops.cast(original, copy.dtype))
 
     @property
     def from_float16(self) -> list[bool]:
@@ -126,19 +124,29 @@ class StepVariables:
 
 def of_step(model: keras.Model, twin: keras.Model) -> StepVariables:
     """Sorts the variables of a float32 model and of the twin that computes for it."""
-    working_of = {id(master): working for master, working in twins.pairs(model, twin)}
+    working_of = {id(m): working for m, working in pairs.of_weights(model, twin)}
     masters = model.trainable_variables
     workings = [working_of[id(master)] for master in masters]
     trained = {id(v) for v in [*masters, *workings]}
     others = _unique([*model.weights, *twin.weights], but=trained)
     weights = trained | {id(v) for v in others}
-    read = {v.value.ref() for v in twin.weights}
+    read = {id(v) for v in twin.weights}
     return StepVariables(
         masters=tuple(masters),
         workings=tuple(workings),
+        regularized=tuple(
+            place
+            for place, master in enumerate(masters)
+            if master.regularizer is not None and id(master) not in read
+        ),
+        frozen=tuple(
+            (weight, working_of[id(weight)])
+            for weight in model.weights
+            if id(weight) not in trained and working_of[id(weight)] is not weight
+        ),
         others=tuple(others),
         seeds=tuple(_unique([*model.variables, *twin.variables], but=weights)),
-        writable=tuple(v.value for v in [*others, *masters] if v.value.ref() in read),
+        writable=tuple(v.value for v in [*others, *masters] if id(v) in read),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.data import sources
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog
 from tests.step import train_step_test as helpers
 
@@ -178,26 +178,26 @@ def test_a_fault_anywhere_leaves_no_trace(name):
 
 def test_a_spoiled_master_is_named_when_the_run_ends(tmp_path):
     """What cannot heal is told; see `train_test` for going back to before it."""
-    from mp_loop.run import checkpointing, loop, run_folder
+    from mp_loop.run import checkpointing, loop, planning, run_folder
 
     subject = Subject("float16")
     bias = next(v for v in subject.model.trainable_variables if "bias" in v.path)
     bias.assign(np.full(bias.shape, np.nan))
-    plan = loop.Plan(1000, 1000, BATCH, log_every=5, diverged_after=20)
+    plan = planning.Plan(1000, 1000, BATCH, log_every=5, diverged_after=20)
     run = run_folder.RunFolder.create(str(tmp_path), "")
 
     def batches(epoch, start):
         return tf.data.Dataset.from_tensors(tuple(subject.batch(0))).repeat()
 
     with pytest.raises(mp_loop.TrainingDiverged, match=bias.path):
-        loop.train(
+        loop.Loop(
             subject.step,
             batches,
             dict,
-            run,
             plan,
+            run,
             checkpointing.Checkpoints(tmp_path / "c", subject.step.state, 1),
-        )
+        ).train()
     assert int(subject.step.state.step) == 20
     run.close()
 
@@ -221,7 +221,9 @@ def test_training_with_faults_reaches_its_accuracy(precision):
             )
             bad = 0
             for epoch in range(3):
-                for inputs, labels in sources.training_batches(source, 64, seed, epoch):
+                for inputs, labels in batching.training_batches(
+                    source, 64, seed, epoch
+                ):
                     if faults and chance.random() < 0.1:
                         inputs = inputs.numpy()
                         value = chance.choice([np.nan, np.inf, 3e38])
@@ -231,7 +233,7 @@ def test_training_with_faults_reaches_its_accuracy(precision):
             # A scale that grows every 20 steps skips some of a clean run as well.
             assert not faults or int(step.state.skipped_steps) > bad / 2
             evaluate = mp_loop.EvalStep(model, loss, "sparse_categorical_accuracy")
-            result = evaluate(sources.evaluation_batches(source, 250))
+            result = evaluate(batching.evaluation_batches(source, 250))
             accuracies.setdefault(faults, []).append(result["eval_accuracy"])
     # Over seeds the clean runs differ by about 0.01 themselves.
     assert np.mean(accuracies[True]) > np.mean(accuracies[False]) - 0.02

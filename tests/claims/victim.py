@@ -25,7 +25,7 @@ from mp_loop.run import strict_json
 # Where: module, attribute. The kill comes before the call, at 0 ms.
 PLACES = {
     "before the run folder": ("mp_loop.run.files", "write_atomically"),
-    "in training": ("mp_loop.run.loop", "_Timer.window"),
+    "in training": ("mp_loop.run.timing", "StepTimer.window"),
     "before a line": ("mp_loop.run.run_folder", "RunFolder.log"),
     "in a line": ("mp_loop.run.json_lines", "Log.write"),
     "between a line and TensorBoard": (
@@ -33,7 +33,7 @@ PLACES = {
         "EventLog.write_scalars",
     ),
     "before an evaluation": ("mp_loop.run.experiment", "Experiment.evaluate"),
-    "in an evaluation": ("mp_loop.data.sources", "evaluation_batches"),
+    "in an evaluation": ("mp_loop.data.batching", "evaluation_batches"),
     "before a checkpoint": ("mp_loop.run.checkpointing", "Checkpoints.save"),
     "in the files of a checkpoint": ("mp_loop.run.manifests", "sha256"),
     "before its name": ("mp_loop.run.files", "flush"),
@@ -43,6 +43,7 @@ PLACES = {
     "in a resume": ("mp_loop.run.tensorboard", "_drop_events_after"),
     "before the model": ("mp_loop.run.run_folder", "RunFolder.write_model"),
     "before the summary": ("mp_loop.run.run_folder", "RunFolder.write_summary"),
+    "before the report": ("mp_loop.report.run_page", "write"),
 }
 
 # What a training imports only when it needs it.
@@ -51,7 +52,7 @@ IMPORTED = (
     "mp_loop.hardware.machine",
     "mp_loop.models.catalog",
     "mp_loop.run.experiment",
-    "mp_loop.run.loop",
+    "mp_loop.run.session",
     "mp_loop.step.keras_step",
     "tqdm",
 )

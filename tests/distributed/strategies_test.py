@@ -23,9 +23,10 @@ def test_many_steps_in_a_call_take_a_distributed_data_set():
     whole = whole.batch(two_devices.BATCH, drop_remainder=True)
     losses = [float(one(*batch)["loss"]) for batch in whole]
 
-    def shares(worker, workers, replicas):
-        assert (worker, workers, replicas) == (0, 1, 2)
-        return whole.unbatch().batch(two_devices.BATCH // replicas, drop_remainder=True)
+    def shares(context):
+        assert (context.input_pipeline_id, context.num_input_pipelines) == (0, 1)
+        assert context.num_replicas_in_sync == 2
+        return whole.unbatch().batch(two_devices.BATCH // 2, drop_remainder=True)
 
     found = []
     for data in (

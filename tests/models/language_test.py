@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.models import catalog, language
-from mp_loop.precision import norms, recomputation, twins
+from mp_loop.precision import keras_twin, norms, pairs, recomputation
 from mp_loop.step import keras_step
 from tests.precision import twins_test
 
@@ -273,7 +273,7 @@ def test_weights_are_the_masters_in_order(preset, dtype):
     model = build(preset)
     twin = mp_loop.half_precision_twin(model, dtype)
     kernels = set()
-    for master, working in twins.pairs(model, twin):
+    for master, working in pairs.of_weights(model, twin):
         if working is not master:
             assert working.dtype == dtype and master.name == "kernel"
             rounded = tf.cast(master.value, dtype)
@@ -283,7 +283,7 @@ def test_weights_are_the_masters_in_order(preset, dtype):
     assert len(kernels) == 12
     assert all(
         working.trainable == master.trainable
-        for master, working in twins.pairs(model, twin)
+        for master, working in pairs.of_weights(model, twin)
     )
 
 
@@ -401,7 +401,7 @@ def test_a_part_that_was_exchanged_is_converted_as_it_is():
     twin = mp_loop.half_precision_twin(model, "float16")
     x = np.random.default_rng(0).normal(size=(4, 6, 8)).astype(np.float32)
     np.testing.assert_allclose(twin(x), model(x), atol=0.02)
-    assert len(twins.pairs(model, twin)) == 17
+    assert len(pairs.of_weights(model, twin)) == 17
 
 
 def test_an_encoder_with_a_weight_of_its_own_is_refused_by_name():
@@ -423,7 +423,7 @@ def test_keras_twin_computes_what_keras_does(preset, dtype):
     inner = mixed.get_layer("transformer_layer_1")._flatten_layers()
     assert {layer.dtype_policy.name for layer in inner} == {f"mixed_{dtype}"}
     assert mixed.get_layer("transformer_layer_1").output.dtype == dtype
-    twin = twins.keras_twin(model, dtype)
+    twin = keras_twin.keras_twin(model, dtype)
     np.testing.assert_array_equal(twin(ids), mixed(ids))
     for ours, keras_own in zip(
         gradients(twin, ids, labels), gradients(mixed, ids, labels), strict=True

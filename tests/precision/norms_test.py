@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mp_loop.precision import layers, norms
-from tests.precision.layers_test import EPSILON, HALVES, ROWS, gradients, rounded
+from mp_loop.precision import norms, products
+from tests.precision.products_test import EPSILON, HALVES, ROWS, gradients, rounded
 
 BATCH_NORMS = {
     "images": {},
@@ -26,8 +26,8 @@ BATCH_NORMS = {
     "policy",
     [
         keras.DTypePolicy("bfloat16"),
-        layers.Float32Products("float16"),
-        layers.Float32Products("bfloat16"),
+        products.Float32Products("float16"),
+        products.Float32Products("bfloat16"),
     ],
     ids=["bfloat16", "wide float16", "wide bfloat16"],
 )

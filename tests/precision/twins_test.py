@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.models import catalog
-from mp_loop.precision import twins
+from mp_loop.precision import keras_twin, offloading, pairs, twins
 
 L = keras.layers
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # half a unit in the last place
@@ -349,7 +349,7 @@ def test_dtypes_layer_by_layer(dtype):
     for layer in twin.layers[1:]:
         tensor = layer(tensor)
         assert tensor.dtype == produced[layer.name], layer.name
-    for master, working in twins.pairs(model, twin):
+    for master, working in pairs.of_weights(model, twin):
         shared = working is master
         assert shared == (working.dtype == "float32")
         rounded = tf.cast(master.value, working.dtype)
@@ -512,7 +512,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("convert", [mp_loop.half_precision_twin, twins.keras_twin])
+@pytest.mark.parametrize(
+    "convert", [mp_loop.half_precision_twin, keras_twin.keras_twin]
+)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_converted_is_refused_by_name(name, convert):
     make, message = REFUSED[name]
@@ -598,7 +600,7 @@ def test_originals_of_frozen_copies_wait_on_the_host(dtype, jit_compile, tmp_pat
         kernel = model.get_layer("frozen").kernel
         before = weakref.ref(kernel.value)
         if move:
-            twins.keep_on_host(model, twins.half_precision_twin(model, dtype))
+            offloading.keep_on_host(model, twins.half_precision_twin(model, dtype))
             gc.collect()
             assert before() is None, "somebody keeps the old one"
         with tf.device("CPU:1"):

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.precision import twins
+from mp_loop.precision import pairs
 from mp_loop.run import checkpointing
 from tests.step import train_step_test as helpers
 
@@ -290,7 +290,7 @@ def test_the_precision_may_change_when_asked(tmp_path, change):
         assert helpers.bits(one) == helpers.bits(other)
     for one, other in zip(first.model.weights, second.model.weights, strict=True):
         assert np.array_equal(one, other)  # statistics too
-    for master, working in twins.pairs(second.model, second.twin):
+    for master, working in pairs.of_weights(second.model, second.twin):
         assert np.array_equal(keras.ops.cast(master, working.dtype), working)
     assert second(*helpers.data(9))["grads_finite"]
     assert int(second.state.applied_steps) == 4

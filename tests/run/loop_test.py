@@ -4,37 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
 
 import mp_loop
-from mp_loop.run import checkpointing, loop, records, run_folder
+from mp_loop.run import checkpointing, loop, planning, records, run_folder
 from tests.step import train_step_test as helpers
-
-counts = st.integers(1, 30)
-
-
-@given(
-    total=counts,
-    epoch=counts,
-    call=counts,
-    log=counts,
-    evaluate=st.integers(0, 30),
-    save=st.integers(0, 30),
-)
-def test_no_call_runs_over_a_boundary(total, epoch, call, log, evaluate, save):
-    plan = loop.Plan(total, epoch, 1, call, log, evaluate, save)
-    position, seen = 0, []
-    while position < total:
-        count = plan.steps_until_due(position)
-        assert 1 <= count <= call
-        position += count
-        seen.append(position)
-    assert position == total
-    for every in (epoch, log, evaluate or epoch, save or epoch):
-        due = [*range(every, total + 1, every)]
-        assert set(due) <= set(seen)
-        assert [p for p in seen if plan.is_due(p, every)] == sorted({*due, total})
 
 
 def batches(epoch, start, poison=()):
@@ -67,7 +40,7 @@ class Session:
     ):
         keras.utils.clear_session(free_memory=False)  # names start anew
         self.step = helpers.make(loss_scale=mp_loop.DynamicLossScale(**rule))
-        self.plan = loop.Plan(
+        self.plan = planning.Plan(
             total,
             4,
             helpers.BATCH,
@@ -94,16 +67,16 @@ class Session:
             self.step.model, helpers.loss(), "sparse_categorical_accuracy"
         )
         try:
-            return loop.train(
+            return loop.Loop(
                 self.step,
                 lambda epoch, start: batches(epoch, start, self.poison),
                 lambda: evaluate(batches(99, 0)),
-                self.run,
                 self.plan,
+                self.run,
                 self.checkpoints,
                 self.lines.append,
                 lambda: 15 * (int(self.step.state.step) == self.stop_at),
-            )
+            ).train()
         finally:
             self.run.close()
 
@@ -163,7 +136,8 @@ def test_an_input_that_is_always_bad_ends_the_run(tmp_path, name):
     assert int(session.step.state.step) == 6
     assert said in str(error.value) and "\n" not in str(error.value)
     paths = [v.path for v in session.step.model.trainable_variables]
-    assert f"gradients of {', '.join(paths[:5])} and 3 more." in str(error.value)
+    names = ", ".join(paths[:5])
+    assert f"Non-finite gradients: {names} and 3 more." in str(error.value)
     assert int(session.step.state.applied_steps) == 0
 
 

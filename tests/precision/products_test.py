@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.hardware import devices, processor
-from mp_loop.precision import layers
+from mp_loop.precision import activations, float32_calls, products
 
 HALVES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -28,7 +28,7 @@ def test_a_bias_gradient_over_many_rows(dtype):
     x, bias = tf.zeros((ROWS, 3), HALVES[dtype]), tf.zeros(3)
     with tf.GradientTape() as tape:
         tape.watch(bias)
-        y = layers.add_bias(x, bias)
+        y = products.add_bias(x, bias)
     gradient = tape.gradient(y, bias, tf.cast(dy, HALVES[dtype]))
     assert y.dtype == HALVES[dtype] and gradient.dtype == tf.float32
     # A float32 sum in some order: far below one unit of 16 bits.
@@ -45,7 +45,7 @@ def test_a_bias_broadcasts_as_addition_does(shape):
     x = tf.constant(generator.normal(size=(2, 3, 4)), tf.float32)
     bias = tf.constant(generator.normal(size=shape), tf.float32)
     results = []
-    for add in (layers.add_bias, tf.add):
+    for add in (products.add_bias, tf.add):
         with tf.GradientTape() as tape:
             tape.watch([x, bias])
             y = add(x, bias)
@@ -103,8 +103,11 @@ def test_a_products_values_and_gradients(name, dtype, policy):
     layer, shape = PRODUCTS[name]()
     layer.build(shape)
     layer.bias.assign(np.random.default_rng(2).normal(size=tuple(layer.bias.shape)))
-    policies = {"plain": keras.DTypePolicy, "float32 products": layers.Float32Products}
-    twin = layers.with_float32_bias(layer, policies[policy](dtype))
+    policies = {
+        "plain": keras.DTypePolicy,
+        "float32 products": products.Float32Products,
+    }
+    twin = products.with_float32_bias(layer, policies[policy](dtype))
     twin.build(shape)
     kernel = rounded(layer.kernel, dtype)
     twin.kernel.assign(kernel)
@@ -150,14 +153,14 @@ def test_the_gradient_through_strides_is_exact(stride, padding):
             strides=strides,
             padding=padding,
         )
-        ours = layers._through_strides(dy, kernel, stride, padding, x.shape)
+        ours = products._through_strides(dy, kernel, stride, padding, x.shape)
         np.testing.assert_array_equal(ours, exact)
 
 
 def test_float32_products_overflow_where_tensor_cores_would():
     layer = keras.layers.Dense(1, kernel_initializer="ones", use_bias=False)
     layer.build((1, 4))
-    twin = layers.with_float32_bias(layer, layers.Float32Products("float16"))
+    twin = products.with_float32_bias(layer, products.Float32Products("float16"))
     twin.build((1, 4))
     twin.kernel.assign(np.ones((4, 1)))
     # 2^15 + 2^15 - 2^15 - 2^15: the partial sums do not fit, the result does.
@@ -168,7 +171,7 @@ def test_float32_products_overflow_where_tensor_cores_would():
 
 def test_an_operation_runs_in_float32():
     tensor = keras.ops.mean(keras.KerasTensor((8, 2)), axis=0)
-    mean = layers.InFloat32(tensor._keras_history.operation)
+    mean = float32_calls.InFloat32(tensor._keras_history.operation)
     x = tf.fill((4096,), tf.constant(60.0, tf.float16))
     assert mean(x).dtype == tf.float32 and float(mean(x)) == 60.0
     symbolic = mean(keras.KerasTensor((8, 2), "float16"))
@@ -182,7 +185,7 @@ def gradients(function, sources, dy):
     return [y, *tape.gradient(y, sources, tf.cast(dy, y.dtype))]
 
 
-FUSED = {function.__name__: function for function in layers._FUSED}
+FUSED = {function.__name__: function for function in activations._FUSED}
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -193,7 +196,7 @@ def test_a_fused_activation_rounds_once(name, dtype):
     dy = rounded(np.random.default_rng(0).normal(size=4000), dtype)
     wide = tf.cast(x, tf.float64)
     exact = gradients(lambda: function(wide), [wide], dy)
-    ours = gradients(lambda: layers.fused(function)(x), [x], dy)
+    ours = gradients(lambda: activations.fused(function)(x), [x], dy)
     worst = []
     for one, other in zip(exact, ours, strict=True):
         assert other.dtype == HALVES[dtype]
@@ -212,7 +215,7 @@ def test_a_fused_activation_rounds_once(name, dtype):
 
 def test_other_activations_are_left_alone():
     for function in (keras.activations.relu, keras.activations.softmax, tf.abs):
-        assert layers.fused(function) is function
+        assert activations.fused(function) is function
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -234,7 +237,7 @@ def test_a_cheap_convolution_is_computed_again_to_the_same_bits(monkeypatch, dty
     monkeypatch.setattr(devices, "multiplies_slowly", lambda dtype: False)
     kept, again = [], []
     for terms, results in ((0, kept), (10**6, again)):
-        monkeypatch.setattr(layers, "CHEAP_TERMS", terms)
+        monkeypatch.setattr(products, "CHEAP_TERMS", terms)
         one = step()
         x = tf.random.stateless_normal((16, 8, 8, 3), (0, 1))
         y = tf.range(16) % 4

@@ -1,19 +1,11 @@
-"""Keras layers that compute in 16 bits and reduce in float32.
+"""Products with a kernel (Dense, convolutions) in 16 bits, their bias sums in float32.
 
-These are the parts a twin (`mp_loop.precision.twins`) is made of. Each one stands in
-for one layer of the user's float32 model, shares that layer's float32
-variables where a 16-bit copy would hurt, and is never saved: the user's model
-is.
+    with_float32_bias(dense, policy)     a layer that stands in for `dense`
 
-    with_float32_bias(dense, policy)    16-bit kernel, float32 bias gradient
-    fused(activation)                   16-bit in and out, float32 between
-    InFloat32(operation)                any Keras operation, in float32
-
-Normalization is in `mp_loop.precision.norms`, what else a Transformer is made of in
-`mp_loop.precision.transformer`.
-
-The policy says in which dtype tensors are stored and in which they are
-multiplied: `keras.DTypePolicy("float16")`, or `Float32Products("float16")`.
+A stand-in shares those of the layer's float32 variables that a 16-bit copy would hurt,
+and is never saved: the user's model is. The policy says in which dtype tensors are
+stored and in which they are multiplied: `keras.DTypePolicy("float16")`, or
+`Float32Products("float16")`.
 """
 
 from __future__ import annotations
@@ -27,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.hardware import devices
+from mp_loop.precision import activations, copies
 
 # Layers of the form activation(product(inputs, kernel) + bias).
 BIASED = (
@@ -43,16 +36,9 @@ BIASED = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
-# Activations that exponentiate and sum: never below float32.
-FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
 # A 16-bit output whose sums have no more terms takes processors with matrix units
 # (hundreds of operations for each byte they move) no longer to compute than to store.
 CHEAP_TERMS = 150
-
-
-def needs_float32(activation: Any) -> bool:
-    """Tells whether a Keras activation function reduces or exponentiates."""
-    return getattr(activation, "__name__", None) in FLOAT32_ACTIVATIONS
 
 
 @tf.custom_gradient
@@ -78,67 +64,6 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor) -> Any:
         return dy, tf.reshape(summed, bias_shape)
 
     return y, gradient
-
-
-@functools.cache
-def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Computes an activation of a 16-bit tensor in one pass, in float32.
-
-    Keras computes GELU in 16 bits as a dozen operations, each of which rounds, takes
-    a pass over memory, and is kept for the backward pass. Here XLA makes one loop of
-    them, forward and backward, between which the 16-bit input alone is kept; of
-    ReLU6, whose 16-bit kernel for processors is slow, the output.
-
-    Args:
-      activation: elementwise function of Keras.
-
-    Returns:
-      A function of a tensor of any dtype, to the same dtype; `activation` itself
-      where nothing is known to be gained.
-    """
-    if activation not in _FUSED and not _is_gelu_of_keras_hub(activation):
-        return activation
-
-    def in_float32(x: tf.Tensor) -> tf.Tensor:
-        return tf.cast(activation(tf.cast(x, tf.float32)), x.dtype)
-
-    @tf.function(jit_compile=True)
-    def backward(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = in_float32(x)
-        return tape.gradient(y, x, dy)
-
-    forward = tf.function(in_float32, jit_compile=True)
-
-    @tf.custom_gradient
-    def activate(x: tf.Tensor) -> Any:
-        y = forward(x)
-        kept = y if activation is keras.activations.relu6 else x
-        return y, functools.partial(backward, kept)
-
-    return lambda x: activation(x) if x.dtype == tf.float32 else activate(x)
-
-
-_FUSED = (
-    keras.activations.celu,
-    keras.activations.elu,
-    keras.activations.gelu,
-    keras.activations.log_sigmoid,
-    keras.activations.mish,
-    keras.activations.relu6,
-    keras.activations.selu,
-    keras.activations.sigmoid,
-    keras.activations.silu,
-    keras.activations.softplus,
-    keras.activations.tanh,
-)
-
-
-def _is_gelu_of_keras_hub(activation: Any) -> bool:
-    """Tells whether this is the GELU of BERT and GPT-2, which has no public name."""
-    module, name = (getattr(activation, f"__{key}__", "") for key in ("module", "name"))
-    return module.startswith("keras_hub.") and name == "gelu_approximate"
 
 
 class Float32Products(keras.DTypePolicy):
@@ -361,111 +286,12 @@ class _Float32Bias:
         activation = self._master().activation
         if activation is None:
             return outputs
-        if needs_float32(activation):
+        if activations.needs_float32(activation):
             outputs = tf.cast(outputs, tf.float32)  # 16 bits -> float32
-        return fused(activation)(outputs)
+        return activations.fused(activation)(outputs)
 
 
 _TWINS = {base: type(base.__name__, (_Float32Bias, base), {}) for base in BIASED}
-
-
-def under_policy(
-    layer: keras.layers.Layer, policy: keras.DTypePolicy
-) -> dict[str, Any]:
-    """The layer's config under another policy, with the float32 layers in it."""
-
-    def replaced(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return type(value)(replaced(item) for item in value)
-        if not isinstance(value, dict):
-            return value
-        if value.get("class_name") == "DTypePolicy":
-            return policy if value["config"]["name"] == "float32" else value
-        return {key: replaced(item) for key, item in value.items()}
-
-    config = layer.get_config()
-    inner = {key: replaced(value) for key, value in config.items() if key != "dtype"}
-    return config | inner | {"dtype": policy}
-
-
-def twin_config(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> dict[str, Any]:
-    """The layer's config for a copy under another policy.
-
-    Initializers, regularizers and constraints belong to the masters: a copy is
-    overwritten before its first use, its regularizers would overflow in
-    float16 (L2 of a large kernel), and it is never updated by itself.
-    """
-    config = under_policy(layer, policy)
-    for key in config:
-        if key == "activity_regularizer":
-            continue
-        if key.endswith(("_regularizer", "_constraint")):
-            config[key] = None
-        elif key.endswith("_initializer"):
-            config[key] = "zeros"
-    return config
-
-
-def copy(layer: keras.layers.Layer, config: dict[str, Any]) -> keras.layers.Layer:
-    """Makes another layer of the same type; a Lambda with the same function."""
-    if not isinstance(layer, keras.layers.Lambda):
-        return type(layer).from_config(config)
-    own = {"function": layer.function, "mask": layer.mask}
-    return keras.layers.Lambda(**(config | own | {"output_shape": layer._output_shape}))
-
-
-def cast_in_each_call(twin: keras.layers.Layer, master: keras.layers.Layer) -> None:
-    """Lets a copy read the master's variables, cast anew in each of its calls.
-
-    The gradients of the calls are then summed in float32. A layer that is called
-    once has nothing to sum, and keeps its own 16-bit variables.
-
-    Args:
-      twin: a copy whose weights are those of `master`, in order and number. Under a
-        mixed policy of Keras the cast is left to Keras.
-      master: the built float32 layer.
-    """
-    # Closures hide them from tracking. Inside a call, `value` is cast by Keras.
-    values = [variable.value for variable in master.weights]
-    twin._master_weights = lambda: (master.weights, values)
-    twin.__class__ = _casting_in_each_call(type(twin))
-
-
-@functools.cache
-def _casting_in_each_call(base: type) -> type:
-    def masters(layer: Any) -> tuple[list[keras.Variable], list[tf.Variable]]:
-        return layer._master_weights()
-
-    @functools.wraps(base.call)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        own = base.weights.fget(self)
-        mapping = {
-            id(variable): tf.cast(value, self.variable_dtype)
-            for variable, master, value in zip(own, *masters(self), strict=True)
-            if variable is not master
-        }
-        with keras.StatelessScope() as scope:
-            scope.state_mapping |= mapping  # its constructor would cast
-            outputs = base.call(self, *args, **kwargs)
-        # What the call wrote: seeds, and weights that a layer normalizes itself.
-        owners = dict(zip(map(id, own), self.weights, strict=True))
-        for variable in base.variables.fget(self):
-            written = scope.state_mapping.get(id(variable))
-            if written is not mapping.get(id(variable)):
-                owners.get(id(variable), variable).assign(written)
-        return outputs
-
-    def variables(self: Any) -> list[keras.Variable]:
-        own = {id(v) for v in base.weights.fget(self)}
-        seeds = [v for v in base.variables.fget(self) if id(v) not in own]
-        return [*self.weights, *seeds]
-
-    members = {
-        "call": call,
-        "variables": property(variables),
-        "weights": property(lambda self: masters(self)[0]),
-    }
-    return type(base.__name__, (base,), members)
 
 
 def with_float32_bias(
@@ -481,48 +307,9 @@ def with_float32_bias(
       A layer with a 16-bit kernel of its own. Softmax-like activations are
       computed, and returned, in float32.
     """
-    config = twin_config(layer, policy)
+    config = copies.twin_config(layer, policy)
     config["activation"] = None
     config["bias_axes" if "bias_axes" in config else "use_bias"] = None
     twin = _TWINS[type(layer)].from_config(config)
     twin.share(layer)
     return twin
-
-
-class InFloat32(keras.Operation):
-    """Runs a Keras operation (`keras.ops.mean(x)` in a graph, say) in float32."""
-
-    def __init__(self, operation: keras.Operation):
-        super().__init__()
-        self._operation = operation
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(self._operation.call, tf.cast, args, kwargs)
-
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(self._operation.compute_output_spec, _spec, args, kwargs)
-
-    def _run(self, call: Callable, cast: Callable, args: tuple, kwargs: dict) -> Any:
-        def widen(x: Any) -> Any:
-            narrow = keras.backend.standardize_dtype(getattr(x, "dtype", "int32"))
-            return cast(x, "float32") if narrow in ("float16", "bfloat16") else x
-
-        args, kwargs = keras.tree.map_structure(widen, (args, kwargs))
-        return call(*args, **kwargs)
-
-
-def _spec(tensor: keras.KerasTensor, dtype: str) -> keras.KerasTensor:
-    return keras.KerasTensor(tensor.shape, dtype, name=tensor.name)
-
-
-class Rounded(keras.layers.Layer):
-    """Calls a float32 layer, and rounds its outputs to 16 bits."""
-
-    def __init__(self, layer: keras.layers.Layer, dtype: str):
-        super().__init__(dtype="float32", name=layer.name)
-        self._layer = layer
-        self._rounded_dtype = dtype
-        self.supports_masking = True
-
-    def call(self, inputs: Any, mask: Any = None) -> Any:
-        return keras.ops.cast(self._layer(inputs), self._rounded_dtype)

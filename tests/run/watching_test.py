@@ -11,7 +11,15 @@ from tensorboard.backend.event_processing import event_accumulator
 import mp_loop
 from mp_loop.numerics import probe
 from mp_loop.report import numerics_plots
-from mp_loop.run import checkpointing, loop, records, run_folder, watcher
+from mp_loop.run import (
+    checkpointing,
+    divergence,
+    loop,
+    planning,
+    records,
+    run_folder,
+    watching,
+)
 from tests.run import loop_test
 from tests.step import train_step_test as helpers
 
@@ -22,7 +30,7 @@ def session(folder, batches, *, watched=True, total=8, every=0, after=100, **rul
     """Trains in a folder; returns the step and the lines of metrics."""
     keras.utils.clear_session()  # the same names each time
     step = helpers.make(loss_scale=mp_loop.DynamicLossScale(**rule))
-    plan = loop.Plan(
+    plan = planning.Plan(
         total,
         STEPS_PER_EPOCH,
         helpers.BATCH,
@@ -33,11 +41,12 @@ def session(folder, batches, *, watched=True, total=8, every=0, after=100, **rul
     )
     run = run_folder.RunFolder.create(str(folder), "")
     saved = checkpointing.Checkpoints(folder / "checkpoints", step.state, 1)
-    seen = None
+    watcher = watching.NullWatcher()
     if watched:
-        seen = watcher.Witness(probe.Probe(step), batches, STEPS_PER_EPOCH, run)
+        looker = probe.Probe(step)
+        watcher = watching.ProbeWatcher(looker, batches, STEPS_PER_EPOCH, run)
     try:
-        loop.train(step, batches, lambda: {}, run, plan, saved, witness=seen)
+        loop.Loop(step, batches, dict, plan, run, saved, watcher=watcher).train()
     finally:
         run.close()
     return step
@@ -122,7 +131,9 @@ def test_a_bad_batch_is_named_in_the_line(tmp_path):
 
 
 def test_a_diverged_run_says_where_it_began(tmp_path):
-    with pytest.raises(loop.TrainingDiverged, match="began so: input: 1024 of 1024"):
+    with pytest.raises(
+        divergence.TrainingDiverged, match="last overflow began: input: 1024 of 1024"
+    ):
         session(tmp_path, poisoned(*range(8)), after=8)
 
 
@@ -144,7 +155,7 @@ def test_an_overflow_that_is_gone_is_told_from_the_nearest(tmp_path):
             text = f"nothing at {scale:g}" if finite else "backward: something"
             return {"finite": finite, "loss_scale": scale, "text": text}
 
-    seen = watcher.Witness(Moved(), loop_test.batches, STEPS_PER_EPOCH, None)
+    seen = watching.ProbeWatcher(Moved(), loop_test.batches, STEPS_PER_EPOCH, None)
     metrics = {
         "grads_finite": tf.constant([True, False, True]),
         "forward_finite": tf.constant([True, True, True]),
@@ -155,7 +166,7 @@ def test_an_overflow_that_is_gone_is_told_from_the_nearest(tmp_path):
     assert (found["step"], found["updates_since"]) == (3, 1)
     assert (found["loss_scale"], found["seen_at"]) == (2.0**16, 2.0**18)
     assert found["text"] == (
-        "backward: nothing at 65536 with the weights of 1 updates later; "
+        "backward: nothing at 65536 with the weights after 1 more update; "
         "backward: something"
     )
     assert seen.report(4) == {}
@@ -176,7 +187,7 @@ def test_a_look_that_fails_does_not_end_a_training(error, said, caplog):
 
         look = origin
 
-    seen = watcher.Witness(Failing(), loop_test.batches, STEPS_PER_EPOCH, None)
+    seen = watching.ProbeWatcher(Failing(), loop_test.batches, STEPS_PER_EPOCH, None)
     seen.look(3)
     assert f"Step 3 was not inspected: {said}." in caplog.text
     seen.remember(0, {
@@ -184,7 +195,7 @@ def test_a_look_that_fails_does_not_end_a_training(error, said, caplog):
         "forward_finite": tf.constant([True]),
         "loss_scale": tf.constant([1.0]),
     })  # fmt: skip
-    assert seen.report(1)["overflow"]["text"] == f"not looked into: {said}"
+    assert seen.report(1)["overflow"]["text"] == f"not explained: {said}"
 
 
 def test_a_resumed_run_drops_later_looks(tmp_path):

@@ -1,0 +1,105 @@
+"""Augmentations of images: what is drawn for each example, and what it does.
+
+draw, change = AUGMENTATIONS["flip_shift"]
+drawn = draw(words)                  # NumPy arrays, one number for each example
+images = change(images, *drawn)      # in a `tf.data` pipeline
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+MAX_SHIFT = 4
+MIN_CROP = 0.5  # of the image's area
+
+
+def _draw_nothing(_words: np.ndarray) -> tuple[np.ndarray, ...]:
+    return ()
+
+
+def draw_flip_shift(words: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Draws flip in {0, 1}, dy and dx in [-MAX_SHIFT, MAX_SHIFT]; int32 [n] each."""
+    bits = words.view(np.uint64)
+    span = np.uint64(2 * MAX_SHIFT + 1)
+    flip = bits & np.uint64(1)
+    dy = (bits >> np.uint64(1) & np.uint64(2**31 - 1)) % span
+    dx = (bits >> np.uint64(32)) % span
+    return (
+        flip.astype(np.int32),
+        dy.astype(np.int32) - MAX_SHIFT,
+        dx.astype(np.int32) - MAX_SHIFT,
+    )
+
+
+def draw_flip_crop(words: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Draws flip in {0, 1}, int32; area in [MIN_CROP, 1], y, x in [0, 1], float32."""
+    bits = words.view(np.uint64)
+    flip = bits & np.uint64(1)
+    fields = [bits >> np.uint64(shift) & np.uint64(2**21 - 1) for shift in (1, 22, 43)]
+    area, y, x = (field.astype(np.float32) / np.float32(2**21 - 1) for field in fields)
+    return flip.astype(np.int32), MIN_CROP + (1 - MIN_CROP) * area, y, x
+
+
+def _leave(images: tf.Tensor) -> tf.Tensor:
+    return images
+
+
+def flip_shift(
+    images: tf.Tensor, flip: tf.Tensor, dy: tf.Tensor, dx: tf.Tensor
+) -> tf.Tensor:
+    """Flips, then shifts down by `dy` and right by `dx`, in a single gather.
+
+    Args:
+      images: uint8 [b, h, w, c]; 0 is black.
+      flip: int32 [b], 1 to mirror left and right.
+      dy: int32 [b], in [-MAX_SHIFT, MAX_SHIFT].
+      dx: int32 [b], likewise.
+    """
+    batch, height, width, channels = images.shape
+    border = [MAX_SHIFT, MAX_SHIFT]
+    padded = tf.pad(images, [[0, 0], border, border, [0, 0]])
+    padded_height, padded_width = height + 2 * MAX_SHIFT, width + 2 * MAX_SHIFT
+    rows = tf.range(height) + MAX_SHIFT - dy[:, None]
+    columns = tf.range(width) + MAX_SHIFT - dx[:, None]
+    columns = tf.where(flip[:, None] == 1, padded_width - 1 - columns, columns)
+    first = tf.range(batch) * padded_height
+    flat = (first[:, None] + rows)[:, :, None] * padded_width + columns[:, None, :]
+    return tf.gather(tf.reshape(padded, (-1, channels)), flat)
+
+
+def flip_crop(
+    images: tf.Tensor,
+    flip: tf.Tensor,
+    area: tf.Tensor,
+    y: tf.Tensor,
+    x: tf.Tensor,
+    size: tuple[int, int],
+) -> tf.Tensor:
+    """Crops a part of each image, flipped or not, and resizes it bilinearly.
+
+    Args:
+      images: uint8 [b, h, w, c].
+      flip: int32 [b], 1 to mirror left and right.
+      area: float32 [b], share of the image, in (0, 1].
+      y: float32 [b], where the part is, from 0 (top) to 1 (bottom).
+      x: float32 [b], likewise from 0 (left) to 1 (right).
+      size: height and width of the returned images.
+
+    Returns:
+      float32 [b, *size, c], in [0, 255].
+    """
+    side = tf.sqrt(area)
+    top, left = y * (1 - side), x * (1 - side)
+    right = left + side
+    left, right = tf.where(flip == 1, right, left), tf.where(flip == 1, left, right)
+    boxes = tf.stack([top, left, top + side, right], axis=1)
+    return tf.image.crop_and_resize(images, boxes, tf.range(images.shape[0]), size)
+
+
+# By name: what is drawn for each position of an epoch, and what is done with it.
+AUGMENTATIONS = {
+    "none": (_draw_nothing, _leave),
+    "flip_shift": (draw_flip_shift, flip_shift),
+    "flip_crop": (draw_flip_crop, flip_crop),
+}

@@ -1,0 +1,172 @@
+"""Batches of a data set: shuffled and augmented for training, in order for evaluation.
+
+    source = sources.load("fashion_mnist_mini")
+    for inputs, labels in batching.training_batches(source, 128, seed=0, epoch=3):
+        ...
+
+What an epoch holds, and in which order, is a function of (seed, epoch) alone: it does
+not depend on `tf.random.set_seed`, on earlier calls, or on the batch that a run resumed
+from. `start_batch` costs nothing: the batches before it are never read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from mp_loop.config import choices, errors
+from mp_loop.data import augmentation, order, sources
+
+
+def steps_per_epoch(source: sources.Source, batch_size: int) -> int:
+    """Returns the number of whole training batches.
+
+    Raises:
+      DataError: `batch_size` is below 1 or above the number of examples.
+    """
+    count = len(source.train)
+    if not 1 <= batch_size <= count:
+        raise errors.DataError(
+            f"`batch_size` ({batch_size}) must be between 1 and the {count} training "
+            f"examples of '{source.name}'."
+        )
+    return count // batch_size
+
+
+def training_batches(
+    source: sources.Source,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start_batch: int = 0,
+    augment: str = "none",
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Returns one epoch of shuffled training batches, from `start_batch` on.
+
+    With two random words for each position p, a function of (seed, epoch):
+
+        order = argsort(word[:, 0])           # the example at position p
+        flip, ... = fields of word[p, 1]      # its augmentation
+        batch k = positions k * batch_size ... (k + 1) * batch_size - 1
+
+    Args:
+      source: the data set.
+      batch_size: examples in each batch; the remainder of the epoch is dropped.
+      seed: at least 0, below 2**63.
+      epoch: at least 0, below 2**63.
+      start_batch: how many batches to leave out; the others are bitwise what they are
+        in the whole epoch.
+      augment: `none`; or a horizontal flip with probability 1/2, followed for
+        `flip_shift` by a shift of up to `MAX_SHIFT` pixels in each direction (black
+        moves in), for `flip_crop` by a crop of the same shape and of `MIN_CROP` to all
+        of the area, resized.
+      context: of a worker under a strategy. A batch is then cut into equal parts, one
+        for each replica, and only those of this worker are returned, one by one.
+
+    Returns:
+      A data set of (inputs [batch, ...], labels int64 [batch]); inputs as
+      `Source.prepare` makes them.
+
+    Raises:
+      DataError: an argument is out of range.
+    """
+    context = context or tf.distribute.InputContext()
+    _check(source, batch_size, augment, context.num_replicas_in_sync)
+    for argument, value in (("seed", seed), ("epoch", epoch)):
+        if not 0 <= value < 2**63:
+            raise errors.DataError(f"`{argument}` ({value}) must be in [0, 2**63).")
+    steps = steps_per_epoch(source, batch_size)
+    if not 0 <= start_batch <= steps:
+        raise errors.DataError(
+            f"`start_batch` ({start_batch}) must be between 0 and the {steps} batches "
+            "of an epoch."
+        )
+    words = order.random_words(len(source.train), seed, epoch)
+    examples = order.shuffled(words)
+    draw, change = augmentation.AUGMENTATIONS[augment]
+    if augment == "flip_crop":
+        change = functools.partial(change, size=source.input_shape[:2])
+    columns = (examples, source.train.labels[examples], *draw(words[:, 1]))
+    taken = slice(start_batch * batch_size, steps * batch_size)
+    columns = tuple(_share(x[taken], batch_size, context) for x in columns)
+    inputs = source.train.on_host
+
+    def read(index: tf.Tensor, labels: tf.Tensor, *drawn: tf.Tensor) -> tuple:
+        return source.prepare(change(tf.gather(inputs, index), *drawn)), labels
+
+    return _pipeline(columns, read)
+
+
+def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Dataset:
+    """Returns all test examples in stored order; the last batch may be smaller.
+
+    Args:
+      source: the data set.
+      batch_size: examples in each batch but the last.
+
+    Returns:
+      A data set of (inputs, labels) as in `training_batches`, not augmented.
+
+    Raises:
+      DataError: `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise errors.DataError(f"`batch_size` ({batch_size}) must be at least 1.")
+    inputs = source.test.on_host
+
+    def read(index: tf.Tensor, labels: tf.Tensor) -> tuple:
+        return source.prepare(tf.gather(inputs, index)), labels
+
+    columns = (np.arange(len(source.test)), source.test.labels)
+    return _pipeline(columns, read, batch_size)
+
+
+def _check(
+    source: sources.Source, batch_size: int, augment: str, replicas: int
+) -> None:
+    """Refuses arguments that do not fit the data set, or each other."""
+    steps_per_epoch(source, batch_size)
+    if augment not in choices.AUGMENTATIONS:
+        raise errors.DataError(
+            f"`augment` ('{augment}') must be one of {choices.AUGMENTATIONS}."
+        )
+    if augment != "none" and source.is_text:
+        raise errors.DataError(f"`augment` ('{augment}') is for images, not texts.")
+    if batch_size % replicas:
+        raise errors.DataError(
+            f"`batch_size` ({batch_size}) must be a multiple of the {replicas} "
+            "replicas."
+        )
+
+
+def _share(
+    column: np.ndarray, batch_size: int, context: tf.distribute.InputContext
+) -> np.ndarray:
+    """Cuts a column of whole batches into this worker's parts, [parts, part size]."""
+    workers, replicas = context.num_input_pipelines, context.num_replicas_in_sync
+    part = batch_size // replicas
+    parts = column.reshape(-1, workers, replicas // workers, part)
+    return parts[:, context.input_pipeline_id].reshape(-1, part)
+
+
+def _pipeline(
+    columns: tuple[np.ndarray, ...],
+    read: Callable[..., tuple],
+    batch_size: int | None = None,
+) -> tf.data.Dataset:
+    """Maps `read` over the rows of `columns`, batched if asked, in order."""
+    with tf.device("CPU:0"):
+        dataset = tf.data.Dataset.from_tensor_slices(columns)
+    if batch_size is not None:
+        dataset = dataset.batch(batch_size)
+    dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    options = tf.data.Options()
+    # There are no files to divide among workers.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,213 @@
+"""Decodes a TFDS data set into arrays, in stored order."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from mp_loop.config import errors
+
+MAX_DECODED_BYTES = 4 * 2**30
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Decoded examples.
+
+    Attributes:
+      inputs: images, uint8 [n, h, w, c], not smaller than those that a model receives,
+        or tokens, int32 [n, length].
+      labels: int64 [n].
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @functools.cached_property
+    def on_host(self) -> tf.Tensor:
+        """The inputs as one tensor in host memory, for all epochs."""
+        # With an explicit device: TensorFlow would put it on a GPU.
+        with tf.device("CPU:0"):
+            return tf.convert_to_tensor(self.inputs)
+
+
+def feature_names(
+    name: str, info: tfds.core.DatasetInfo, text: bool
+) -> tuple[str, str]:
+    """Finds the features that are the inputs and the labels.
+
+    Args:
+      name: of the data set.
+      info: of the data set.
+      text: whether the inputs are texts; else images.
+
+    Raises:
+      DataError: there is no 8-bit image (or text), or no class label.
+    """
+    features = info.features
+    known = dict(features.items()) if hasattr(features, "items") else {}
+    keys = info.supervised_keys
+    if not (keys and len(keys) == 2 and all(isinstance(key, str) for key in keys)):
+        kind = tfds.features.Text if text else tfds.features.Image
+        found = [key for key, value in known.items() if isinstance(value, kind)]
+        keys = (found[0] if len(found) == 1 else "text" if text else "image", "label")
+    first, label = (known.get(key) for key in keys)
+    if text:
+        fits = isinstance(first, tfds.features.Text)
+    else:
+        fits = isinstance(first, tfds.features.Image) and first.np_dtype == np.uint8
+    labelled = isinstance(label, tfds.features.ClassLabel) and label.num_classes
+    if fits and labelled:
+        return keys
+    found = {key: type(value).__name__ for key, value in known.items()}
+    wanted = "a Text" if text else "an 8-bit Image"
+    hint = "; texts need a --model of keras_hub" if "Text" in found.values() else ""
+    raise errors.DataError(
+        errors.because(
+            f"Data set '{name}' must have {wanted} and a ClassLabel",
+            f"it has {found or features}{'' if text else hint}",
+        )
+    )
+
+
+def unchanged(pixels: np.ndarray) -> np.ndarray:
+    """Returns images as they are."""
+    return pixels
+
+
+def resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resizes the largest squares in the middle; uint8 [b, size, size, c]."""
+    height, width = pixels.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[:, top : top + side, left : left + side]
+    if side == size:
+        return square
+    resized = tf.image.resize(square, (size, size), antialias=True)
+    return tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8).numpy()
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """Decodes the splits of a data set.
+
+    Attributes:
+      name: of the data set.
+      builder: of the data set, prepared.
+      feature: the name of the inputs.
+      label: the name of the labels.
+      convert: makes an array of uint8 images, or of int32 tokens, from a batch.
+      examples_at_once: the size of that batch.
+    """
+
+    name: str
+    builder: tfds.core.DatasetBuilder
+    feature: str
+    label: str
+    convert: Callable[[np.ndarray], np.ndarray]
+    examples_at_once: int
+
+    def decode(self, split: str, like: Split | None = None) -> Split:
+        """Decodes one split, in stored order.
+
+        Args:
+          split: its name.
+          like: another split, held as well; inputs must have its shape.
+
+        Raises:
+          DataError: unreadable files, images of unequal size, more than
+            `MAX_DECODED_BYTES`, or labels out of range.
+        """
+        count = self.builder.info.splits[split].num_examples
+        inputs, filled = None, 0
+        labels = np.empty(count, np.int64)
+        try:
+            for batch in self._examples(split):
+                values = self.convert(batch[self.feature])
+                if inputs is None:
+                    inputs = self._allocate(count, values, like)
+                if values.shape[1:] != inputs.shape[1:]:
+                    raise errors.DataError(
+                        f"Data set '{self.name}' has images of unequal size: "
+                        f"{inputs.shape[1:]} and {values.shape[1:]}; --image_size "
+                        "makes them equal."
+                    )
+                inputs[filled : filled + len(values)] = values
+                labels[filled : filled + len(values)] = batch[self.label]
+                filled += len(values)
+        except (tf.errors.OpError, OSError, AssertionError) as error:
+            raise errors.DataError(
+                errors.because(
+                    f"Data set '{self.name}', split '{split}', cannot be read", error
+                )
+            ) from error
+        self._check_labels(split, labels)
+        return Split(inputs, labels)
+
+    def _examples(self, split: str) -> Iterator[dict[str, np.ndarray]]:
+        """Yields batches of the two features, in stored order."""
+        features = self.builder.info.features
+        examples = self.builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            # One file after the other: this is the stored order. A file that holds
+            # another number of examples than declared is an error.
+            read_config=tfds.ReadConfig(
+                try_autocache=False, interleave_cycle_length=1, assert_cardinality=True
+            ),
+            decoders=tfds.decode.PartialDecoding(
+                {name: features[name] for name in (self.feature, self.label)}
+            ),
+        )
+        yield from examples.batch(self.examples_at_once).as_numpy_iterator()
+
+    def _allocate(
+        self, count: int, values: np.ndarray, like: Split | None
+    ) -> np.ndarray:
+        """Returns an empty array for a whole split, if memory allows both splits."""
+        shape = values.shape[1:] if like is None else like.inputs.shape[1:]
+        total = 0 if like is None else like.inputs.nbytes
+        total += count * int(np.prod(shape)) * values.itemsize
+        if total > MAX_DECODED_BYTES:
+            raise errors.DataError(
+                f"Data set '{self.name}' takes {total / 2**30:.1f} GiB decoded; at "
+                f"most {MAX_DECODED_BYTES / 2**30:.3g} GiB fit: it is held in memory, "
+                "streaming from disk is not supported yet."
+            )
+        return np.empty((count, *shape), values.dtype)
+
+    def _check_labels(self, split: str, labels: np.ndarray) -> None:
+        classes = self.builder.info.features[self.label].num_classes
+        if labels.min() < 0 or labels.max() >= classes:
+            raise errors.DataError(
+                f"Data set '{self.name}', split '{split}', has labels from "
+                f"{labels.min()} to {labels.max()}; they must be in [0, {classes})."
+            )
+
+
+def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation of pixel / 255, float64 [channels]."""
+    channels = images.shape[-1]
+    # Counting the 256 pixel values is exact and needs no float copy.
+    counts = np.stack(
+        [
+            sum(
+                np.bincount(chunk[..., c].ravel(), minlength=256)
+                for chunk in np.array_split(images, max(1, len(images) // 4096))
+            )
+            for c in range(channels)
+        ]
+    )
+    values = np.arange(256, dtype=np.float64) / 255
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    mean = weights @ values
+    std = np.sqrt(np.sum(weights * (values - mean[:, None]) ** 2, axis=1))
+    return mean, np.where(std > 0, std, 1.0)

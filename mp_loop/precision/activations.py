@@ -1,0 +1,83 @@
+"""Activations of 16-bit tensors, computed in float32.
+
+fused(activation)              16-bit in and out, one loop each way
+needs_float32(activation)      whether its output must be float32, too
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Activations that exponentiate and sum: never below float32.
+FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
+
+
+def needs_float32(activation: Any) -> bool:
+    """Tells whether a Keras activation function reduces or exponentiates."""
+    return getattr(activation, "__name__", None) in FLOAT32_ACTIVATIONS
+
+
+@functools.cache
+def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Computes an activation of a 16-bit tensor in one pass, in float32.
+
+    Keras computes GELU in 16 bits as a dozen operations, each of which rounds, takes
+    a pass over memory, and is kept for the backward pass. Here XLA makes one loop of
+    them, forward and backward, between which the 16-bit input alone is kept; of
+    ReLU6, whose 16-bit kernel for processors is slow, the output.
+
+    Args:
+      activation: elementwise function of Keras.
+
+    Returns:
+      A function of a tensor of any dtype, to the same dtype; `activation` itself
+      where nothing is known to be gained.
+    """
+    if activation not in _FUSED and not _is_gelu_of_keras_hub(activation):
+        return activation
+
+    def in_float32(x: tf.Tensor) -> tf.Tensor:
+        return tf.cast(activation(tf.cast(x, tf.float32)), x.dtype)
+
+    @tf.function(jit_compile=True)
+    def backward(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = in_float32(x)
+        return tape.gradient(y, x, dy)
+
+    forward = tf.function(in_float32, jit_compile=True)
+
+    @tf.custom_gradient
+    def activate(x: tf.Tensor) -> Any:
+        y = forward(x)
+        kept = y if activation is keras.activations.relu6 else x
+        return y, functools.partial(backward, kept)
+
+    return lambda x: activation(x) if x.dtype == tf.float32 else activate(x)
+
+
+_FUSED = (
+    keras.activations.celu,
+    keras.activations.elu,
+    keras.activations.gelu,
+    keras.activations.log_sigmoid,
+    keras.activations.mish,
+    keras.activations.relu6,
+    keras.activations.selu,
+    keras.activations.sigmoid,
+    keras.activations.silu,
+    keras.activations.softplus,
+    keras.activations.tanh,
+)
+
+
+def _is_gelu_of_keras_hub(activation: Any) -> bool:
+    """Tells whether this is the GELU of BERT and GPT-2, which has no public name."""
+    module, name = (getattr(activation, f"__{key}__", "") for key in ("module", "name"))
+    return module.startswith("keras_hub.") and name == "gelu_approximate"

@@ -1,0 +1,144 @@
+"""Which layer runs in 16 bits, and what it then becomes.
+
+A layer runs in 16 bits only if it is known to be safe there: products with a kernel
+(their bias gradients summed in float32), attention (its softmax in float32),
+embeddings, layers that neither reduce nor broadcast, and keras_hub's layers that are
+made of such. Every other layer is an island: the same float32 object in the model and
+in its twin.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from mp_loop.precision import (
+    activations,
+    copies,
+    float32_calls,
+    norms,
+    products,
+    transformer,
+)
+
+# Neither variables nor sums, forward or backward (pooling by maximum and
+# padding route each gradient to one place).
+_ELEMENTWISE = (
+    keras.layers.Activation,
+    keras.layers.Cropping1D,
+    keras.layers.Cropping2D,
+    keras.layers.Cropping3D,
+    keras.layers.ELU,
+    keras.layers.Flatten,
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.GlobalMaxPooling3D,
+    keras.layers.Identity,
+    keras.layers.LeakyReLU,
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.MaxPooling3D,
+    keras.layers.Permute,
+    keras.layers.ReLU,
+    keras.layers.Reshape,
+    keras.layers.ZeroPadding1D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.ZeroPadding3D,
+)
+# Rows and channels are only moved.
+_GATHERS = (keras.layers.Concatenate,)
+# Elementwise, as long as nothing is broadcast: the gradient would be a sum.
+_MERGES = (
+    keras.layers.Add,
+    keras.layers.Average,
+    keras.layers.Maximum,
+    keras.layers.Minimum,
+    keras.layers.Multiply,
+    keras.layers.Subtract,
+)
+# Keras operations (`x + y`, `keras.ops.reshape(x, ...)`) that are likewise safe.
+_ELEMENTWISE_OPERATIONS = ("Reshape", "Transpose", "Relu", "GetItem", "Squeeze")
+_MERGING_OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
+
+
+def convert_layer(
+    layer: keras.layers.Layer,
+    policy: keras.DTypePolicy,
+    product_policy: keras.DTypePolicy,
+    inside: bool = False,
+) -> keras.layers.Layer:
+    """Returns a 16-bit copy of the layer where that is safe, else the layer.
+
+    Dropout in the model's own graph has the masks of the float32 model; `inside` a
+    composite layer, where that costs a tenth of a step, it draws fewer bits.
+    """
+    plain = (
+        layer.dtype_policy.name == "float32"  # else: the user's own choice stands
+        and getattr(layer, "activity_regularizer", None) is None  # a reduction
+        and getattr(layer, "quantization_mode", None) is None
+        and not getattr(layer, "lora_enabled", False)
+    )
+    if not plain:
+        return layer
+    if type(layer) in products.BIASED:
+        return products.with_float32_bias(layer, product_policy)
+    if norms.can_fuse(layer):
+        return norms.batch_norm(layer, product_policy)
+    if norms.can_fuse_layer_norm(layer):
+        return norms.layer_norm(layer, product_policy)
+    if transformer.can_look_up(layer):
+        return transformer.embedding(layer, policy)
+    if transformer.can_number(layer):
+        return transformer.position_embedding(layer, policy)
+    parts = transformer.parts(layer)
+    if parts:
+        twins = {
+            name: convert_layer(part, policy, product_policy, inside=True)
+            for name, part in parts.items()
+        }
+        islands = any(twins[name] is part for name, part in parts.items())
+        return layer if islands else transformer.composite(layer, policy, twins)
+    if type(layer) is keras.layers.MultiHeadAttention:
+        gated = getattr(layer, "_gate_dense", None) is not None
+        return layer if gated else transformer.attention(layer, product_policy, inside)
+    if type(layer) in transformer.DROPOUTS:
+        return transformer.dropout(layer, policy, few_bits=inside)
+    exponential = activations.needs_float32(getattr(layer, "activation", None))
+    elementwise = type(layer) in _ELEMENTWISE and not exponential
+    merge = type(layer) in _MERGES and _inputs_agree(layer)
+    relu = norms.relu(layer, policy)
+    if relu is not None:
+        return relu
+    if type(layer) in _GATHERS or elementwise or merge:
+        twin = type(layer).from_config(copies.twin_config(layer, policy))
+        if type(layer) is keras.layers.Activation:
+            twin.activation = activations.fused(layer.activation)
+        return twin
+    return layer
+
+
+def convert_operation(operation: keras.Operation) -> Any:
+    """Returns the operation if it is safe in 16 bits, else runs it in float32."""
+    name = type(operation).__name__
+    if name in _ELEMENTWISE_OPERATIONS:
+        return operation
+    if name in _MERGING_OPERATIONS and _inputs_agree(operation):
+        return operation
+    return float32_calls.InFloat32(operation)
+
+
+def has_copies(layer: keras.layers.Layer) -> bool:
+    """Tells whether the layer's twin has 16-bit weights of its own."""
+    heavy = (*products.BIASED, keras.layers.MultiHeadAttention)
+    parts = transformer.parts(layer).values()
+    return type(layer) in heavy or any(map(has_copies, parts))
+
+
+def _inputs_agree(operation: keras.Operation) -> bool:
+    """Tells whether every call of the operation gets tensors of one shape."""
+    shapes = [
+        {tuple(tensor.shape) for tensor in node.input_tensors}
+        for node in operation._inbound_nodes
+    ]
+    return all(len(distinct) == 1 for distinct in shapes)

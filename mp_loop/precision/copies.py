@@ -1,0 +1,119 @@
+"""Copies of layers under another dtype policy.
+
+copy(layer, twin_config(layer, policy))      its weights are copies in 16 bits
+cast_in_each_call(twin, layer)               it reads the original's weights
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mp_loop.precision import pairing
+
+
+def under_policy(
+    layer: keras.layers.Layer, policy: keras.DTypePolicy
+) -> dict[str, Any]:
+    """The layer's config under another policy, with the float32 layers in it."""
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(replaced(item) for item in value)
+        if not isinstance(value, dict):
+            return value
+        if value.get("class_name") == "DTypePolicy":
+            return policy if value["config"]["name"] == "float32" else value
+        return {key: replaced(item) for key, item in value.items()}
+
+    config = layer.get_config()
+    inner = {key: replaced(value) for key, value in config.items() if key != "dtype"}
+    return config | inner | {"dtype": policy}
+
+
+def twin_config(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> dict[str, Any]:
+    """The layer's config for a copy under another policy.
+
+    Initializers, regularizers and constraints belong to the masters: a copy is
+    overwritten before its first use, its regularizers would overflow in
+    float16 (L2 of a large kernel), and it is never updated by itself.
+    """
+    config = under_policy(layer, policy)
+    for key in config:
+        if key == "activity_regularizer":
+            continue
+        if key.endswith(("_regularizer", "_constraint")):
+            config[key] = None
+        elif key.endswith("_initializer"):
+            config[key] = "zeros"
+    return config
+
+
+def copy(layer: keras.layers.Layer, config: dict[str, Any]) -> keras.layers.Layer:
+    """Makes another layer of the same type; a Lambda with the same function."""
+    if not isinstance(layer, keras.layers.Lambda):
+        return type(layer).from_config(config)
+    own = {"function": layer.function, "mask": layer.mask}
+    return keras.layers.Lambda(**(config | own | {"output_shape": layer._output_shape}))
+
+
+def cast_in_each_call(twin: keras.layers.Layer, master: keras.layers.Layer) -> None:
+    """Lets a copy read the master's variables, cast anew in each of its calls.
+
+    The gradients of the calls are then summed in float32. A layer that is called
+    once has nothing to sum, and keeps its own 16-bit variables.
+
+    Args:
+      twin: a copy of `master`, built or not. Under a mixed policy of Keras the cast is
+        left to Keras.
+      master: the built float32 layer.
+    """
+    # Closures hide them from tracking. Inside a call, `value` is cast by Keras.
+    values = {id(variable): variable.value for variable in master.weights}
+    twin._master_weights = lambda: (master, values)
+    twin.__class__ = _casting_in_each_call(type(twin))
+
+
+@functools.cache
+def _casting_in_each_call(base: type) -> type:
+    @functools.wraps(base.call)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        master, values = self._master_weights()
+        owners = {
+            id(own): weight
+            for weight, own in pairing.variables(master, self)
+            if id(weight) in values and own is not weight and own.shape == weight.shape
+        }
+        if any(
+            id(own) not in owners and id(own) not in values
+            for own in base.weights.fget(self)
+        ):
+            raise pairing.other_weights(master)
+        mapping = {
+            own: tf.cast(values[id(weight)], self.variable_dtype)
+            for own, weight in owners.items()
+        }
+        with keras.StatelessScope() as scope:
+            scope.state_mapping |= mapping  # its constructor would cast
+            outputs = base.call(self, *args, **kwargs)
+        # What the call wrote: seeds, and weights that a layer normalizes itself.
+        for variable in base.variables.fget(self):
+            written = scope.state_mapping.get(id(variable))
+            if written is not mapping.get(id(variable)):
+                owners.get(id(variable), variable).assign(written)
+        return outputs
+
+    def variables(self: Any) -> list[keras.Variable]:
+        own = {id(v) for v in base.weights.fget(self)}
+        seeds = [v for v in base.variables.fget(self) if id(v) not in own]
+        return [*self.weights, *seeds]
+
+    members = {
+        "call": call,
+        "variables": property(variables),
+        "weights": property(lambda self: self._master_weights()[0].weights),
+    }
+    return type(base.__name__, (base,), members)

@@ -1,0 +1,265 @@
+"""One run, from its first file to its last, and everything that it holds.
+
+    with Session(experiment, lock) as run:
+        run.begin()
+        result = run.train(on_log, should_stop)
+        run.write_results(result)
+
+A session owns the run folder and its lock, the checkpoints, the profile and the
+phase of the experiment. The lock is held until the session ends. Of many workers
+only one has files; the sessions of the others do the same and write nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from mp_loop.config import errors, settings
+from mp_loop.hardware import environment
+from mp_loop.numerics import probe
+from mp_loop.run import (
+    checkpointing,
+    experiment,
+    locking,
+    loop,
+    planning,
+    profiling,
+    records,
+    run_folder,
+    watching,
+    writers,
+)
+from mp_loop.step import train_state
+
+
+class Session:
+    """An open run.
+
+    Attributes:
+      experiment: what is trained, in its current phase.
+      folder: where the run is recorded.
+      checkpoints: where its state is saved.
+      has_files: whether this process writes the files of the run.
+      done: steps taken by earlier processes.
+    """
+
+    def __init__(
+        self,
+        built: experiment.Experiment,
+        lock: locking.FolderLock | None = None,
+        has_files: bool = True,
+    ):
+        """Makes the run folder, or reads the one to be resumed.
+
+        Args:
+          built: the experiment in its first phase.
+          lock: of the folder, if it was taken before.
+          has_files: whether this process writes the files of the run.
+
+        Raises:
+          UsageError: the folder cannot be used; nothing was changed.
+        """
+        config = built.config
+        plan = _plan(built)
+        self.experiment = built
+        self.has_files = has_files
+        self.done = 0
+        self.folder: writers.Writer = writers.NullWriter()
+        self.checkpoints: writers.CheckpointStore = writers.NullCheckpoints()
+        if has_files:
+            with errors.bad_input(
+                checkpointing.CheckpointError,
+                errors.RecordError,
+                OSError,
+                flag="output_dir",
+                value=config.records.output_dir,
+            ):
+                self._open_files(lock)
+        self._plan = plan
+        self._profile = profiling.Profile(
+            os.path.join(config.records.output_dir, records.TENSORBOARD_FOLDER),
+            plan.profile_range if has_files else None,
+        )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._profile.close()
+        with contextlib.suppress(checkpointing.SaveError):  # raised before
+            self.checkpoints.wait()
+        self.folder.close()
+
+    def begin(self) -> None:
+        """Brings all workers to the state and the phase of the checkpoint."""
+        if self.has_files:
+            self._enter(self.experiment.phase)  # tells the others to stop there
+        else:
+            before = None
+            while self.experiment.phase != before:
+                before = self.experiment.phase
+                self._enter(0)
+        state = self.experiment.step.state
+        self.experiment.workers.copy_from_first(list(state.named().values()))
+        if self.has_files and not self.done:
+            self.folder.log_setup(
+                self.experiment.config.values(), _graph(self.experiment)
+            )
+        self.done = int(state.step.numpy())
+
+    def train(
+        self,
+        on_log: Callable[[Mapping[str, Any]], None],
+        should_stop: Callable[[], int],
+    ) -> loop.Result:
+        """Trains every phase that is left.
+
+        Args:
+          on_log: called with each line of metrics and of evaluation.
+          should_stop: returns the number of the signal that asks to stop, or 0.
+
+        Raises:
+          TrainingDiverged, Interrupted, SaveError: see `loop.Loop.train`.
+          ReplicasDiffer: workers have come to hold different weights.
+        """
+        results: list[loop.Result] = []
+        for phase in range(self.experiment.phase, len(self.experiment.phase_ends)):
+            if phase != self.experiment.phase:
+                self.checkpoints.begin(phase, self._enter(phase))
+                self.checkpoints.save(results[-1].evaluation)
+            one_phase = loop.Loop(
+                self.experiment.step,
+                self.experiment.batches,
+                self.experiment.evaluate,
+                dataclasses.replace(
+                    self._plan, total_steps=self.experiment.phase_ends[phase]
+                ),
+                self.folder,
+                self.checkpoints,
+                on_log,
+                lambda: self.experiment.workers.largest(should_stop()),
+                self._watcher(),
+                self._profile,
+            )
+            results.append(one_phase.train())
+        self._profile.close()
+        self.folder.close_logs()
+        seconds = sum(result.train_seconds for result in results)
+        return dataclasses.replace(results[-1], train_seconds=seconds)
+
+    def write_results(self, result: loop.Result) -> dict[str, Any]:
+        """Writes the model and the summary; returns the summary. Raises OSError."""
+        config = self.experiment.config
+        summary = {
+            **dataclasses.asdict(result),
+            **result.evaluation,
+            "peak_memory_bytes": environment.peak_memory_bytes(),
+            "precision": config.precision.precision,
+            "loop": config.precision.loop,
+            "dataset": config.data.dataset,
+            "model": config.model.model,
+            "parameters": self.experiment.model.count_params(),
+            "seed": config.training.seed,
+        }
+        del summary["evaluation"]
+        self.folder.write_model(self.experiment.step.export())
+        self.folder.write_summary(summary)
+        return summary
+
+    def _open_files(self, lock: locking.FolderLock | None) -> None:
+        config = self.experiment.config
+        output_dir = config.records.output_dir
+        checkpoints = checkpointing.Checkpoints(
+            os.path.join(output_dir, records.CHECKPOINTS_FOLDER),
+            self.experiment.step.state,
+            config.records.keep_checkpoints,
+            config.records.best_by,
+            before_publishing=lambda: self.folder.sync(),
+            rescue_folder=lambda: self.folder.rescue("a checkpoint cannot be written"),
+            enter=self._enter,
+        )
+        flagfile = config.replace(resume=False, change_precision=False).to_flagfile()
+        if config.records.resume:
+            self.done = checkpoints.restore(convert=config.records.change_precision)
+            _refuse_end_before(config, self.done, self.experiment.total_steps)
+            if checkpoints.converted:
+                self.experiment.step.reload()
+            self.experiment.step.export()
+            self.folder = run_folder.RunFolder.reopen(
+                output_dir, flagfile, self.done, lock
+            )
+            checkpoints.forget_after(self.done)
+        else:
+            self.folder = run_folder.RunFolder.create(output_dir, flagfile)
+        self.checkpoints = checkpoints
+
+    def _enter(self, phase: int) -> train_state.TrainState:
+        """Enters the largest phase that any worker names; returns its state.
+
+        All workers must call it together: building a step is collective.
+        """
+        phase = self.experiment.workers.largest(phase)
+        self.experiment = self.experiment.in_phase(phase)
+        return self.experiment.step.state
+
+    def _watcher(self) -> watching.Watcher:
+        """Watches our own step on one device: a probe can undo all that it does."""
+        config = self.experiment.config
+        if config.precision.loop != "custom" or config.parallel.strategy != "none":
+            return watching.NullWatcher()
+        return watching.ProbeWatcher(
+            probe.Probe(self.experiment.step),
+            self.experiment.batches,
+            self.experiment.steps_per_epoch,
+            self.folder,
+            config.training.explain_skips,
+        )
+
+
+def _plan(built: experiment.Experiment) -> planning.Plan:
+    """When to do what in all phases together, as the settings say."""
+    config = built.config.training
+    profiled = config.profile_range
+    if profiled and profiled[0] >= built.total_steps:
+        raise errors.UsageError(
+            f"--profile_steps ({config.profile_steps}) must begin within the "
+            f"{built.total_steps} steps of the run."
+        )
+    return planning.Plan(
+        total_steps=built.total_steps,
+        steps_per_epoch=built.steps_per_epoch,
+        batch_size=built.config.data.batch_size,
+        steps_per_call=config.steps_per_call,
+        log_every=config.log_every,
+        eval_every=config.eval_every,
+        checkpoint_every=config.checkpoint_every,
+        diverged_after=config.diverged_after,
+        on_stuck=config.on_stuck,
+        rollback=config.rollback,
+        inspect_every=config.inspect_every,
+        profile_range=profiled,
+    )
+
+
+def _refuse_end_before(config: settings.Config, done: int, total_steps: int) -> None:
+    """Refuses a run that ends before its checkpoint."""
+    if done > total_steps:
+        flag = "steps" if config.training.steps else "epochs"
+        raise errors.UsageError(
+            f"--{flag} ({config.values()[flag]}) ends at step {total_steps}, before "
+            f"the checkpoint, which is of step {done}."
+        )
+
+
+def _graph(built: experiment.Experiment) -> tf.Graph | None:
+    """The graph of a step, as the first batch will trace it; None under a strategy."""
+    batches = built.batches(0)
+    if not isinstance(batches, tf.data.Dataset):
+        return None
+    return built.step.graph(*batches.element_spec)
