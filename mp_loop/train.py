@@ -17,7 +17,6 @@ After 3, 130 and 143 the last line is the command that continues the run.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -55,7 +54,7 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
     with contextlib.ExitStack() as held:
         lock = None
         if has_files and config.records.resume:
-            config = _resumed(config, flag_values)
+            config = resume.read_run(config, flag_values)
             lock = held.enter_context(locking.FolderLock(config.records.output_dir))
         elif has_files:
             run_folder.refuse_used(config.records.output_dir)
@@ -103,17 +102,18 @@ def _train(current: session.Session) -> int:
 def _write_results(current: session.Session, result: loop.Result) -> int:
     """Writes what a finished run leaves, and shows it; returns the exit code."""
     folder = current.folder.folder
+    own = current.experiment.config.records
     try:
         summary = current.write_results(result)
         picture = training_plot.draw_run(folder)
         if inspected := records.read_numerics(folder):
             numerics_plots.draw_steps(folder / "numerics.png", inspected)
     except OSError as error:
-        return outcomes.results_not_written(str(folder), error).tell()
+        return outcomes.results_not_written(own.output_dir, error).tell()
     page = _write_report(current)
-    if not current.experiment.config.records.quiet:
+    if not own.quiet:
         print(summary_table.text(summary))
-        print(f"Model, metrics and checkpoints: {folder}")
+        print(f"Model, metrics and checkpoints: {own.output_dir}")
         print(f"Picture: {picture}" if picture else f"No picture: {figures.MISSING}")
         print(f"Report: {page}")
     return outcomes.DONE
@@ -128,19 +128,6 @@ def _write_report(current: session.Session, note: str = "") -> str | None:
     except errors.RecordError as error:
         print(f"No report: {error}", file=sys.stderr)
         return None
-
-
-def _resumed(
-    config: settings.Config, flag_values: flags.FlagValues | None
-) -> settings.Config:
-    """The settings of the run to be resumed; raises UsageError if there is none."""
-    path = os.path.join(config.records.output_dir, records.FLAGS_FILE)
-    if not os.path.exists(path):
-        raise errors.UsageError(
-            f"--output_dir ({config.records.output_dir}) holds no run to resume."
-        )
-    before, _ = app.parse(["train", f"--flagfile={path}"])
-    return resume.continued_run(before, config, flag_values)
 
 
 def _lost_worker(config: settings.Config, error: Exception) -> str:

@@ -163,7 +163,7 @@ def main(argv: list[str]) -> None:
     tf.config.experimental.enable_op_determinism()
     source = sources.load("fashion_mnist_mini")
     runs = []
-    for name in flags.FLAGS.config:
+    for name in flags.FLAGS.settings:
         setting = SETTINGS[name]
         for value in setting.values:
             seeds = flags.FLAGS.seeds if value == setting.chosen else 1
@@ -180,7 +180,7 @@ def main(argv: list[str]) -> None:
     (folder / "results.json").write_text(json.dumps(runs, indent=1) + "\n")
     (folder / "table.md").write_text(table(runs))
     draw_curves(runs, folder / "curves.png")
-    if "scaling" in flags.FLAGS.config:
+    if "scaling" in flags.FLAGS.settings:
         found = gradient_exponents(source)
         draw_gradients(found, folder / "gradients.png")
     print(table(runs))

@@ -5,10 +5,13 @@ config = continued_run(before, config, flag_values)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from mp_loop.cli import app
 from mp_loop.config import errors, fields, settings
+from mp_loop.run import records
 
 if TYPE_CHECKING:
     from absl import flags
@@ -100,6 +103,22 @@ def refuse_changes(
     raise errors.UsageError(
         f"{', '.join(differing)} must be as in the {what} to be resumed.{advice}"
     )
+
+
+def read_run(
+    config: settings.Config, flag_values: flags.FlagValues | None
+) -> settings.Config:
+    """Returns the settings of the run in --output_dir; see `continued_run`.
+
+    Raises:
+      UsageError: there is no run, or a flag contradicts it.
+    """
+    output_dir = config.records.output_dir
+    path = os.path.join(output_dir, records.FLAGS_FILE)
+    if not os.path.exists(path):
+        raise errors.UsageError(f"--output_dir ({output_dir}) holds no run to resume.")
+    before, _ = app.parse(["train", f"--flagfile={path}"])
+    return continued_run(before, config, flag_values)
 
 
 def continued_run(

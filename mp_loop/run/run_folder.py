@@ -21,7 +21,7 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mp_loop.config import errors
 from mp_loop.hardware import environment
@@ -34,6 +34,10 @@ from mp_loop.run import (
     run_logs,
     strict_json,
 )
+
+if TYPE_CHECKING:  # A command that only names a run folder must not wait for them.
+    import keras
+    import tensorflow as tf
 
 
 class RunFolder:
@@ -148,7 +152,9 @@ class RunFolder:
             with self._rescue_on_error():
                 self._logs.events.write_histograms(line)
 
-    def log_setup(self, config: Mapping[str, Any], graph: Any = None) -> None:
+    def log_setup(
+        self, config: Mapping[str, Any], graph: tf.Graph | None = None
+    ) -> None:
         """Shows TensorBoard what the run is: see `tensorboard.EventLog.write_setup`."""
         with self._guard, self._rescue_on_error():
             self._logs.events.write_setup(config, graph)
@@ -181,7 +187,7 @@ class RunFolder:
             self.failure = self.failure or why
             return str(self.folder) if self.rescued else None
 
-    def write_model(self, model: Any) -> None:
+    def write_model(self, model: keras.Model) -> None:
         """Writes model.keras, whole or not at all."""
         path = self.folder / records.MODEL_FILE
         with files.replacing(path, files.temporary_model(path)) as temporary:

@@ -14,12 +14,12 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mp_loop.run import file_errors, strict_json
 
-# TensorFlow is imported in the functions: a command that only names a run folder
-# must not wait for it.
+if TYPE_CHECKING:  # A command that only names a run folder must not wait for it.
+    import tensorflow as tf
 
 
 class EventLog:
@@ -71,7 +71,9 @@ class EventLog:
                     tag, tf.constant(buckets, tf.float64), metadata=described
                 )
 
-    def write_setup(self, config: Mapping[str, Any], graph: Any = None) -> None:
+    def write_setup(
+        self, config: Mapping[str, Any], graph: tf.Graph | None = None
+    ) -> None:
         """Writes what the run is: its settings, and the graph of a step.
 
         Args:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import keras
+import tensorflow as tf
 
 from mp_loop.run import checkpointing
 from mp_loop.step import train_state
@@ -28,7 +29,9 @@ class Writer(Protocol):
     def checkpoints(self) -> str:
         """The folder of the checkpoints."""
 
-    def log_setup(self, config: Mapping[str, Any], graph: Any = None) -> None:
+    def log_setup(
+        self, config: Mapping[str, Any], graph: tf.Graph | None = None
+    ) -> None:
         """Records what the run is."""
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -100,7 +103,9 @@ class NullWriter:
     folder = pathlib.Path(os.devnull)
     checkpoints = os.devnull
 
-    def log_setup(self, config: Mapping[str, Any], graph: Any = None) -> None:
+    def log_setup(
+        self, config: Mapping[str, Any], graph: tf.Graph | None = None
+    ) -> None:
         """Does nothing."""
 
     def log(self, line: Mapping[str, Any]) -> None:
