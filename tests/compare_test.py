@@ -14,7 +14,7 @@ from mp_loop.cli import app
 from mp_loop.comparison import difference_plot, runs
 from mp_loop.config import errors
 from mp_loop.run import locking, records, run_folder
-from tests.comparison.summaries import summary
+from tests.support.summaries import summary
 
 CUSTOM, KERAS = "custom:float16", "keras:float16"
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.data import batching, sources
 from mp_loop.models import catalog
-from tests.step import train_step_test as helpers
+from tests.support import steps
 
 CLASSES, BATCH = 4, 8
 VALUES = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "huge": 3e38, "-huge": -3e38}
@@ -26,7 +26,7 @@ def model():
     spoilers = []
 
     def spoil(x):
-        spoilers.append(helpers.Explode())
+        spoilers.append(steps.Explode())
         return spoilers[-1](x)
 
     inputs = keras.Input((8, 8, 1))

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from mp_loop.run import records
 from tests.claims import victim
-from tests.run import helpers
+from tests.support import run_folders
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMED = {"examples_per_second"}
@@ -120,7 +120,7 @@ def outcome(folder):
         "config": json.dumps(model.get_config()),
         "tensorboard": [
             entry
-            for entry in helpers.tensorboard_scalars(folder)
+            for entry in run_folders.tensorboard_scalars(folder)
             if entry[0].split("/")[1] not in TIMED
         ],
         "left": sorted(p.name for p in folder.iterdir() if p.name.startswith(".")),

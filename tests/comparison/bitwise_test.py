@@ -19,7 +19,7 @@ from mp_loop.cli import app
 from mp_loop.comparison import bitwise
 from mp_loop.run import build
 from mp_loop.step import keras_step
-from tests.step import train_step_test as helpers
+from tests.support import steps
 
 MODELS = ("mlp", "cnn", "resnet20", "vit_tiny")
 OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
@@ -97,7 +97,7 @@ def embedding():
 
 
 ARCHITECTURES = {
-    "conv, batch norm, dropout": helpers.conv_model,
+    "conv, batch norm, dropout": steps.conv_model,
     "regularized": lambda: keras.Sequential(dense(kernel_regularizer="l2")),
     "activity regularized": lambda: keras.Sequential(dense(activity_regularizer="l2")),
     "constrained": lambda: keras.Sequential(dense(kernel_constraint="non_neg")),
@@ -137,7 +137,7 @@ def both(make_model, precision="float16", keras_arithmetic=True, **arguments):
     ours = mp_loop.TrainStep(
         models[0],
         keras.optimizers.Adam(1e-2),
-        helpers.loss(),
+        steps.loss(),
         precision,
         rule,
         keras_arithmetic=keras_arithmetic,
@@ -146,7 +146,7 @@ def both(make_model, precision="float16", keras_arithmetic=True, **arguments):
     theirs = keras_step.KerasStep(
         models[1],
         keras.optimizers.Adam(1e-2),
-        helpers.loss(),
+        steps.loss(),
         precision,
         scaling=scaling,
         **constants,
@@ -155,7 +155,7 @@ def both(make_model, precision="float16", keras_arithmetic=True, **arguments):
 
 
 def batches(count=40):
-    return (helpers.data(seed) for seed in range(count))
+    return (steps.data(seed) for seed in range(count))
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
@@ -199,7 +199,7 @@ def flipped(variable, index):
     ],
 )
 def test_one_bit_is_found_and_named(choose, index, name):
-    ours, theirs = both(helpers.conv_model)
+    ours, theirs = both(steps.conv_model)
     honest = ours._step
 
     def tampered(*batch):

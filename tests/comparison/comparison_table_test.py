@@ -5,7 +5,7 @@ import math
 import pytest
 
 from mp_loop.comparison import comparison_table, measures
-from tests.comparison.summaries import summary
+from tests.support.summaries import summary
 
 CUSTOM, KERAS = "custom:float16", "keras:float16"
 

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from mp_loop.distributed import cluster
-from tests.distributed import tf_config
+from tests.support import tf_config
 
 
 @pytest.mark.parametrize("chief", [False, True], ids=["workers", "chief and workers"])

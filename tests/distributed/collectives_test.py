@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.distributed import collectives
-from tests.distributed import two_devices
+from tests.support import two_devices
 
 
 @pytest.mark.parametrize(

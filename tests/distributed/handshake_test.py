@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mp_loop.distributed import cluster, handshake
-from tests.distributed import tf_config
+from tests.support import tf_config
 
 
 def free_port():

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.distributed import strategies
-from tests.distributed import two_devices
+from tests.support import two_devices
 
 optimizers = keras.optimizers
 

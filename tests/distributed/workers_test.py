@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.distributed import workers
-from tests.distributed import two_devices
+from tests.support import two_devices
 
 optimizers = keras.optimizers
 

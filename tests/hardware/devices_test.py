@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.hardware import devices, processor
-from tests.hardware import cpuinfo
+from tests.support import cpuinfo
 
 
 def test_the_devices_are_tensorflows():

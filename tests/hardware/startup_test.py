@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mp_loop.hardware import processor, startup
-from tests.hardware import cpuinfo
+from tests.support import cpuinfo
 
 # Instructions, the environment, what has slow kernels in oneDNN, what is chosen.
 KERNELS = {

@@ -14,7 +14,7 @@ import mp_loop
 from mp_loop.models import catalog, language
 from mp_loop.precision import keras_twin, norms, pairs, recomputation
 from mp_loop.step import keras_step
-from tests.precision import twins_test
+from tests.support import graphs
 
 keras_hub = pytest.importorskip("keras_hub")
 
@@ -318,12 +318,12 @@ def training_gradients(model):
 def test_no_sum_and_no_softmax_below_float32(preset, dtype):
     twin = mp_loop.half_precision_twin(build(preset), dtype)
     arguments = training_gradients(twin)
-    assert twins_test.half_precision_sums(*arguments) == []
+    assert graphs.half_precision_sums(*arguments) == []
     graph = arguments[0].get_concrete_function(*arguments[1:]).graph
     softmax = [op for op in graph.get_operations() if op.type == "Softmax"]
     assert len(softmax) >= 2
     mixed = keras_step.under_policy(build(preset), f"mixed_{dtype}")
-    assert twins_test.half_precision_sums(*training_gradients(mixed))
+    assert graphs.half_precision_sums(*training_gradients(mixed))
 
 
 def test_a_masked_score_that_float16_cannot_hold(preset):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.numerics import probe
-from tests.step import train_step_test as helpers
+from tests.support import steps
 
 
 def logits_loss():
@@ -143,8 +143,8 @@ def test_where_an_overflow_begins(name):
 
 
 def test_nothing_overflows():
-    step = helpers.make()
-    origin = probe.Probe(step).origin(*helpers.data())
+    step = steps.make()
+    origin = probe.Probe(step).origin(*steps.data())
     assert origin == {
         "finite": True,
         "loss_scale": 2.0**15,

@@ -5,7 +5,7 @@ import numpy as np
 
 from mp_loop.numerics import layer_search, precision_errors
 from mp_loop.step import gradients
-from tests.step import train_step_test as helpers
+from tests.support import steps
 
 
 def squares():
@@ -24,11 +24,11 @@ def squares():
 
 def meter(precision="float16", **arguments):
     model = squares()
-    loss = helpers.loss()
+    loss = steps.loss()
     made = precision_errors.ErrorMeter(
         model,
         lambda labels, outputs: gradients.mean_loss(loss, labels, outputs, None),
-        [helpers.data(), helpers.data(seed=1)],
+        [steps.data(), steps.data(seed=1)],
         precision,
         **arguments,
     )
@@ -37,7 +37,7 @@ def meter(precision="float16", **arguments):
 
 def test_the_layer_that_overflows_is_named_and_the_model_is_left_alone():
     model, made = meter()
-    before = helpers.bits([v.value for v in model.variables])
+    before = steps.bits([v.value for v in model.variables])
     assert made.candidates == ["conv", "norm", "dropout", "square", "hidden"]
     assert made.errors(()).outputs == np.inf
     found = layer_search.fewest_layers(
@@ -49,7 +49,7 @@ def test_the_layer_that_overflows_is_named_and_the_model_is_left_alone():
     assert repaired.variable in [v.path for v in model.trainable_variables]
     everything = made.errors(made.candidates)
     assert everything.outputs < 1e-5 and everything.grads < 1e-4
-    assert helpers.bits([v.value for v in model.variables]) == before
+    assert steps.bits([v.value for v in model.variables]) == before
     assert made.evaluations <= 12
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.numerics import counting, float_format, histogram, probe, probe_report
-from tests.step import train_step_test as helpers
+from tests.support import steps
 
 
 def logits_loss():
@@ -34,18 +34,18 @@ def nested_model():
 
 
 def everything(step):
-    return helpers.bits(probe.variables(step))
+    return steps.bits(probe.variables(step))
 
 
 MODELS = {
-    "nested": lambda: helpers.make(model=nested_model()),
-    "float32": lambda: helpers.make("float32"),
-    "micro-batches": lambda: helpers.make(accumulate_steps=4),
-    "bfloat16": lambda: helpers.make("bfloat16"),
-    "clipped rmsprop": lambda: helpers.make(
+    "nested": lambda: steps.make(model=nested_model()),
+    "float32": lambda: steps.make("float32"),
+    "micro-batches": lambda: steps.make(accumulate_steps=4),
+    "bfloat16": lambda: steps.make("bfloat16"),
+    "clipped rmsprop": lambda: steps.make(
         optimizer=keras.optimizers.RMSprop(1e-3), clip_norm=0.1
     ),
-    "keras arithmetic": lambda: helpers.make(keras_arithmetic=True),
+    "keras arithmetic": lambda: steps.make(keras_arithmetic=True),
 }
 
 
@@ -61,7 +61,7 @@ SLOW = ("float32", "bfloat16", "clipped rmsprop", "keras arithmetic")
 )
 def test_a_probe_leaves_every_bit(name):
     step, twin = MODELS[name](), MODELS[name]()
-    inputs, labels = helpers.data()
+    inputs, labels = steps.data()
     for each in (step, twin):
         each(inputs, labels)
     look = probe.Probe(step)
@@ -84,9 +84,9 @@ def test_a_probe_leaves_every_bit(name):
 
 
 def test_layers_are_named_in_order_of_execution():
-    step = helpers.make(model=nested_model())
+    step = steps.make(model=nested_model())
     look = probe.Probe(step)
-    line = probe_report.summarize(look.look(*helpers.data()))
+    line = probe_report.summarize(look.look(*steps.data()))
     found = [(layer["name"], layer["type"], layer["dtype"]) for layer in line["layers"]]
     assert sorted(found[:5]) == sorted(
         [

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.precision import norms, products
-from tests.precision.products_test import EPSILON, HALVES, ROWS, gradients, rounded
+from tests.support import half_precision
 
 BATCH_NORMS = {
     "images": {},
@@ -38,8 +38,8 @@ def test_batch_norm_is_that_of_keras(name, policy, training):
     generator = np.random.default_rng(0)
     start = [generator.uniform(0.5, 2.0, 8) for _ in range(4)]
     dtype = policy.variable_dtype
-    x = tf.constant(rounded(generator.normal(3.0, 2.0, shape), dtype))
-    dy = rounded(generator.normal(size=shape), dtype)
+    x = tf.constant(half_precision.rounded(generator.normal(3.0, 2.0, shape), dtype))
+    dy = half_precision.rounded(generator.normal(size=shape), dtype)
     results = []
     for convert in (False, True):
         layer = keras.layers.BatchNormalization(**arguments)
@@ -48,7 +48,7 @@ def test_batch_norm_is_that_of_keras(name, policy, training):
         for variable, value in zip(layer.weights, start, strict=False):
             variable.assign(value)
         one = norms.batch_norm(layer, policy) if convert else layer
-        inputs = tf.cast(x, HALVES[dtype] if convert else tf.float32)
+        inputs = tf.cast(x, half_precision.HALVES[dtype] if convert else tf.float32)
         variables = [v.value for v in layer.trainable_variables]
         with tf.GradientTape() as tape:
             tape.watch(inputs)
@@ -58,12 +58,12 @@ def test_batch_norm_is_that_of_keras(name, policy, training):
         results.append([y, *grads, *(np.array(v) for v in moving)])
         if convert:
             assert [id(v) for v in one.weights] == [id(v) for v in layer.weights]
-            assert y.dtype == HALVES[dtype]
+            assert y.dtype == half_precision.HALVES[dtype]
     for exact, ours in zip(*results, strict=True):
         scale = max(np.abs(exact).max(), 1.0)
         # 16-bit tensors are rounded once or twice, sums are of float32.
-        half = getattr(ours, "dtype", None) == HALVES[dtype]
-        bound = (4 * EPSILON[dtype] if half else 2e-4) * scale
+        half = getattr(ours, "dtype", None) == half_precision.HALVES[dtype]
+        bound = (4 * half_precision.EPSILON[dtype] if half else 2e-4) * scale
         np.testing.assert_allclose(np.asarray(ours, np.float32), exact, atol=bound)
 
 
@@ -85,7 +85,7 @@ LAYER_NORMS = {
 }
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", half_precision.HALVES)
 @pytest.mark.parametrize("name", LAYER_NORMS)
 def test_layer_norm_is_that_of_keras(name, dtype):
     arguments, shape = LAYER_NORMS[name]
@@ -97,27 +97,32 @@ def test_layer_norm_is_that_of_keras(name, dtype):
     assert norms.can_fuse_layer_norm(layer)
     twin = norms.layer_norm(layer, keras.DTypePolicy(dtype))
     # A mean far from 0 needs the mean to be taken off before squaring.
-    x = tf.constant(rounded(generator.normal(50.0, 1.0, shape), dtype), HALVES[dtype])
-    dy = rounded(generator.normal(size=shape), dtype)
+    x = tf.constant(
+        half_precision.rounded(generator.normal(50.0, 1.0, shape), dtype),
+        half_precision.HALVES[dtype],
+    )
+    dy = half_precision.rounded(generator.normal(size=shape), dtype)
     wide = tf.cast(x, tf.float32)
     variables = [variable.value for variable in layer.weights]
-    exact = gradients(lambda: layer(wide), [wide, *variables], dy)
-    ours = gradients(lambda: twin(x), [x, *variables], dy)
-    assert ours[0].dtype == ours[1].dtype == HALVES[dtype]
+    exact = half_precision.gradients(lambda: layer(wide), [wide, *variables], dy)
+    ours = half_precision.gradients(lambda: twin(x), [x, *variables], dy)
+    assert ours[0].dtype == ours[1].dtype == half_precision.HALVES[dtype]
     assert all(gradient.dtype == tf.float32 for gradient in ours[2:])
     for one, other in zip(exact, ours, strict=True):
-        bound = EPSILON[dtype] * np.abs(one).max()  # rounded once
+        bound = half_precision.EPSILON[dtype] * np.abs(one).max()  # rounded once
         np.testing.assert_allclose(np.asarray(other, np.float32), one, atol=bound)
 
 
 def test_layer_norm_of_many_rows_sums_in_float32():
     layer = keras.layers.LayerNormalization()
-    layer.build((ROWS, 4))
+    layer.build((half_precision.ROWS, 4))
     twin = norms.layer_norm(layer, keras.DTypePolicy("float16"))
-    x = tf.random.stateless_normal((ROWS, 4), (0, 0), dtype=tf.float16)
+    x = tf.random.stateless_normal((half_precision.ROWS, 4), (0, 0), dtype=tf.float16)
     beta = layer.beta.value
-    _, gradient = gradients(lambda: twin(x), [beta], tf.ones((ROWS, 4), tf.float16))
-    np.testing.assert_allclose(gradient, np.full(4, ROWS), rtol=1e-6)
+    _, gradient = half_precision.gradients(
+        lambda: twin(x), [beta], tf.ones((half_precision.ROWS, 4), tf.float16)
+    )
+    np.testing.assert_allclose(gradient, np.full(4, half_precision.ROWS), rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:You passed `rms_scaling=True`")
@@ -130,7 +135,7 @@ def test_other_layer_norms_stay(arguments):
     assert not norms.can_fuse_layer_norm(layer)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", half_precision.HALVES)
 @pytest.mark.parametrize(
     "make",
     [
@@ -151,23 +156,26 @@ def test_frozen_batch_norm_and_relu_round_once(make, dtype, trained):
         variable.assign(generator.uniform(0.5, 2.0, 8))
     layer.trainable = trained
     relu, policy = make(), keras.DTypePolicy(dtype)
-    x = tf.constant(rounded(generator.normal(3.0, 4.0, shape), dtype))
-    dy = rounded(generator.normal(size=shape), dtype)
+    x = tf.constant(half_precision.rounded(generator.normal(3.0, 4.0, shape), dtype))
+    dy = half_precision.rounded(generator.normal(size=shape), dtype)
     twins = norms.batch_norm(layer, policy), norms.relu(relu, policy)
     assert layer.trainable is trained and twins[1].name == relu.name
     results = []
-    for (one, other), kind in (((layer, relu), tf.float32), (twins, HALVES[dtype])):
+    for (one, other), kind in (
+        ((layer, relu), tf.float32),
+        (twins, half_precision.HALVES[dtype]),
+    ):
         inputs = tf.cast(x, kind)
         variables = [v.value for v in layer.trainable_variables]
         results.append(
-            gradients(
+            half_precision.gradients(
                 lambda one=one, other=other, x=inputs: other(one(x, training=False)),
                 [inputs, *variables],
                 dy,
             )
         )
     for exact, ours in zip(*results, strict=True):
-        bound = 1.01 * EPSILON[dtype] * np.abs(exact) + 4e-6
+        bound = 1.01 * half_precision.EPSILON[dtype] * np.abs(exact) + 4e-6
         near = np.abs(np.asarray(ours, np.float32) - exact) <= bound
         # A sum over the batch: what is on the edge of the bounds may go either way.
         assert near.mean() > 0.995 if exact.shape == shape else near.sum() >= 7

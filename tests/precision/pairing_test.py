@@ -421,14 +421,14 @@ def test_architectures_of_keras(name):
 def backbone_names():
     if importlib.util.find_spec("keras_hub") is None:
         return []
-    from tests.precision import backbones
+    from tests.support import backbones
 
     return marked(backbones.NAMES, CI_BACKBONES)
 
 
 @pytest.mark.parametrize("name", backbone_names())
 def test_backbones_of_keras_hub(name):
-    from tests.precision import backbones
+    from tests.support import backbones
 
     keras.utils.set_random_seed(0)
     model = backbones.build(name)

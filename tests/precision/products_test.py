@@ -10,27 +10,24 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.hardware import devices, processor
 from mp_loop.precision import activations, float32_calls, products
-
-HALVES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
-EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
-ROWS = 131_072
+from tests.support import half_precision
 
 
-def rounded(values, dtype):
-    """Values that the dtype holds exactly, as float64."""
-    return np.asarray(tf.cast(tf.cast(values, HALVES[dtype]), tf.float64))
-
-
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", half_precision.HALVES)
 def test_a_bias_gradient_over_many_rows(dtype):
     generator = np.random.default_rng(0)
-    dy = rounded(generator.normal(0.05, 1.0, (ROWS, 3)), dtype)
-    x, bias = tf.zeros((ROWS, 3), HALVES[dtype]), tf.zeros(3)
+    dy = half_precision.rounded(
+        generator.normal(0.05, 1.0, (half_precision.ROWS, 3)), dtype
+    )
+    x, bias = (
+        tf.zeros((half_precision.ROWS, 3), half_precision.HALVES[dtype]),
+        tf.zeros(3),
+    )
     with tf.GradientTape() as tape:
         tape.watch(bias)
         y = products.add_bias(x, bias)
-    gradient = tape.gradient(y, bias, tf.cast(dy, HALVES[dtype]))
-    assert y.dtype == HALVES[dtype] and gradient.dtype == tf.float32
+    gradient = tape.gradient(y, bias, tf.cast(dy, half_precision.HALVES[dtype]))
+    assert y.dtype == half_precision.HALVES[dtype] and gradient.dtype == tf.float32
     # A float32 sum in some order: far below one unit of 16 bits.
     np.testing.assert_allclose(gradient, dy.sum(0), rtol=1e-4)
     if dtype == "bfloat16":  # what it replaces loses most of it
@@ -94,7 +91,7 @@ def has_units(dtype):
 
 
 @pytest.mark.parametrize("policy", ["plain", "float32 products"])
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", half_precision.HALVES)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_products_values_and_gradients(name, dtype, policy):
     if policy == "plain" and name in CONVOLUTIONS and not has_units(dtype):
@@ -109,26 +106,30 @@ def test_a_products_values_and_gradients(name, dtype, policy):
     }
     twin = products.with_float32_bias(layer, policies[policy](dtype))
     twin.build(shape)
-    kernel = rounded(layer.kernel, dtype)
+    kernel = half_precision.rounded(layer.kernel, dtype)
     twin.kernel.assign(kernel)
     layer.kernel.assign(kernel)
-    x = tf.constant(rounded(np.random.default_rng(0).normal(size=shape), dtype))
+    x = tf.constant(
+        half_precision.rounded(np.random.default_rng(0).normal(size=shape), dtype)
+    )
     dy = None
     results = []
-    for one, kind in ((layer, tf.float32), (twin, HALVES[dtype])):
+    for one, kind in ((layer, tf.float32), (twin, half_precision.HALVES[dtype])):
         inputs = tf.cast(x, kind)
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             y = one(inputs)
         if dy is None:
-            dy = rounded(np.random.default_rng(1).normal(size=y.shape), dtype)
+            dy = half_precision.rounded(
+                np.random.default_rng(1).normal(size=y.shape), dtype
+            )
         sources = [inputs, one.kernel.value, layer.bias.value]
         results.append([y, *tape.gradient(y, sources, tf.cast(dy, kind))])
-    assert results[1][0].dtype == results[1][2].dtype == HALVES[dtype]
+    assert results[1][0].dtype == results[1][2].dtype == half_precision.HALVES[dtype]
     assert results[1][3].dtype == tf.float32
     for exact, ours in zip(*results, strict=True):
         # The product and the sum with the bias are each rounded once.
-        bound = 3 * EPSILON[dtype] * np.abs(exact).max()
+        bound = 3 * half_precision.EPSILON[dtype] * np.abs(exact).max()
         np.testing.assert_allclose(np.asarray(ours, np.float32), exact, atol=bound)
 
 
@@ -178,34 +179,30 @@ def test_an_operation_runs_in_float32():
     assert (symbolic.shape, symbolic.dtype) == ((2,), "float32")
 
 
-def gradients(function, sources, dy):
-    with tf.GradientTape() as tape:
-        tape.watch(sources)
-        y = function()
-    return [y, *tape.gradient(y, sources, tf.cast(dy, y.dtype))]
-
-
 FUSED = {function.__name__: function for function in activations._FUSED}
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", half_precision.HALVES)
 @pytest.mark.parametrize("name", FUSED)
 def test_a_fused_activation_rounds_once(name, dtype):
     function = FUSED[name]
-    x = tf.constant(rounded(np.linspace(-9.0, 9.0, 4000), dtype), HALVES[dtype])
-    dy = rounded(np.random.default_rng(0).normal(size=4000), dtype)
+    x = tf.constant(
+        half_precision.rounded(np.linspace(-9.0, 9.0, 4000), dtype),
+        half_precision.HALVES[dtype],
+    )
+    dy = half_precision.rounded(np.random.default_rng(0).normal(size=4000), dtype)
     wide = tf.cast(x, tf.float64)
-    exact = gradients(lambda: function(wide), [wide], dy)
-    ours = gradients(lambda: activations.fused(function)(x), [x], dy)
+    exact = half_precision.gradients(lambda: function(wide), [wide], dy)
+    ours = half_precision.gradients(lambda: activations.fused(function)(x), [x], dy)
     worst = []
     for one, other in zip(exact, ours, strict=True):
-        assert other.dtype == HALVES[dtype]
+        assert other.dtype == half_precision.HALVES[dtype]
         one, other = np.asarray(one), np.asarray(other, np.float64)
         # Half a unit in the last place, and what float32 loses near zero.
-        bound = EPSILON[dtype] * np.abs(one) + 4e-6
+        bound = half_precision.EPSILON[dtype] * np.abs(one) + 4e-6
         assert np.all(np.abs(other - one) <= bound * 1.01)
         worst.append(np.abs(other - one).max())
-    plain = gradients(lambda: function(x), [x], dy)
+    plain = half_precision.gradients(lambda: function(x), [x], dy)
     theirs = [
         np.abs(np.asarray(other, np.float64) - np.asarray(one)).max()
         for one, other in zip(exact, plain, strict=True)
@@ -218,7 +215,7 @@ def test_other_activations_are_left_alone():
         assert activations.fused(function) is function
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", half_precision.HALVES)
 def test_a_cheap_convolution_is_computed_again_to_the_same_bits(monkeypatch, dtype):
     def step():
         keras.utils.set_random_seed(0)
@@ -250,7 +247,7 @@ def test_a_cheap_convolution_is_computed_again_to_the_same_bits(monkeypatch, dty
         np.testing.assert_array_equal(theirs, mine)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", half_precision.HALVES)
 def test_a_gpu_takes_other_kernels_to_the_same_end(monkeypatch, dtype):
     def trained(on_gpu):
         monkeypatch.setattr(devices, "has_gpu", lambda: on_gpu)

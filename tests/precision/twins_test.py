@@ -11,6 +11,7 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.models import catalog
 from mp_loop.precision import keras_twin, offloading, pairs, twins
+from tests.support import graphs
 
 L = keras.layers
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # half a unit in the last place
@@ -356,38 +357,6 @@ def test_dtypes_layer_by_layer(dtype):
         assert np.asarray(rounded).tobytes() == np.asarray(working.value).tobytes()
 
 
-def half_precision_sums(function, *arguments):
-    """Operations that add up 16-bit numbers in a traced function."""
-    # Products and the fused kernels accumulate in float32 by themselves.
-    adds = (
-        "AvgPool", "AvgPoolGrad", "BiasAddGrad", "Cumsum", "L2Loss", "LogSoftmax",
-        "Mean", "Prod", "Softmax", "Sum", "UnsortedSegmentSum",
-        "SparseSoftmaxCrossEntropyWithLogits", "AvgPool3D", "AvgPool3DGrad",
-    )  # fmt: skip
-    graphs = [function.get_concrete_function(*arguments).graph]
-    found = []
-    while graphs:
-        graph = graphs.pop()
-        graphs += [f.graph for f in graph._functions.values() if hasattr(f, "graph")]
-        for op in needed(graph):
-            halves = [t for t in op.inputs if t.dtype in (tf.float16, tf.bfloat16)]
-            if op.type in adds and halves:
-                found.append(f"{op.type} {op.name}")
-    return found
-
-
-def needed(graph):
-    """The operations that the outputs depend on; TensorFlow prunes the rest."""
-    left = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
-    seen = {}
-    while left:
-        op = left.pop()
-        if op.name not in seen:
-            seen[op.name] = op
-            left += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
-    return seen.values()
-
-
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("name", KINDS)
 def test_no_sum_below_float32_forward_or_backward(name, dtype):
@@ -404,7 +373,7 @@ def test_no_sum_below_float32_forward_or_backward(name, dtype):
         return tape.gradient(loss, variables)
 
     inputs = tf.nest.map_structure(tf.constant, batch_for(model))
-    assert half_precision_sums(gradients, inputs) == []
+    assert graphs.half_precision_sums(gradients, inputs) == []
 
 
 def test_the_scan_finds_what_keras_sums_in_16_bits():
@@ -415,7 +384,7 @@ def test_the_scan_finds_what_keras_sums_in_16_bits():
         ),
     )
     inputs = tf.constant(batch_for(model))
-    assert len(half_precision_sums(tf.function(model), inputs)) == 2
+    assert len(graphs.half_precision_sums(tf.function(model), inputs)) == 2
 
 
 def test_float32_layers_stay():

@@ -3,8 +3,8 @@
 from mp_loop.config import settings
 from mp_loop.report import comparison_page
 from mp_loop.run import run_folder
-from tests.report.helpers import read_page
-from tests.run.helpers import line
+from tests.support.pages import read_page
+from tests.support.run_folders import line
 
 
 def made_run(folder):

@@ -4,7 +4,7 @@ import math
 import re
 
 from mp_loop.report import heat_map
-from tests.report import helpers
+from tests.support import pages
 
 
 def test_a_heat_map_is_the_stronger_the_worse():
@@ -16,9 +16,9 @@ def test_a_heat_map_is_the_stronger_the_worse():
     )
     found = [
         float(re.search(r"fill-opacity:([\d.]+)", cell.get("style"))[1])
-        for cell in helpers.parsed(figure).iter("rect")
+        for cell in pages.parsed(figure).iter("rect")
     ]
     assert found == [0, 0.5, 1, 0, 0, 1]
     assert figure.count('class="cross"') == 1
     assert "conv&lt;1&gt;" in figure and "(worst: -3)" in figure
-    assert max(map(len, filter(None, helpers.texts(figure)))) <= 24
+    assert max(map(len, filter(None, pages.texts(figure)))) <= 24

@@ -7,13 +7,13 @@ import re
 import pytest
 
 from mp_loop.report import line_chart
-from tests.report import helpers
+from tests.support import pages
 
 
 def paths(figure):
     return [
         path
-        for path in helpers.parsed(figure).iter("path")
+        for path in pages.parsed(figure).iter("path")
         if path.get("class") != "cross"
     ]
 
@@ -34,7 +34,7 @@ def test_a_line_is_drawn_to_scale():
     assert x0 < x1 < x2 and math.isclose(x1, (x0 + x2) / 2)
     assert y1 < y2 < y0  # up is less
     assert math.isclose(y2, (y0 + y1) / 2, abs_tol=0.1)
-    assert "Loss" in figure and {"1", "3"} <= set(helpers.texts(figure))
+    assert "Loss" in figure and {"1", "3"} <= set(pages.texts(figure))
 
 
 GAPS = {
@@ -61,7 +61,7 @@ def test_a_logarithm_leaves_out_what_has_none():
     figure = line_chart.draw("x", series, log=2)
     first, second = map(places, paths(figure))
     assert len(second) == 2
-    assert {"2^0", "2^20"} <= set(helpers.texts(figure))
+    assert {"2^0", "2^20"} <= set(pages.texts(figure))
     heights = [first[0][1], second[0][1], second[1][1]]
     assert math.isclose(heights[0] - heights[1], heights[1] - heights[2], abs_tol=0.2)
 
@@ -77,7 +77,7 @@ def test_many_points_are_thinned_and_the_extremes_stay():
     values = [0.0] * 100_000
     values[12_345], values[54_321] = 7.0, -3.0
     figure = line_chart.draw("x", [line_chart.Series("", range(100_000), values)])
-    (_, _, xs, ys) = json.loads(helpers.parsed(figure).get("data-series"))[0]
+    (_, _, xs, ys) = json.loads(pages.parsed(figure).get("data-series"))[0]
     assert len(xs) <= 400 and xs == sorted(xs)
     assert dict(zip(xs, ys, strict=True)) | {12_345: 7.0, 54_321: -3.0} == dict(
         zip(xs, ys, strict=True)

@@ -3,7 +3,7 @@
 import math
 
 from mp_loop.report import recorded_runs
-from tests.run.helpers import line
+from tests.support.run_folders import line
 
 
 def test_skips_are_counted_between_lines():

@@ -8,7 +8,7 @@ import pytest
 from mp_loop.config import errors, settings
 from mp_loop.report import run_page
 from mp_loop.run import run_folder
-from tests.report.helpers import read_page
+from tests.support.pages import read_page
 
 
 def line(step, skipped=0, **more):

@@ -8,7 +8,7 @@ import pytest
 
 from mp_loop.report import training_plot
 from mp_loop.run import run_folder
-from tests.run.helpers import FLAGS, line
+from tests.support.run_folders import FLAGS, line
 
 
 @pytest.fixture

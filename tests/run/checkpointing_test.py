@@ -14,11 +14,11 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.precision import pairs
 from mp_loop.run import checkpointing
-from tests.step import train_step_test as helpers
+from tests.support import steps
 
 
 def make(folder, step=None, keep=2, **arguments):
-    step = step or helpers.make()
+    step = step or steps.make()
     return step, checkpointing.Checkpoints(folder, step.state, keep, **arguments)
 
 
@@ -28,7 +28,7 @@ def bits(step):
 
 def learn(step, steps=1):
     for seed in range(steps):
-        step(*helpers.data(int(step.state.step) + seed))
+        step(*steps.data(int(step.state.step) + seed))
 
 
 def advance(step, steps=1):
@@ -73,7 +73,7 @@ def slow_but(quick, names):
 def test_what_is_saved_is_the_state_when_save_returned(tmp_path, name):
     arguments = dict(STEPS[name])
     optimizer = arguments.pop("optimizer", lambda: None)
-    step, keeper = make(tmp_path, helpers.make(optimizer=optimizer(), **arguments))
+    step, keeper = make(tmp_path, steps.make(optimizer=optimizer(), **arguments))
     learn(step, 2)
     before = bits(step)
     # The write is held up: the copy must not follow the training.
@@ -81,7 +81,7 @@ def test_what_is_saved_is_the_state_when_save_returned(tmp_path, name):
     keeper.save()
     keeper.wait()
     assert bits(step) != before
-    again, other = make(tmp_path, helpers.make(optimizer=optimizer(), **arguments))
+    again, other = make(tmp_path, steps.make(optimizer=optimizer(), **arguments))
     assert other.restore() == 2
     assert bits(again) == before
     assert not other.converted
@@ -162,7 +162,7 @@ def whole(tmp_path_factory):
     """A folder of three checkpoints, the bits at each, and a step of that kind."""
     folder = tmp_path_factory.mktemp("whole") / "c"
     _, _, seen = saved(folder)
-    return folder, seen, helpers.make()
+    return folder, seen, steps.make()
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -240,11 +240,11 @@ def test_without_a_checkpoint_the_run_starts_anew(tmp_path, caplog):
 
 OTHERS = {
     "another optimizer": (
-        lambda: helpers.make(optimizer=keras.optimizers.SGD(0.1)),
+        lambda: steps.make(optimizer=keras.optimizers.SGD(0.1)),
         r"also holds slots/\d+ \(adam",
     ),
     "another model": (
-        lambda: helpers.make(
+        lambda: steps.make(
             model=keras.Sequential(
                 [
                     keras.Input((8, 8, 1)),
@@ -255,7 +255,7 @@ OTHERS = {
         ),
         r"master_weights/0 \(.*head/kernel:0\) is float32 \[64, 3\]; it holds",
     ),
-    "another precision": (lambda: helpers.make("bfloat16"), r"bfloat16 .*float16"),
+    "another precision": (lambda: steps.make("bfloat16"), r"bfloat16 .*float16"),
 }
 
 
@@ -277,22 +277,22 @@ QUICK = [("float16", "float32"), ("float32", "float16")]
 @pytest.mark.parametrize("change", slow_but(QUICK, CHANGES), ids="-".join)
 def test_the_precision_may_change_when_asked(tmp_path, change):
     old, new = change
-    first, keeper = make(tmp_path, helpers.make(old))
+    first, keeper = make(tmp_path, steps.make(old))
     learn(first, 3)
     keeper.save()
     keeper.wait()
-    second, keeper = make(tmp_path, helpers.make(new))
+    second, keeper = make(tmp_path, steps.make(new))
     assert keeper.restore(convert=True) == 3
     second.reload()
     assert keeper.converted == (old != new)
     for name in ("master_weights", "slots"):
         one, other = (getattr(x.state, name) for x in (first, second))
-        assert helpers.bits(one) == helpers.bits(other)
+        assert steps.bits(one) == steps.bits(other)
     for one, other in zip(first.model.weights, second.model.weights, strict=True):
         assert np.array_equal(one, other)  # statistics too
     for master, working in pairs.of_weights(second.model, second.twin):
         assert np.array_equal(keras.ops.cast(master, working.dtype), working)
-    assert second(*helpers.data(9))["grads_finite"]
+    assert second(*steps.data(9))["grads_finite"]
     assert int(second.state.applied_steps) == 4
 
 
@@ -318,7 +318,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 def test_going_back_forgets_what_came_after(tmp_path):
     step, keeper, seen = saved(tmp_path)
-    step(np.full((helpers.BATCH, 8, 8, 1), np.nan, np.float32), helpers.data()[1])
+    step(np.full((steps.BATCH, 8, 8, 1), np.nan, np.float32), steps.data()[1])
     keeper.save()
     entry = keeper.restore_healthy()
     assert (entry.step, bits(step)) == (3, seen[3])
@@ -400,17 +400,17 @@ def test_a_lost_folder_is_told(tmp_path, name, rescued):
 
 
 def test_counters_and_names_are_all_in_the_state():
-    state = helpers.make().state
+    state = steps.make().state
     held = {id(v) for v in state.named().values()}
     assert held == {id(v) for v in state.variables}
 
 
 def test_library_users_can_still_use_tf_train_checkpoint(tmp_path):
-    step = helpers.make()
+    step = steps.make()
     advance(step)
     path = tf.train.Checkpoint(state=step.state).write(str(tmp_path / "one"))
     again = mp_loop.TrainStep(
-        helpers.conv_model(), keras.optimizers.Adam(1e-2), helpers.loss()
+        steps.conv_model(), keras.optimizers.Adam(1e-2), steps.loss()
     )
     tf.train.Checkpoint(state=again.state).read(path).assert_consumed()
     assert bits(again) == bits(step)

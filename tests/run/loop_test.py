@@ -3,26 +3,10 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import mp_loop
 from mp_loop.run import checkpointing, loop, planning, records, run_folder
-from tests.step import train_step_test as helpers
-
-
-def batches(epoch, start, poison=()):
-    def generate():
-        for i in range(start, 4):
-            inputs, labels = helpers.data(seed=10 * epoch + i)
-            if 4 * epoch + i in poison:
-                inputs = np.full_like(inputs, np.nan)
-            yield inputs, labels
-
-    signature = (
-        tf.TensorSpec((helpers.BATCH, 8, 8, 1)),
-        tf.TensorSpec((helpers.BATCH,), tf.int64),
-    )
-    return tf.data.Dataset.from_generator(generate, output_signature=signature)
+from tests.support import steps
 
 
 class Session:
@@ -39,11 +23,11 @@ class Session:
         **rule,
     ):
         keras.utils.clear_session(free_memory=False)  # names start anew
-        self.step = helpers.make(loss_scale=mp_loop.DynamicLossScale(**rule))
+        self.step = steps.make(loss_scale=mp_loop.DynamicLossScale(**rule))
         self.plan = planning.Plan(
             total,
             4,
-            helpers.BATCH,
+            steps.BATCH,
             steps_per_call=3,
             log_every=2,
             checkpoint_every=3,
@@ -64,13 +48,13 @@ class Session:
 
     def __call__(self):
         evaluate = mp_loop.EvalStep(
-            self.step.model, helpers.loss(), "sparse_categorical_accuracy"
+            self.step.model, steps.loss(), "sparse_categorical_accuracy"
         )
         try:
             return loop.Loop(
                 self.step,
-                lambda epoch, start: batches(epoch, start, self.poison),
-                lambda: evaluate(batches(99, 0)),
+                lambda epoch, start: steps.batches(epoch, start, self.poison),
+                lambda: evaluate(steps.batches(99, 0)),
                 self.plan,
                 self.run,
                 self.checkpoints,
@@ -114,8 +98,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop_at):
     assert interruption.value.step == stop_at
     second = Session(tmp_path / "parts", poison={2}, resume=True)
     second()
-    assert helpers.trained(second.step) == helpers.trained(whole.step)
-    assert helpers.bits(second.step.state.seeds) == helpers.bits(whole.step.state.seeds)
+    assert steps.trained(second.step) == steps.trained(whole.step)
+    assert steps.bits(second.step.state.seeds) == steps.bits(whole.step.state.seeds)
     for read in (records.read_metrics, records.read_evaluations):
         one, other = read(tmp_path / "whole"), read(tmp_path / "parts")
         assert str(untimed(one)) == str(untimed(other))  # as text: nan equals nan

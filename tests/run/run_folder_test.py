@@ -10,9 +10,9 @@ import pytest
 
 from mp_loop.config import errors
 from mp_loop.run import records, rescue, run_folder
-from tests.run import helpers
+from tests.support import run_folders
 
-FLAGS, line = helpers.FLAGS, helpers.line
+FLAGS, line = run_folders.FLAGS, run_folders.line
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import json
 import math
 
 from mp_loop.run import records, run_folder
-from tests.run import helpers
+from tests.support import run_folders
 
 
 def test_non_finite_numbers_stay_valid_json(tmp_path):
-    run = run_folder.RunFolder.create(str(tmp_path), helpers.FLAGS)
+    run = run_folder.RunFolder.create(str(tmp_path), run_folders.FLAGS)
     values = {"loss": math.nan, "grad_norm": math.inf, "low": -math.inf}
     run.log({"step": 1, **values})
     run.write_summary({"runs": [values]})
@@ -33,7 +33,7 @@ def test_tensors_and_numpy_numbers_become_python_numbers(tmp_path):
     import numpy as np
     import tensorflow as tf
 
-    run = run_folder.RunFolder.create(str(tmp_path), helpers.FLAGS)
+    run = run_folder.RunFolder.create(str(tmp_path), run_folders.FLAGS)
     run.log({"step": np.int64(3), "loss": tf.constant(0.5), "scale": np.float32(2)})
     run.close()
     assert records.read_metrics(tmp_path) == [{"step": 3, "loss": 0.5, "scale": 2.0}]

@@ -20,8 +20,7 @@ from mp_loop.run import (
     run_folder,
     watching,
 )
-from tests.run import loop_test
-from tests.step import train_step_test as helpers
+from tests.support import steps
 
 STEPS_PER_EPOCH = 4
 
@@ -29,11 +28,11 @@ STEPS_PER_EPOCH = 4
 def session(folder, batches, *, watched=True, total=8, every=0, after=100, **rule):
     """Trains in a folder; returns the step and the lines of metrics."""
     keras.utils.clear_session()  # the same names each time
-    step = helpers.make(loss_scale=mp_loop.DynamicLossScale(**rule))
+    step = steps.make(loss_scale=mp_loop.DynamicLossScale(**rule))
     plan = planning.Plan(
         total,
         STEPS_PER_EPOCH,
-        helpers.BATCH,
+        steps.BATCH,
         steps_per_call=3,
         log_every=4,
         inspect_every=every,
@@ -53,13 +52,13 @@ def session(folder, batches, *, watched=True, total=8, every=0, after=100, **rul
 
 
 def everything(step):
-    return helpers.bits(probe.variables(step))
+    return steps.bits(probe.variables(step))
 
 
 def test_a_watched_run_is_the_same_to_the_bit(tmp_path):
     rule = {"initial_scale": 2.0**18}  # some skips, to be explained
-    alone = session(tmp_path / "a", loop_test.batches, watched=False, **rule)
-    watched = session(tmp_path / "b", loop_test.batches, every=2, **rule)
+    alone = session(tmp_path / "a", steps.batches, watched=False, **rule)
+    watched = session(tmp_path / "b", steps.batches, every=2, **rule)
     assert everything(alone) == everything(watched)
     lines = [records.read_metrics(tmp_path / name) for name in "ab"]
     first = lines[1][0].pop("overflow")
@@ -113,7 +112,7 @@ def read_back(folder, looks, values):
 
 def poisoned(*steps):
     def batches(epoch, start):
-        return loop_test.batches(epoch, start, poison=steps)
+        return steps.batches(epoch, start, poison=steps)
 
     return batches
 
@@ -126,7 +125,7 @@ def test_a_bad_batch_is_named_in_the_line(tmp_path):
     assert [(each["step"], each["updates_since"]) for each in found] == [(3, 1), (6, 2)]
     for each in found:
         assert each["pass"] == "input" and each["kind"] == "NaN"
-        assert each["count"] == each["of"] == helpers.BATCH * 64
+        assert each["count"] == each["of"] == steps.BATCH * 64
         assert each["text"].startswith("input: 1024 of 1024 numbers of the batch")
 
 
@@ -140,7 +139,7 @@ def test_a_diverged_run_says_where_it_began(tmp_path):
 def test_without_a_skip_nothing_is_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(probe.Probe, "origin", None)
     monkeypatch.setattr(probe.Probe, "look", None)
-    session(tmp_path, loop_test.batches)
+    session(tmp_path, steps.batches)
     assert all("overflow" not in line for line in records.read_metrics(tmp_path))
 
 
@@ -155,7 +154,7 @@ def test_an_overflow_that_is_gone_is_told_from_the_nearest(tmp_path):
             text = f"nothing at {scale:g}" if finite else "backward: something"
             return {"finite": finite, "loss_scale": scale, "text": text}
 
-    seen = watching.ProbeWatcher(Moved(), loop_test.batches, STEPS_PER_EPOCH, None)
+    seen = watching.ProbeWatcher(Moved(), steps.batches, STEPS_PER_EPOCH, None)
     metrics = {
         "grads_finite": tf.constant([True, False, True]),
         "forward_finite": tf.constant([True, True, True]),
@@ -187,7 +186,7 @@ def test_a_look_that_fails_does_not_end_a_training(error, said, caplog):
 
         look = origin
 
-    seen = watching.ProbeWatcher(Failing(), loop_test.batches, STEPS_PER_EPOCH, None)
+    seen = watching.ProbeWatcher(Failing(), steps.batches, STEPS_PER_EPOCH, None)
     seen.look(3)
     assert f"Step 3 was not inspected: {said}." in caplog.text
     seen.remember(0, {

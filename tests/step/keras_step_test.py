@@ -6,14 +6,14 @@ import pytest
 
 import mp_loop
 from mp_loop.step import keras_step
-from tests.step import train_step_test as helpers
+from tests.support import steps
 
 
 def make_step(precision, model=None, **arguments):
     return keras_step.KerasStep(
-        model or helpers.conv_model(),
+        model or steps.conv_model(),
         keras.optimizers.SGD(0.05, momentum=0.9),
-        helpers.loss(),
+        steps.loss(),
         precision,
         **arguments,
     )
@@ -37,8 +37,8 @@ def test_every_layer_but_the_last_is_under_keras_policy(precision, policy):
     step = make_step(precision)
     names = [layer.dtype_policy.name for layer in step.mixed.layers]
     assert names == [policy] * (len(names) - 1) + ["float32"]
-    assert helpers.bits(step.mixed.get_weights()) == helpers.bits(
-        helpers.conv_model().get_weights()
+    assert steps.bits(step.mixed.get_weights()) == steps.bits(
+        steps.conv_model().get_weights()
     )
 
 
@@ -50,22 +50,22 @@ def test_both_loops_see_the_same_scales_and_nearly_the_same_losses(precision):
         # Below 2**24 comes a power of 2 at which Keras overflows and ours does not.
         rule = mp_loop.DynamicLossScale(initial_scale=1.5 * 2**23, growth_interval=4)
     ours = mp_loop.TrainStep(
-        without_dropout(helpers.conv_model()),
+        without_dropout(steps.conv_model()),
         keras.optimizers.SGD(0.05, momentum=0.9),
-        helpers.loss(),
+        steps.loss(),
         precision,
         rule,
     )
     theirs = make_step(
         precision,
-        without_dropout(helpers.conv_model()),
+        without_dropout(steps.conv_model()),
         scaling=scaling,
         initial_scale=1.5 * 2**23,
         growth_interval=4,
     )
     skips = 0
     for seed in range(12):
-        one, other = ours(*helpers.data(seed)), theirs(*helpers.data(seed))
+        one, other = ours(*steps.data(seed)), theirs(*steps.data(seed))
         assert bool(one["grads_finite"]) == bool(other["grads_finite"])
         assert float(one["loss_scale"]) == float(other["loss_scale"])
         # Keras moves batch-norm statistics and rounds bias gradients: 12 steps of
@@ -78,24 +78,22 @@ def test_both_loops_see_the_same_scales_and_nearly_the_same_losses(precision):
 
 
 def test_keras_ruins_its_statistics_in_a_skip_and_ours_do_not():
-    inputs, labels = helpers.data()
+    inputs, labels = steps.data()
     inputs[0] = np.inf
     theirs = make_step("float16")
     theirs(inputs, labels)
     assert not np.isfinite(np.concatenate(theirs.export().get_weights()[4:6])).all()
-    ours = helpers.make()
+    ours = steps.make()
     ours(inputs, labels)
     assert all(np.isfinite(w).all() for w in ours.model.get_weights())
 
 
 def test_export_writes_the_trained_weights_into_the_float32_model():
     step = make_step("float16")
-    before = helpers.bits(step.model.get_weights())
-    step(*helpers.data())
-    assert helpers.bits(step.model.get_weights()) == before
+    before = steps.bits(step.model.get_weights())
+    step(*steps.data())
+    assert steps.bits(step.model.get_weights()) == before
     exported = step.export()
     assert exported is step.model
-    assert helpers.bits(exported.get_weights()) == helpers.bits(
-        step.mixed.get_weights()
-    )
+    assert steps.bits(exported.get_weights()) == steps.bits(step.mixed.get_weights())
     assert {v.dtype for v in exported.weights} == {"float32"}

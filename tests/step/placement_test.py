@@ -14,7 +14,7 @@ from mp_loop.config import choices
 from mp_loop.hardware import devices
 from mp_loop.run import build
 from mp_loop.step import keras_step, optimizers, placement, schedules
-from tests.step import train_step_test as helpers
+from tests.support import steps
 
 L = keras.layers
 PRECISIONS = ("float16", "bfloat16", "float32")
@@ -63,16 +63,16 @@ def is_compiled(function, *args):
 
 
 def of_step(step, *args):
-    args = args or (*map(tf.constant, helpers.data()), None)
+    args = args or (*map(tf.constant, steps.data()), None)
     return step._step.get_concrete_function(*args)
 
 
 def of_fit(precision):
-    model = mp_loop.for_fit(helpers.conv_model(), precision)
-    model.compile(keras.optimizers.Adam(), helpers.loss(), metrics=[METRIC])
+    model = mp_loop.for_fit(steps.conv_model(), precision)
+    model.compile(keras.optimizers.Adam(), steps.loss(), metrics=[METRIC])
     model.make_train_function()
     return tf.function(model.train_step).get_concrete_function(
-        tuple(map(tf.constant, helpers.data()))
+        tuple(map(tf.constant, steps.data()))
     )
 
 
@@ -83,8 +83,8 @@ def of_command(phase, *words):
 
 
 def of_evaluation():
-    step = mp_loop.EvalStep(helpers.conv_model(), helpers.loss(), METRIC)
-    return of_step(step, *map(tf.constant, helpers.data()))
+    step = mp_loop.EvalStep(steps.conv_model(), steps.loss(), METRIC)
+    return of_step(step, *map(tf.constant, steps.data()))
 
 
 def optimizer(name):
@@ -105,19 +105,19 @@ OPTIONS = {
 }
 FUNCTIONS = {
     f"{precision}, {name}": lambda p=precision, n=name: of_step(
-        helpers.make(p, optimizer(n))
+        steps.make(p, optimizer(n))
     )
     for precision in PRECISIONS
     for name in (*choices.OPTIMIZERS, "lion")
 }
 FUNCTIONS |= {
-    name: lambda options=options: of_step(helpers.make(**options))
+    name: lambda options=options: of_step(steps.make(**options))
     for name, options in OPTIONS.items()
 }
 FUNCTIONS |= {
     f"Keras' loop, {precision}": lambda p=precision: of_step(
         keras_step.KerasStep(
-            helpers.conv_model(), keras.optimizers.Adam(), helpers.loss(), p
+            steps.conv_model(), keras.optimizers.Adam(), steps.loss(), p
         )
     )
     for precision in PRECISIONS
@@ -248,9 +248,7 @@ def told(caplog):
 
 def trained(model, inputs, loop=mp_loop.TrainStep, **arguments):
     """One step by itself and two in one call."""
-    step = loop(
-        model, keras.optimizers.SGD(0.1), helpers.loss(), "float32", **arguments
-    )
+    step = loop(model, keras.optimizers.SGD(0.1), steps.loss(), "float32", **arguments)
     assert step(inputs, LABELS)["grads_finite"]
     batches = tf.data.Dataset.from_tensors((inputs, LABELS)).repeat()
     assert np.isfinite(step.run(iter(batches), 2)["loss"]).all()
@@ -267,7 +265,7 @@ def test_what_xla_cannot_reach_is_told_and_the_step_runs_without(name, gpu, capl
     caplog.clear()
     plain = trained(*make())
     assert not told(caplog)
-    assert helpers.trained(step) == helpers.trained(plain)
+    assert steps.trained(step) == steps.trained(plain)
 
 
 @pytest.mark.parametrize("loop", [mp_loop.TrainStep, keras_step.KerasStep])
@@ -291,13 +289,13 @@ def test_recomputing_runs_without_as_well(gpu, caplog):
     # It waits by other means than XLA's.
     graph = of_step(step, *map(tf.constant, (make()[1], LABELS)), None).graph
     assert "XlaOptimizationBarrier" not in str(graph.as_graph_def())
-    assert helpers.trained(step) == helpers.trained(trained(*make(), recompute=True))
+    assert steps.trained(step) == steps.trained(trained(*make(), recompute=True))
 
 
 def fitted(make, **arguments):
     model, inputs = make()
     model = mp_loop.for_fit(model, "float32")
-    model.compile(keras.optimizers.SGD(0.1), helpers.loss(), **arguments)
+    model.compile(keras.optimizers.SGD(0.1), steps.loss(), **arguments)
     model.fit(inputs, LABELS, 4, validation_data=(inputs, LABELS), verbose=0)
     return model
 
@@ -309,7 +307,7 @@ def test_fit_runs_without_as_well(jit_compile, keras_sees_gpu, caplog):
     assert [said in message for message in told(caplog)] == [True]
     assert not model.jit_compile  # evaluation could not be compiled either
     plain = fitted(make, jit_compile=False)
-    assert helpers.bits(model.get_weights()) == helpers.bits(plain.get_weights())
+    assert steps.bits(model.get_weights()) == steps.bits(plain.get_weights())
 
 
 # Everything that asks for a GPU, where it is told that there is one.

@@ -7,59 +7,7 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.step import keras_step
-
-BATCH = 16
-
-
-def data(seed=0, batch=BATCH):
-    generator = np.random.default_rng(seed)
-    inputs = generator.normal(size=(batch, 8, 8, 1)).astype(np.float32)
-    return inputs, generator.integers(0, 4, batch)
-
-
-def conv_model(seed=0, **dense):
-    keras.utils.set_random_seed(seed)
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Conv2D(4, 3),
-            keras.layers.BatchNormalization(),
-            keras.layers.ReLU(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(8, activation="relu", **dense),
-            keras.layers.Dropout(0.3, seed=3),
-            keras.layers.Dense(4),
-        ]
-    )
-
-
-def loss():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def make(precision="float16", optimizer=None, model=None, **arguments):
-    optimizer = optimizer or keras.optimizers.Adam(1e-2)
-    model = model or conv_model()
-    return mp_loop.TrainStep(model, optimizer, loss(), precision, **arguments)
-
-
-def bits(variables):
-    """The exact content of variables, NaNs included."""
-    return [np.asarray(v).tobytes() for v in variables]
-
-
-def trained(step):
-    """Everything a skip must leave alone."""
-    state = step.state
-    return bits(
-        [
-            *state.master_weights,
-            *state.working_weights,
-            *state.other_weights,
-            *state.slots,
-        ]
-    )
-
+from tests.support import steps
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),
@@ -82,44 +30,29 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_skip_changes_no_bit_of_what_is_trained(name):
-    step = make(optimizer=OPTIMIZERS[name]())
-    inputs, labels = data()
+    step = steps.make(optimizer=OPTIMIZERS[name]())
+    inputs, labels = steps.data()
     for _ in range(3):
         assert step(inputs, labels)["grads_finite"]
-    before = trained(step)
+    before = steps.trained(step)
     poisoned = inputs.copy()
     poisoned[1, 2, 3, 0] = np.inf  # batch-norm statistics would turn NaN
     metrics = step(poisoned, labels)
     assert not metrics["grads_finite"]
-    assert trained(step) == before
+    assert steps.trained(step) == before
     assert (int(step.state.step), int(step.state.applied_steps)) == (4, 3)
     assert int(step.state.skipped_steps) == 1
     assert step(inputs, labels)["grads_finite"]
-    assert trained(step) != before
+    assert steps.trained(step) != before
 
 
 def test_a_skip_of_the_very_first_step_is_neutral_too():
-    step = make()
-    before = trained(step)
-    step(np.full((BATCH, 8, 8, 1), np.nan, np.float32), data()[1])
-    assert trained(step) == before
-    assert step(*data())["grads_finite"]
+    step = steps.make()
+    before = steps.trained(step)
+    step(np.full((steps.BATCH, 8, 8, 1), np.nan, np.float32), steps.data()[1])
+    assert steps.trained(step) == before
+    assert step(*steps.data())["grads_finite"]
     assert all(np.isfinite(v).all() for v in step.master_weights)
-
-
-class Explode(keras.layers.Layer):
-    """Passes values on; its gradient is multiplied by `factor`."""
-
-    def __init__(self, **arguments):
-        super().__init__(dtype="float32", **arguments)
-        self.factor = tf.Variable(1.0, trainable=False)
-
-    def call(self, inputs):
-        @tf.custom_gradient
-        def explode(x):
-            return tf.identity(x), lambda grad: grad * self.factor
-
-        return explode(inputs)
 
 
 WHO = {
@@ -134,13 +67,13 @@ WHO = {
 @pytest.mark.parametrize("name", WHO)
 def test_the_state_counts_who_overflowed(name):
     keras.utils.set_random_seed(0)
-    explode = Explode()
+    explode = steps.Explode()
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4)]
     model = keras.Sequential([*layers, explode, keras.layers.Dense(4)])
-    step = make(model=model, **WHO[name])
+    step = steps.make(model=model, **WHO[name])
     for factor in (1.0, np.inf, np.nan, 1.0, np.inf):
         explode.factor.assign(factor)
-        step(*data())
+        step(*steps.data())
     # The kernel and bias before the explosion; those after it were well.
     assert step.state.overflows.numpy().tolist() == [3, 3, 0, 0]
     assert int(step.state.skipped_steps) == 3
@@ -149,51 +82,53 @@ def test_the_state_counts_who_overflowed(name):
 
 
 def test_metrics_tell_a_forward_overflow_from_a_backward_one():
-    inputs, labels = data()
-    step = make()
+    inputs, labels = steps.data()
+    step = steps.make()
     assert step(inputs, labels)["forward_finite"]
     model_overflows = step(2.0**20 * inputs, labels)  # finite in float32
     assert not model_overflows["forward_finite"]
     assert not model_overflows["grads_finite"]
     assert int(step.state.forward_overflows) == int(step.state.skipped_steps) == 1
 
-    step = make(loss_scale=mp_loop.StaticLossScale(2.0**40))
-    before = trained(step)
+    step = steps.make(loss_scale=mp_loop.StaticLossScale(2.0**40))
+    before = steps.trained(step)
     scale_overflows = step(inputs, labels)
     assert np.isfinite(scale_overflows["loss"]) and scale_overflows["forward_finite"]
     assert not scale_overflows["grads_finite"]
-    assert trained(step) == before
+    assert steps.trained(step) == before
     assert int(step.state.forward_overflows) == 0
     assert int(step.state.skipped_steps) == 1
 
 
 def test_random_seeds_move_on_in_a_skip():
-    step = make()
-    before = bits(step.state.seeds)
-    step(np.full((BATCH, 8, 8, 1), np.nan, np.float32), data()[1])
-    assert before and bits(step.state.seeds) != before
+    step = steps.make()
+    before = steps.bits(step.state.seeds)
+    step(np.full((steps.BATCH, 8, 8, 1), np.nan, np.float32), steps.data()[1])
+    assert before and steps.bits(step.state.seeds) != before
 
 
 @pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n != "scheduled"])
 def test_in_float32_equals_the_plain_keras_update_bit_for_bit(name):
-    ours = make("float32", OPTIMIZERS[name](), keras_arithmetic=True)
-    plain = conv_model()
+    ours = steps.make("float32", OPTIMIZERS[name](), keras_arithmetic=True)
+    plain = steps.conv_model()
     theirs = keras_step.KerasStep(
-        plain, OPTIMIZERS[name](), loss(), "float32", scaling=False
+        plain, OPTIMIZERS[name](), steps.loss(), "float32", scaling=False
     )
     for seed in range(6):
-        one, other = ours(*data(seed)), theirs(*data(seed))
+        one, other = ours(*steps.data(seed)), theirs(*steps.data(seed))
         assert np.asarray(one["loss"]).tobytes() == np.asarray(other["loss"]).tobytes()
-    assert bits(ours.model.get_weights()) == bits(theirs.export().get_weights())
+    assert steps.bits(ours.model.get_weights()) == steps.bits(
+        theirs.export().get_weights()
+    )
 
 
 def test_power_of_two_scales_are_undone_exactly():
     weights = []
     for rule in (mp_loop.NoLossScale(), mp_loop.StaticLossScale(2.0**10)):
-        step = make("float32", loss_scale=rule)
+        step = steps.make("float32", loss_scale=rule)
         for seed in range(4):
-            step(*data(seed))
-        weights.append(bits(step.master_weights))
+            step(*steps.data(seed))
+        weights.append(steps.bits(step.master_weights))
     assert weights[0] == weights[1]
 
 
@@ -228,11 +163,11 @@ def test_gradients_that_underflow_in_float16_are_saved_by_the_scale():
 
 def test_the_scale_follows_the_rule_through_real_overflows():
     rule = mp_loop.DynamicLossScale(initial_scale=2.0**24, growth_interval=3)
-    step = make(loss_scale=rule)
+    step = steps.make(loss_scale=rule)
     state, skips = rule.init(), 0
     for seed in range(25):
         used = float(state.scale)
-        metrics = step(*data(seed))
+        metrics = step(*steps.data(seed))
         assert float(metrics["loss_scale"]) == used
         state = rule.next_state(state, metrics["grads_finite"])
         assert [float(v) for v in step.state.loss_scale] == [float(x) for x in state]
@@ -241,11 +176,11 @@ def test_the_scale_follows_the_rule_through_real_overflows():
 
 
 def test_metrics_are_what_they_say():
-    step = make("float32", keras.optimizers.SGD(0.1))
-    inputs, labels = data()
+    step = steps.make("float32", keras.optimizers.SGD(0.1))
+    inputs, labels = steps.data()
     with tf.GradientTape() as tape:
         step.twin.layers[-2].seed_generator.state.assign([3, 0])
-        value = loss()(labels, step.model(inputs, training=True))
+        value = steps.loss()(labels, step.model(inputs, training=True))
     grads = tape.gradient(value, step.master_weights)
     step.twin.layers[-2].seed_generator.state.assign([3, 0])
     for v in step.model.non_trainable_weights:
@@ -269,14 +204,14 @@ def dense_model():
 def test_accumulation_gives_the_gradients_of_the_whole_batch(precision):
     results = []
     for count in (1, 4):
-        step = make(
+        step = steps.make(
             precision,
             keras.optimizers.SGD(0.1),
             dense_model(),
             accumulate_steps=count,
             loss_scale=mp_loop.StaticLossScale(8.0),
         )
-        metrics = step(*data())
+        metrics = step(*steps.data())
         results.append([float(metrics["loss"]), *map(np.array, step.master_weights)])
     # float16: each micro-batch's gradient is rounded once.
     tolerance = 1e-5 if precision == "float32" else 4 * 2.0**-11
@@ -285,20 +220,20 @@ def test_accumulation_gives_the_gradients_of_the_whole_batch(precision):
 
 
 def test_one_bad_micro_batch_skips_the_whole_step_and_counts_once():
-    step = make(accumulate_steps=4)
-    before = trained(step)
-    inputs, labels = data()
+    step = steps.make(accumulate_steps=4)
+    before = steps.trained(step)
+    inputs, labels = steps.data()
     inputs[-1] = np.inf
     assert not step(inputs, labels)["grads_finite"]
-    assert trained(step) == before
+    assert steps.trained(step) == before
     assert float(step.loss_scale) == 2.0**14
     assert int(step.state.skipped_steps) == 1
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused():
-    step = make(accumulate_steps=3)
+    step = steps.make(accumulate_steps=3)
     with pytest.raises(tf.errors.InvalidArgumentError, match="must divide the batch"):
-        step(*data())
+        step(*steps.data())
 
 
 @pytest.mark.parametrize("by", ["step", "optimizer"])
@@ -313,74 +248,78 @@ def test_finite_gradients_of_infinite_norm_are_skipped_when_clipping(by):
         "float32",
         clip_norm=1.0 if by == "step" else 0.0,
     )
-    before = trained(step)
-    metrics = step(*data())
+    before = steps.trained(step)
+    metrics = step(*steps.data())
     assert np.isinf(metrics["grad_norm"]) and not metrics["grads_finite"]
-    assert trained(step) == before
+    assert steps.trained(step) == before
 
 
 def test_clipping_bounds_the_norm_of_the_update():
-    step = make("float32", keras.optimizers.SGD(1.0), dense_model(), clip_norm=0.01)
+    step = steps.make(
+        "float32", keras.optimizers.SGD(1.0), dense_model(), clip_norm=0.01
+    )
     before = [np.array(v) for v in step.master_weights]
-    assert step(*data())["grad_norm"] > 0.01
+    assert step(*steps.data())["grad_norm"] > 0.01
     moved = [np.array(v) - b for v, b in zip(step.master_weights, before, strict=True)]
     norm = np.sqrt(sum((m.astype(np.float64) ** 2).sum() for m in moved))
     np.testing.assert_allclose(norm, 0.01, rtol=1e-4)
 
 
 def test_many_steps_in_a_call_equal_single_calls_and_trace_once():
-    one, many = make(), make()
+    one, many = steps.make(), steps.make()
     # Of static shape in both: with a known batch size other divisions are folded.
-    dataset = tf.data.Dataset.from_tensor_slices(data(batch=12 * BATCH))
-    batches = dataset.batch(BATCH, drop_remainder=True)
+    dataset = tf.data.Dataset.from_tensor_slices(steps.data(batch=12 * steps.BATCH))
+    batches = dataset.batch(steps.BATCH, drop_remainder=True)
     losses = [float(one(*batch)["loss"]) for batch in batches]
     iterator = iter(batches)
     stacked = []
     for count in (5, 1, 6):
         stacked += list(many.run(iterator, count)["loss"].numpy())
     assert stacked == losses
-    assert trained(one) == trained(many)
+    assert steps.trained(one) == steps.trained(many)
     assert one._step.experimental_get_tracing_count() == 1
     assert many._run.experimental_get_tracing_count() == 1
 
 
 def test_the_step_has_no_branch():
-    step = make()
-    graph = step._step.get_concrete_function(*map(tf.constant, data()), None).graph
+    step = steps.make()
+    graph = step._step.get_concrete_function(
+        *map(tf.constant, steps.data()), None
+    ).graph
     functions = [graph, *(f.graph for f in graph._functions.values())]
     kinds = {op.type for g in functions for op in g.get_operations()}
     assert not kinds & {"If", "StatelessIf", "Switch", "Case"}
 
 
 def test_runs_under_xla_with_the_same_result():
-    plain = make("bfloat16", keras.optimizers.SGD(0.1), dense_model())
-    compiled = make(
+    plain = steps.make("bfloat16", keras.optimizers.SGD(0.1), dense_model())
+    compiled = steps.make(
         "bfloat16", keras.optimizers.SGD(0.1), dense_model(), jit_compile=True
     )
     for seed in range(3):
-        one, other = plain(*data(seed)), compiled(*data(seed))
+        one, other = plain(*steps.data(seed)), compiled(*steps.data(seed))
         # XLA may keep intermediate results in float32.
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=2.0**-7)
-    before = trained(compiled)
-    compiled(np.full((BATCH, 8, 8, 1), np.inf, np.float32), data()[1])
-    assert trained(compiled) == before
+    before = steps.trained(compiled)
+    compiled(np.full((steps.BATCH, 8, 8, 1), np.inf, np.float32), steps.data()[1])
+    assert steps.trained(compiled) == before
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
 def test_masters_are_float32_move_and_are_what_is_saved(precision, tmp_path):
-    model = conv_model(kernel_regularizer="l2")
-    step = make(precision, model=model)
-    before = bits(step.master_weights)
+    model = steps.conv_model(kernel_regularizer="l2")
+    step = steps.make(precision, model=model)
+    before = steps.bits(step.master_weights)
     for seed in range(3):
-        step(*data(seed))
-    after = bits(step.master_weights)
+        step(*steps.data(seed))
+    after = steps.bits(step.master_weights)
     assert all(one != other for one, other in zip(before, after, strict=True))
     assert {v.dtype for v in step.master_weights} == {tf.float32}
     for master, working in zip(step.master_weights, step.working_weights, strict=True):
-        assert bits([tf.cast(master, working.dtype)]) == bits([working])
+        assert steps.bits([tf.cast(master, working.dtype)]) == steps.bits([working])
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert bits(loaded.get_weights()) == bits(model.get_weights())
+    assert steps.bits(loaded.get_weights()) == steps.bits(model.get_weights())
     assert {layer.dtype_policy.name for layer in loaded.layers} == {"float32"}
 
 
@@ -423,22 +362,22 @@ def test_sparse_and_missing_gradients():
     )
     before = np.array(table.embeddings)
     slope = np.array(model.layers[3].kernel)[:, 0]
-    idle = bits(unused.weights)
+    idle = steps.bits(unused.weights)
     with pytest.warns(UserWarning, match="unused/kernel"):  # Keras says so, once
         assert step(tf.zeros((4, 600), tf.int32), tf.zeros(4))["grads_finite"]
     # 2,400 equal rows add up to the slope itself, and are summed in float32.
     np.testing.assert_allclose(
         np.array(table.embeddings)[0] - before[0], -slope, rtol=3 * 2.0**-10
     )
-    assert bits([np.array(table.embeddings)[1:]]) == bits([before[1:]])
-    assert bits(unused.weights) == idle
+    assert steps.bits([np.array(table.embeddings)[1:]]) == steps.bits([before[1:]])
+    assert steps.bits(unused.weights) == idle
 
 
 def test_sample_weights_reach_the_loss():
-    step = make("float32", keras.optimizers.SGD(0.0), dense_model())
-    inputs, labels = data()
-    whole = float(step(inputs, labels, tf.ones(BATCH))["loss"])
-    none = float(step(inputs, labels, tf.zeros(BATCH))["loss"])
+    step = steps.make("float32", keras.optimizers.SGD(0.0), dense_model())
+    inputs, labels = steps.data()
+    whole = float(step(inputs, labels, tf.ones(steps.BATCH))["loss"])
+    none = float(step(inputs, labels, tf.zeros(steps.BATCH))["loss"])
     assert whole == float(step(inputs, labels)["loss"]) > 0 == none
 
 
@@ -459,13 +398,13 @@ def test_a_twin_of_ones_own_is_used():
     step = mp_loop.TrainStep(
         model, optimizer, "mse", loss_scale=mp_loop.StaticLossScale(8.0), twin=twin
     )
-    assert bits(twin.get_weights()) == bits(
+    assert steps.bits(twin.get_weights()) == steps.bits(
         [v.astype(np.float16) for v in model.get_weights()]
     )
     assert [v.dtype for v in step.working_weights] == [tf.float16] * 2
-    before = bits(step.master_weights)
+    before = steps.bits(step.master_weights)
     step(tf.ones((4, 3)), tf.ones((4, 2)))
-    assert bits(step.master_weights) != before
+    assert steps.bits(step.master_weights) != before
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])
     with pytest.raises(ValueError, match="must have the weights of `model`"):
         mp_loop.TrainStep(model, keras.optimizers.SGD(0.1), "mse", twin=other)
@@ -491,19 +430,19 @@ REFUSED = {
 def test_unlawful_arguments_are_refused_by_name(name):
     arguments, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
-        make(**arguments)
+        steps.make(**arguments)
 
 
 def test_evaluation_covers_every_example_once():
     model = dense_model()
-    inputs, labels = data(batch=37)
+    inputs, labels = steps.data(batch=37)
     batches = tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(16)
-    evaluate = mp_loop.EvalStep(model, loss(), "sparse_categorical_accuracy")
+    evaluate = mp_loop.EvalStep(model, steps.loss(), "sparse_categorical_accuracy")
     for _ in range(2):  # the second call starts from zero again
         result = evaluate(batches)
         outputs = model(inputs)
         accuracy = np.mean(np.argmax(outputs, -1) == labels)
         np.testing.assert_allclose(result["eval_accuracy"], accuracy, rtol=1e-6)
         np.testing.assert_allclose(
-            result["eval_loss"], loss()(labels, outputs), rtol=1e-5
+            result["eval_loss"], steps.loss()(labels, outputs), rtol=1e-5
         )

@@ -1,0 +1,1 @@
+"""What tests share: models, traces, run folders, pages, machines."""
