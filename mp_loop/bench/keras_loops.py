@@ -103,7 +103,7 @@ def _batches(
 
 def _traced(many: Steps, *arguments: Any) -> workloads.Program:
     """Traces `many(*arguments, steps)`."""
-    function = tf.function(many)
+    function = tf.function(many, autograph=False)
     started = time.perf_counter()
     concrete = function.get_concrete_function(*arguments, tf.TensorSpec([], tf.int32))
     trace_seconds = time.perf_counter() - started

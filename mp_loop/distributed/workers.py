@@ -60,7 +60,7 @@ class Workers:
     def _on_replicas(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Runs a function on every replica; returns this worker's first result."""
 
-        @tf.function
+        @tf.function(autograph=False)
         def run(argument: Any) -> Any:
             # A closure: as an argument, a variable would be replaced by its replica.
             result = self._strategy.run(lambda: function(argument))

@@ -47,9 +47,13 @@ class Probe:
         """
         self._step = step
         self._half = _half_dtype(step)
-        self._full = tf.function(functools.partial(self._observe, full=True))
-        self._brief = tf.function(functools.partial(self._observe, full=False))
-        self._reference = tf.function(self._float32_pass)
+        self._full = tf.function(
+            functools.partial(self._observe, full=True), autograph=False
+        )
+        self._brief = tf.function(
+            functools.partial(self._observe, full=False), autograph=False
+        )
+        self._reference = tf.function(self._float32_pass, autograph=False)
         self._layers: list[observation.ObservedLayer] = []  # as last traced
 
     def look(

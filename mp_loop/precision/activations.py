@@ -44,14 +44,14 @@ def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def in_float32(x: tf.Tensor) -> tf.Tensor:
         return tf.cast(activation(tf.cast(x, tf.float32)), x.dtype)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def backward(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = in_float32(x)
         return tape.gradient(y, x, dy)
 
-    forward = tf.function(in_float32, jit_compile=True)
+    forward = tf.function(in_float32, jit_compile=True, autograph=False)
 
     @tf.custom_gradient
     def activate(x: tf.Tensor) -> Any:

@@ -94,7 +94,7 @@ def _affine(low: float = -math.inf, high: float = math.inf) -> Callable[..., tf.
     """
     bounded = low > -math.inf
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def forward(x: tf.Tensor, factor: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
         wide = tf.cast(x, tf.float32) * factor + offset
         # A NaN stays one.
@@ -104,11 +104,11 @@ def _affine(low: float = -math.inf, high: float = math.inf) -> Callable[..., tf.
         dy = tf.cast(dy, tf.float32)
         return tf.where((y > low) & (y < high), dy, 0.0) if bounded else dy
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def backward(y: tf.Tensor, factor: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
         return tf.cast(through(y, dy) * factor, dy.dtype)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def sums(x: tf.Tensor, y: tf.Tensor, dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         dy = through(y, dy)
         axes = list(range(x.shape.rank - 1))
@@ -269,7 +269,7 @@ def _layer_norm(epsilon: float) -> Callable[..., tf.Tensor]:
     Its sums, over a row and over the batch, are of float32.
     """
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def forward(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
         wide = tf.cast(x, tf.float32)
         mean = tf.reduce_mean(wide, -1, keepdims=True)
@@ -280,7 +280,7 @@ def _layer_norm(epsilon: float) -> Callable[..., tf.Tensor]:
         y = (wide - mean) * inverse * gamma + beta
         return tf.cast(y, x.dtype), mean, inverse
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def backward(
         x: tf.Tensor,
         gamma: tf.Tensor,

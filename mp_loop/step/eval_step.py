@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.distributed import replicas
-from mp_loop.step import gradients
+from mp_loop.step import autograph, gradients
 
 
 class EvalStep:
@@ -24,13 +24,13 @@ class EvalStep:
           metric: Keras identifier or `keras.metrics.Metric`.
         """
         self._model = model
-        self._loss = keras.losses.get(loss)
+        self._loss = autograph.convert(keras.losses.get(loss))
         self._metric = keras.metrics.get(metric)
         if not isinstance(self._metric, keras.metrics.Metric):
             self._metric = keras.metrics.MeanMetricWrapper(self._metric)
         self._mean = keras.metrics.Mean()
         run = replicas.Replicas().each(self._one_step, even=False)
-        self._step = tf.function(run)
+        self._step = tf.function(run, autograph=False)
 
     def __call__(self, batches: tf.data.Dataset) -> dict[str, float]:
         """Returns `eval_loss` and `eval_accuracy` over (inputs, labels) batches."""

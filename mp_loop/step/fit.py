@@ -105,7 +105,6 @@ class _Fit:
                     model,
                     self._leave_xla,
                     reduce_retracing=True,
-                    autograph=False,
                 )
         # Keras would compile what calls our step, and then there is no way back.
         jit_compile, model.jit_compile = model.jit_compile, False

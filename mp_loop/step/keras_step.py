@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.precision import cloning, copies, pairs
-from mp_loop.step import gradients, metrics, placement, train_state
+from mp_loop.step import autograph, gradients, metrics, placement, train_state
 
 POLICIES = {
     "float16": "mixed_float16",
@@ -64,7 +64,7 @@ class KerasStep:
         """
         self.model = model
         self.mixed = under_policy(model, POLICIES[precision])
-        self._loss = keras.losses.get(loss)
+        self._loss = autograph.convert(keras.losses.get(loss))
         self.optimizer = optimizer
         self._optimizer = optimizer
         if scaling:
@@ -92,9 +92,9 @@ class KerasStep:
         self._step = (
             placement.Compiled(self._one_step, self.mixed)
             if jit_compile
-            else tf.function(self._one_step)
+            else tf.function(self._one_step, autograph=False)
         )
-        self._run = tf.function(self._many_steps)
+        self._run = tf.function(self._many_steps, autograph=False)
 
     @property
     def loss_scale(self) -> tf.Tensor:

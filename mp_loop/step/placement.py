@@ -46,7 +46,7 @@ class Compiled:
           function: of tensors.
           model: where the owner of what XLA cannot reach is looked for.
           on_refusal: called before `function` is traced for a run without XLA.
-          **arguments: others of `tf.function`.
+          **arguments: others of `tf.function`; AutoGraph converts nothing.
         """
 
         @functools.wraps(function)
@@ -60,8 +60,10 @@ class Compiled:
         self._model = model
         self._on_refusal = on_refusal
         self._refused: list[tf.Tensor] = []
-        self._function = tf.function(checked, jit_compile=True, **arguments)
-        self._uncompiled = tf.function(function, **arguments)
+        self._function = tf.function(
+            checked, jit_compile=True, autograph=False, **arguments
+        )
+        self._uncompiled = tf.function(function, autograph=False, **arguments)
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *args: Any) -> Any:

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.precision import recomputation
-from mp_loop.step import arithmetic, gradients, variables
+from mp_loop.step import arithmetic, autograph, gradients, variables
 
 
 class ScaledGradients:
@@ -47,7 +47,7 @@ class ScaledGradients:
         """
         self.accumulate_steps = accumulate_steps
         self._twin = twin
-        self._loss = loss
+        self._loss = autograph.convert(loss)
         self._variables = of_step
         self._arithmetic = ways
         self._recomputed = recomputed

@@ -170,9 +170,9 @@ class TrainStep:
         self._step = (
             placement.Compiled(one_step, model, self._leave_xla)
             if jit_compile
-            else tf.function(one_step)
+            else tf.function(one_step, autograph=False)
         )
-        self._run = tf.function(self._many_steps)
+        self._run = tf.function(self._many_steps, autograph=False)
 
     @property
     def master_weights(self) -> Sequence[tf.Variable]:
