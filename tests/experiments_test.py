@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mp_loop.models import catalog
+from mp_loop.models import applications
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
@@ -62,7 +62,7 @@ def test_arithmetic_is_as_close_to_float64_as_keras(tmp_path):
     "name",
     [
         pytest.param(name, marks=[] if name == "mobilenetv2" else [pytest.mark.slow])
-        for name in sorted(catalog._applications())
+        for name in sorted(applications.architectures())
     ],
 )
 def test_every_architecture_trains(name, tmp_path):

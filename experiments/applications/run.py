@@ -23,8 +23,9 @@ import tensorflow as tf
 from absl import app, flags
 
 import mp_loop
+from mp_loop.config import errors
 from mp_loop.data import batching, sources
-from mp_loop.models import catalog
+from mp_loop.models import applications, catalog
 from mp_loop.step import keras_step
 
 flags.DEFINE_string("output_dir", "runs/applications", "Where table.md goes.")
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
     del argv
     folder = pathlib.Path(flags.FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    names = flags.FLAGS.models or sorted(catalog._applications())
+    names = flags.FLAGS.models or sorted(applications.architectures())
     source = sources.load("fashion_mnist_mini")
     failed = []
     with open(folder / "table.md", "w") as table:
@@ -132,7 +133,7 @@ def build(name: str, num_classes: int) -> tuple[keras.Model, int]:
     for size in SIZES:
         try:
             return catalog.build(name, (size, size, 3), num_classes), size
-        except catalog.ModelError:
+        except errors.ModelError:
             if size == SIZES[-1]:
                 raise
     raise AssertionError

@@ -10,7 +10,7 @@ from __future__ import annotations
 import keras
 
 from mp_loop.bench import workloads
-from mp_loop.models import catalog, language
+from mp_loop.models import catalog, heads, language, small_networks, trainable_layers
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -48,9 +48,9 @@ def _transformer(workload: workloads.Workload) -> keras.Model:
     width = workload.width
     inputs = keras.Input(workload.shape, dtype="int32")
     x = keras.layers.Embedding(workload.vocabulary, width)(inputs)
-    x = catalog.PositionEmbedding()(x)
+    x = small_networks.PositionEmbedding()(x)
     for _ in range(workload.layers):
-        x = catalog.encoder_block(x, width, workloads.HEADS)
+        x = small_networks.encoder_block(x, width, workloads.HEADS)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, keras.layers.Dense(workload.classes)(x))
@@ -78,8 +78,8 @@ def _transfer(workload: workloads.Workload, head: bool) -> keras.Model:
     features = keras.applications.MobileNetV2(
         include_top=False, weights=None, input_shape=workload.shape
     )
-    model = catalog.with_head(features, workload.classes)
-    catalog.freeze(model, "(?i)bn")
+    model = heads.with_head(features, workload.classes)
+    trainable_layers.freeze(model, "(?i)bn")
     if head:
-        catalog.Trained(model).head_alone()
+        trainable_layers.TrainableLayers(model).head_alone()
     return model

@@ -1,15 +1,15 @@
 """Transformers of keras_hub, fine-tuned to classify text.
 
-    encode = hub.tokenizer("bert_tiny_en_uncased", sequence_length=64)
-    model = hub.build("bert_tiny_en_uncased", sequence_length=64, num_classes=2)
+    encode = language.tokenizer("bert_tiny_en_uncased", sequence_length=64)
+    model = language.build("bert_tiny_en_uncased", sequence_length=64, num_classes=2)
     logits = model(encode(["a sentence", "and another"]))
 
-A preset is what `keras_hub.models.Backbone.from_preset` takes: a name that it
-knows, a handle such as `hf://user/model`, or a folder, of keras_hub's own files or
-of Hugging Face's. Token ids in, logits out: [batch, sequence_length] to [batch,
-num_classes], float32, without softmax.
+A preset is what `keras_hub.models.Backbone.from_preset` takes: a name that it knows, a
+handle such as `hf://user/model`, or a folder with the files of keras_hub or of Hugging
+Face. Inputs are token ids, [batch, sequence_length]; outputs are float32 logits,
+[batch, num_classes], without softmax.
 
-keras_hub is optional (`pip install 'mp_loop[text]'`), and imported at need.
+keras_hub is optional (`pip install 'mp_loop[text]'`), and imported only when needed.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from typing import Any
 import keras
 import numpy as np
 
+from mp_loop.config import errors
 from mp_loop.data import download
-from mp_loop.models import catalog
 
 PREFIX = "keras_hub:"
-"""What `--model` starts with, before the preset."""
+"""What `--model` begins with, before the preset."""
 
-# Where keras_hub's presets are: if not even this host answers, there is no network.
+# Where keras_hub's presets are: without an answer from this host there is no network.
 _PROBE_ADDRESSES = {"hf": ("huggingface.co", 443)}
 _PROBE_ADDRESS = ("www.kaggle.com", 443)
 _INPUTS = ("token_ids", "segment_ids", "padding_mask")
 
 
 def tokenizer(preset: str, sequence_length: int) -> Callable[[Any], np.ndarray]:
-    """Makes the function from sentences to token ids that belongs to a preset.
+    """Returns the function that makes token ids from sentences for a preset.
 
     Args:
       preset: see the module's docstring.
-      sequence_length: of every row: longer sentences are cut, shorter ones padded.
+      sequence_length: of every row: longer sentences are cut, shorter ones are padded.
         At least 3, for a start, a word and an end.
 
     Returns:
-      A function of n sentences (list or array of bytes or str) that returns int32
+      A function of n sentences (a list or an array of bytes or str) that returns int32
       [n, sequence_length], special tokens included.
 
     Raises:
@@ -75,45 +75,45 @@ def build(
 ) -> keras.Model:
     """Builds a float32 classifier: a pretrained backbone, a mean, and a new head.
 
-    The mean is over the positions that are not padding. What of the backbone leads
-    to no output (BERT's pooler) is left out.
+    The mean is over the positions that are not padding. Layers of the backbone that do
+    not lead to that output (BERT's pooler) are left out.
 
     Args:
       preset: see the module's docstring.
-      sequence_length: tokens in each row; at least 3, and at most what the backbone
-        has positions for.
+      sequence_length: tokens in each row; at least 3, and at most the number of the
+        backbone's positions.
       num_classes: the length of the logits; at least 1.
       dropout: rate before the last layer, in [0, 1).
       seed: of the last layer's weights and of dropout. `keras.utils.set_random_seed`
-        is called with it, as `models.build` does.
+        is called with it, as in `catalog.build`.
 
     Returns:
       A functional model with one input, `token_ids`, int32 [batch,
       sequence_length], and one output, `logits`, [batch, num_classes].
 
     Raises:
-      ModelError: unlawful argument, keras_hub is missing, or the preset is no
-        model from tokens to one vector for each token.
+      ModelError: an argument is out of range, keras_hub is missing, or the preset is
+        not a model from tokens to one vector for each token.
     """
     _check_length(sequence_length)
     if num_classes < 1:
-        raise catalog.ModelError(f"`num_classes` ({num_classes}) must be at least 1.")
+        raise errors.ModelError(f"`num_classes` ({num_classes}) must be at least 1.")
     if not 0 <= dropout < 1:
-        raise catalog.ModelError(f"`dropout` ({dropout}) must be in [0, 1).")
+        raise errors.ModelError(f"`dropout` ({dropout}) must be in [0, 1).")
     if not 0 <= seed < 2**32:
-        raise catalog.ModelError(f"`seed` ({seed}) must be in [0, 2**32).")
+        raise errors.ModelError(f"`seed` ({seed}) must be in [0, 2**32).")
     name = f"{PREFIX}{preset}"
     keras.utils.set_random_seed(seed)  # of the backbone's dropout
     backbone = _from_preset("Backbone", preset, dtype="float32")
     _sequence(name, backbone)
     longest = getattr(backbone, "max_sequence_length", None)
     if longest is not None and sequence_length > longest:
-        raise catalog.ModelError(
+        raise errors.ModelError(
             f"`model` ('{name}'): `sequence_length` ({sequence_length}) must be at "
-            f"most {longest}, the positions that it has."
+            f"most {longest}, the number of its positions."
         )
     padding = _from_preset("Tokenizer", preset).pad_token_id
-    keras.utils.set_random_seed(seed)  # however much the backbone drew
+    keras.utils.set_random_seed(seed)  # whatever the backbone drew
     return with_head(backbone, sequence_length, num_classes, dropout, padding)
 
 
@@ -124,14 +124,14 @@ def with_head(
     dropout: float = 0.1,
     padding: int = 0,
 ) -> keras.Model:
-    """Puts a linear classifier on the mean of a backbone's vectors.
+    """Adds a linear classifier on the mean of a backbone's vectors.
 
     Args:
-      backbone: from token ids (and segments, and a mask) to one vector for each.
+      backbone: from token ids (and segments, and a mask) to one vector for each token.
       sequence_length: tokens in each row.
       num_classes: the length of the logits.
-      dropout: rate before the classifier.
-      padding: the token that stands for none.
+      dropout: dropout rate before the classifier.
+      padding: the token id of padding.
 
     Returns:
       As `build`.
@@ -145,7 +145,7 @@ def with_head(
         "padding_mask": mask,
     }
     # `call` adds the backbone's own layers to this graph, one by one; calling the
-    # backbone would add one layer, pooler and all.
+    # backbone would add it as one layer, with its pooler.
     x = sequence.call([inputs[key] for key in backbone.input])
     x = keras.layers.GlobalAveragePooling1D(name="mean")(x, mask=mask)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
@@ -154,14 +154,14 @@ def with_head(
 
 
 def _sequence(name: str, backbone: Any) -> keras.Model:
-    """The part of a backbone from its inputs to one vector for each token."""
+    """Returns the part of a backbone from its inputs to one vector for each token."""
     outputs = backbone.output
     if isinstance(outputs, dict):
         outputs = outputs.get("sequence_output")
     inputs = backbone.input if isinstance(backbone.input, dict) else {}
-    lawful = "token_ids" in inputs and set(inputs) <= set(_INPUTS)
-    if not lawful or getattr(outputs, "shape", None) is None or len(outputs.shape) != 3:
-        raise catalog.ModelError(
+    valid = "token_ids" in inputs and set(inputs) <= set(_INPUTS)
+    if not valid or getattr(outputs, "shape", None) is None or len(outputs.shape) != 3:
+        raise errors.ModelError(
             f"`model` ('{name}') must be a backbone from token ids to one vector for "
             f"each token; {type(backbone).__name__} is not."
         )
@@ -170,7 +170,7 @@ def _sequence(name: str, backbone: Any) -> keras.Model:
 
 def _check_length(sequence_length: int) -> None:
     if sequence_length < 3:
-        raise catalog.ModelError(
+        raise errors.ModelError(
             f"`sequence_length` ({sequence_length}) must be at least 3: a start, a "
             "word and an end."
         )
@@ -182,25 +182,25 @@ def _from_preset(kind: str, preset: str, **arguments: Any) -> Any:
     try:
         hub = importlib.import_module("keras_hub")
     except ImportError as error:
-        raise catalog.ModelError(
+        raise errors.ModelError(
             f"`model` ('{name}') needs keras_hub: pip install 'mp_loop[text]'."
         ) from error
     if not os.path.isdir(preset):
         known = preset in hub.models.Backbone.presets or "://" in preset
         if not known:
-            raise catalog.ModelError(
+            raise errors.ModelError(
                 f"`model` ('{name}') must name a folder, a preset of keras_hub such as "
                 "bert_tiny_en_uncased, or a handle such as hf://user/model."
             )
         host = preset.partition("://")[0]
         if not download.has_network(_PROBE_ADDRESSES.get(host, _PROBE_ADDRESS)):
-            raise catalog.ModelError(
+            raise errors.ModelError(
                 f"`model` ('{name}') may have to be downloaded and there is no "
                 "network: run once with network, then name the folder it was put in."
             )
     try:
         return getattr(hub.models, kind).from_preset(preset, **arguments)
-    except Exception as error:  # Files, config, download: any type.
-        raise catalog.ModelError(
-            catalog.line(f"`model` ('{name}') cannot be loaded", error)
+    except Exception as error:  # Files, config or download can raise any type.
+        raise errors.ModelError(
+            errors.because(f"`model` ('{name}') cannot be loaded", error)
         ) from error

@@ -15,12 +15,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mp_loop.numerics import (
-    layer_search,
-    precision_errors,
-    probe_tables,
-    scale_advice,
-)
+from mp_loop.numerics import layer_search, precision_errors, probe_tables, scale_advice
 from mp_loop.rendering import numbers, tables
 from mp_loop.step import loss_scale
 

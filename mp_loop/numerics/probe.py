@@ -27,12 +27,7 @@ from typing import Any
 import tensorflow as tf
 
 from mp_loop.config import choices
-from mp_loop.numerics import (
-    counting,
-    layer_observer,
-    observation,
-    overflow_origin,
-)
+from mp_loop.numerics import counting, layer_observer, observation, overflow_origin
 from mp_loop.precision import pairs
 from mp_loop.step import train_step
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from mp_loop.config import errors, sections, settings
 from mp_loop.data import batching, sources
 from mp_loop.distributed import strategies, workers
-from mp_loop.models import catalog, language
+from mp_loop.models import applications, catalog, heads, language, trainable_layers
 from mp_loop.precision import offloading, twins
 from mp_loop.run import phases, step_factory
 from mp_loop.step import eval_step, losses, protocol
@@ -117,21 +117,21 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
         tf.config.experimental.enable_op_determinism()
     source = _source(config)
     _refuse_uneven_batches(config, strategy.num_replicas_in_sync)
-    with errors.bad_input(errors.DataError, catalog.ModelError), strategy.scope():
+    with errors.bad_input(errors.DataError, errors.ModelError), strategy.scope():
         steps_per_epoch = batching.steps_per_epoch(source, config.data.batch_size)
         model = _model(config, source)
         if config.model.freeze:
-            catalog.freeze(model, config.model.freeze)
+            trainable_layers.freeze(model, config.model.freeze)
             _keep_frozen_on_host(config, model)
     if config.parallel.sync_batch_norm:
         strategies.synchronize_batch_norm(model)
     with errors.bad_input(ValueError, flag="loss", value=config.model.loss):
-        loss = losses.make(config.model.loss, catalog.from_logits(model))
+        loss = losses.make(config.model.loss, heads.from_logits(model))
     steps = step_factory.StepFactory(
         config=config,
         phases=phases.from_settings(config, steps_per_epoch),
         model=model,
-        trained=catalog.Trained(model),
+        trained=trainable_layers.TrainableLayers(model),
         loss=loss,
         strategy=strategy,
     )
@@ -156,7 +156,7 @@ def _source(config: settings.Config) -> sources.Source:
             f"--preprocessing ({config.data.preprocessing}) is for 3 channels, not the "
             f"{channels} of '{config.data.dataset}'."
         )
-    preprocess = catalog.preprocessing(
+    preprocess = applications.preprocessing(
         config.data.preprocessing, config.model.model, config.model.weights
     )
     return dataclasses.replace(source, preprocess=preprocess)
@@ -167,7 +167,7 @@ def _tokenizer(config: settings.Config) -> Callable[[Any], np.ndarray] | None:
     if not _reads_texts(config.model):
         return None
     _refuse_for_texts(config)
-    with errors.bad_input(catalog.ModelError):
+    with errors.bad_input(errors.ModelError):
         return language.tokenizer(_preset(config.model), config.data.sequence_length)
 
 

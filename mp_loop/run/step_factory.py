@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mp_loop.config import errors, settings
 from mp_loop.hardware import devices
-from mp_loop.models import catalog
+from mp_loop.models import trainable_layers
 from mp_loop.run import phases
 from mp_loop.step import (
     keras_step,
@@ -40,7 +40,7 @@ class StepFactory:
     config: settings.Config
     phases: phases.Phases
     model: keras.Model
-    trained: catalog.Trained
+    trained: trainable_layers.TrainableLayers
     loss: Callable[..., tf.Tensor]
     strategy: tf.distribute.Strategy
 

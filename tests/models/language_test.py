@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.models import catalog, language
+from mp_loop.config import errors
+from mp_loop.models import catalog, heads, language
 from mp_loop.precision import keras_twin, norms, pairs, recomputation
-from mp_loop.step import keras_step
+from mp_loop.step import gradients, keras_step
 from tests.support import graphs
 
 keras_hub = pytest.importorskip("keras_hub")
@@ -69,7 +70,7 @@ def batch(size=8, seed=0):
     return ids, generator.integers(0, 3, size)
 
 
-def gradients(model, ids, labels, training=False):
+def gradients_of(model, ids, labels, training=False):
     with tf.GradientTape() as tape:
         outputs = model(ids, training=training)
         loss = LOSS(labels, outputs)
@@ -113,7 +114,7 @@ def test_one_input_one_output_and_no_weight_in_vain(preset):
     (inputs,), (outputs,) = model.inputs, model.outputs
     assert (inputs.name, inputs.dtype) == ("token_ids", "int32")
     assert inputs.shape == (None, LENGTH) and outputs.shape == (None, 3)
-    assert catalog.from_logits(model)
+    assert heads.from_logits(model)
     assert not [v.path for v in model.weights if "pool" in v.path]
     assert {v.dtype for v in model.weights} == {"float32"}
     assert any(isinstance(x, keras_hub.layers.TransformerEncoder) for x in model.layers)
@@ -183,20 +184,20 @@ REFUSED = {
 def test_what_cannot_be_built(name, preset):
     given, arguments, message = REFUSED[name]
     arguments = {"sequence_length": LENGTH, "num_classes": 3, **arguments}
-    with pytest.raises(catalog.ModelError, match=message) as refused:
+    with pytest.raises(errors.ModelError, match=message) as refused:
         language.build(given or preset, **arguments)
     assert "\n" not in str(refused.value)
 
 
 def test_folders_that_hold_something_else(preset, tmp_path):
-    with pytest.raises(catalog.ModelError, match=r"`model` \('keras_hub:.*cannot be"):
+    with pytest.raises(errors.ModelError, match=r"`model` \('keras_hub:.*cannot be"):
         language.build(str(tmp_path), LENGTH, 3)
-    with pytest.raises(catalog.ModelError, match=r"`model` \('keras_hub:.*cannot be"):
+    with pytest.raises(errors.ModelError, match=r"`model` \('keras_hub:.*cannot be"):
         language.tokenizer(str(tmp_path), LENGTH)
     broken = tmp_path / "broken"
     shutil.copytree(preset, broken)
     (broken / "model.weights.h5").write_bytes(b"no weights")
-    with pytest.raises(catalog.ModelError, match="cannot be loaded") as refused:
+    with pytest.raises(errors.ModelError, match="cannot be loaded") as refused:
         language.build(str(broken), LENGTH, 3)
     assert "\n" not in str(refused.value)
 
@@ -211,9 +212,7 @@ def test_a_backbone_without_a_sequence_is_refused(tmp_path):
         mlp_dim=4,
     )
     images.save_to_preset(str(tmp_path / "vit"))
-    with pytest.raises(
-        catalog.ModelError, match="from token ids .* ViTBackbone is not"
-    ):
+    with pytest.raises(errors.ModelError, match="from token ids .* ViTBackbone is not"):
         language.build(str(tmp_path / "vit"), LENGTH, 3)
 
 
@@ -224,7 +223,7 @@ def test_without_network_a_name_is_refused_at_once(name, monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
-    with pytest.raises(catalog.ModelError, match=f"{name}.*there is no network"):
+    with pytest.raises(errors.ModelError, match=f"{name}.*there is no network"):
         language.build(name, LENGTH, 3)
 
 
@@ -234,12 +233,12 @@ def test_without_keras_hub_it_says_what_to_install(preset, monkeypatch):
         lambda: language.build(preset, 12, 3),
         lambda: language.tokenizer(preset, 12),
     ):
-        with pytest.raises(catalog.ModelError, match=r"pip install 'mp_loop\[text\]'"):
+        with pytest.raises(errors.ModelError, match=r"pip install 'mp_loop\[text\]'"):
             call()
 
 
 def test_the_name_is_not_a_function_of_images():
-    with pytest.raises(catalog.ModelError, match="it needs a text data set"):
+    with pytest.raises(errors.ModelError, match="it needs a text data set"):
         catalog.build("keras_hub:bert", (8, 8, 3), 3)
 
 
@@ -256,8 +255,8 @@ def test_the_twin_is_near_the_model(preset, dtype):
     np.testing.assert_allclose(ours, exact, atol=bound)
     assert (ours != exact).any()
     pairs = zip(
-        gradients(model, ids, labels),
-        gradients(twin, ids, labels),
+        gradients_of(model, ids, labels),
+        gradients_of(twin, ids, labels),
         model.trainable_variables,
         strict=True,
     )
@@ -334,7 +333,7 @@ def test_a_masked_score_that_float16_cannot_hold(preset):
         dense.kernel.assign(dense.kernel * 60.0)
     twin = mp_loop.half_precision_twin(model, "float16")
     assert np.isfinite(twin(ids)).all()
-    assert all(np.isfinite(grad).all() for grad in gradients(twin, ids, labels))
+    assert all(np.isfinite(grad).all() for grad in gradients_of(twin, ids, labels))
 
 
 def test_positions_have_their_gradients_summed_in_float32():
@@ -364,7 +363,7 @@ def test_token_and_position_embedding(dtype):
     exact = np.asarray(model(ids))
     bound = 16 * EPSILON[dtype] * np.abs(exact).max()
     np.testing.assert_allclose(twin(ids), exact, atol=bound)
-    want, have = (gradients(m, ids, np.arange(4) % 3) for m in (model, twin))
+    want, have = (gradients_of(m, ids, np.arange(4) % 3) for m in (model, twin))
     for a, b, variable in zip(want, have, model.weights, strict=True):
         bound = 32 * EPSILON[dtype] * max(np.abs(a).max(), 1e-2)
         np.testing.assert_allclose(b, a, atol=bound, err_msg=variable.path)
@@ -426,7 +425,7 @@ def test_keras_twin_computes_what_keras_does(preset, dtype):
     twin = keras_twin.keras_twin(model, dtype)
     np.testing.assert_array_equal(twin(ids), mixed(ids))
     for ours, keras_own in zip(
-        gradients(twin, ids, labels), gradients(mixed, ids, labels), strict=True
+        gradients_of(twin, ids, labels), gradients_of(mixed, ids, labels), strict=True
     ):
         np.testing.assert_array_equal(ours, keras_own)
 

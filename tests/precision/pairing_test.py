@@ -12,7 +12,8 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.comparison import bitwise
-from mp_loop.models import catalog
+from mp_loop.config import errors
+from mp_loop.models import applications, catalog
 from mp_loop.numerics import precision_errors
 from mp_loop.precision import keras_twin, pairing, pairs
 from mp_loop.step import keras_step
@@ -400,14 +401,14 @@ def check_architecture(model, inputs):
         assert_near(twin(inputs, training=False), outputs, "float16", roundings=32)
 
 
-@pytest.mark.parametrize("name", marked(catalog._applications(), CI_APPLICATIONS))
+@pytest.mark.parametrize("name", marked(applications.architectures(), CI_APPLICATIONS))
 def test_architectures_of_keras(name):
     keras.utils.set_random_seed(0)
     for size in (32, 71, 75, 224):
         try:
             model = catalog.build(name, (size, size, 3), 5)
             break
-        except catalog.ModelError:
+        except errors.ModelError:
             assert size < 224
     images = np.random.default_rng(0).uniform(0, 255, (4, size, size, 3))
     images = images.astype(np.float32)

@@ -1,0 +1,55 @@
+"""Checks that a model fits the data that it will be trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from mp_loop.config import errors
+from mp_loop.models import heads
+
+
+def check_input(name: str, model: Any, input_shape: heads.Shape) -> None:
+    """Checks that a model takes the images, and computes in float32.
+
+    Raises:
+      ModelError: it is no Keras model of one input and one output, or does not fit.
+    """
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise errors.ModelError(
+            f"`model` ('{name}') must be a functional or built Sequential Keras model."
+        )
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise errors.ModelError(
+            f"`model` ('{name}') must have one input and one output."
+        )
+    wanted = model.inputs[0].shape[1:]
+    if len(wanted) != 3 or any(
+        w not in (None, n) for w, n in zip(wanted, input_shape, strict=True)
+    ):
+        raise errors.ModelError(
+            f"`model` ('{name}') takes inputs of {tuple(wanted)}; the images are "
+            f"{input_shape}."
+        )
+    for layer in model._flatten_layers(include_self=False):
+        policy = layer.dtype_policy
+        if (policy.compute_dtype, policy.variable_dtype) != ("float32", "float32"):
+            raise errors.ModelError(
+                f"`model` ('{name}') must be float32; layer '{layer.name}' is "
+                f"{policy.name}."
+            )
+
+
+def check_output(name: str, model: keras.Model, num_classes: int) -> None:
+    """Checks that a model gives one number for each class.
+
+    Raises:
+      ModelError: it does not.
+    """
+    given = model.outputs[0].shape[1:]
+    if tuple(given) != (num_classes,):
+        raise errors.ModelError(
+            f"`model` ('{name}') gives {tuple(given)} for each image; the "
+            f"{num_classes} classes need ({num_classes},)."
+        )

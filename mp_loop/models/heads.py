@@ -1,0 +1,61 @@
+"""The last layers of a classifier, and what its outputs are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+
+Shape = tuple[int, int, int]  # of one image: height, width, channels
+# Makes a model from an image's shape and the number of classes.
+Maker = Callable[[Shape, int], keras.Model]
+
+
+def logits(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
+    """Applies the linear layer that gives the logits."""
+    return keras.layers.Dense(num_classes, name="logits")(x)
+
+
+def with_head(
+    features: keras.Model, num_classes: int, dropout: float = 0.0
+) -> keras.Model:
+    """Adds a linear classifier on the mean of a feature map.
+
+    Args:
+      features: its output is [batch, h, w, channels].
+      num_classes: length of the logits.
+      dropout: dropout rate before the classifier.
+
+    Returns:
+      A flat model: the layers of `features` are its own layers.
+    """
+    x = keras.layers.GlobalAveragePooling2D(name="mean")(features.outputs[0])
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    return keras.Model(features.inputs[0], logits(x, num_classes), name=features.name)
+
+
+def from_logits(model: keras.Model) -> bool:
+    """Tells whether a loss on the model's output must apply softmax or sigmoid itself.
+
+    Args:
+      model: a functional or Sequential model.
+
+    Returns:
+      False if the output comes from a layer with a softmax or sigmoid activation, or
+      from a softmax layer. Reshapes, linear activations (the usual cast to float32) and
+      nested models are skipped.
+    """
+    operation = model.outputs[0]._keras_history.operation
+    while isinstance(operation, keras.layers.Reshape | keras.layers.Flatten) or (
+        isinstance(operation, keras.layers.Activation)
+        and operation.activation is keras.activations.linear
+    ):
+        operation = operation.input._keras_history.operation
+    if isinstance(operation, keras.Model):
+        return from_logits(operation)
+    # Layers and functions of these names (`Softmax`, `ops.softmax`) count too.
+    name = type(operation).__name__.lower()
+    activation = getattr(operation, "activation", None)
+    used = {name, getattr(activation, "__name__", "")}
+    return not used & {"softmax", "sigmoid"}

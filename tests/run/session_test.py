@@ -1,0 +1,63 @@
+"""A run and what it holds."""
+
+import pytest
+
+from mp_loop.cli import app
+from mp_loop.config import errors
+from mp_loop.run import build, locking, records, session
+
+WORDS = (
+    "--model=tests.claims.victim:model",
+    "--batch_size=192",
+    "--steps=4",
+    "--log_every=2",
+    "--precision=bfloat16",
+)
+
+
+def built(folder, *words):
+    words = ["train", *WORDS, *words, f"--output_dir={folder}"]
+    return build.from_settings(app.parse(words)[0])
+
+
+def finish(run):
+    run.begin()
+    return run.write_results(run.train(lambda line: None, lambda: 0))
+
+
+def test_a_session_holds_the_folder_to_its_end(tmp_path):
+    folder = tmp_path / "run"
+    with session.Session(built(folder)) as run:
+        assert run.done == 0
+        summary = finish(run)
+        with pytest.raises(errors.RecordError, match="another process"):
+            locking.FolderLock(folder)
+    locking.FolderLock(folder).release()
+    assert records.read_summary(folder) == summary
+    assert summary["steps"] == 4 and summary["model"] == WORDS[0].partition("=")[2]
+    again = built(folder, "--steps=6", "--resume")
+    with session.Session(again, locking.FolderLock(folder)) as run:
+        assert run.done == 4
+        assert finish(run)["steps"] == 6
+    assert [line["step"] for line in records.read_metrics(folder)] == [2, 4, 6]
+
+
+def test_a_worker_without_files_trains_the_same_and_writes_nothing(tmp_path):
+    folder = tmp_path / "run"
+    with session.Session(built(folder), has_files=False) as run:
+        lines = []
+        run.begin()
+        result = run.train(lines.append, lambda: 0)
+        assert run.write_results(result)["steps"] == 4
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_end_before_the_checkpoint_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    with session.Session(built(folder)) as run:
+        finish(run)
+    with pytest.raises(
+        errors.UsageError, match=r"--steps \(3\) ends at step 3, before"
+    ):
+        session.Session(built(folder, "--steps=3", "--resume"))
