@@ -48,8 +48,10 @@ _DEFAULT_EVERY = 10
 def declare(flag_values: flags.FlagValues) -> None:
     """Declares the flags of this command alone."""
 
-    def define(kind: Callable, name: str, default: Any, text: str, **law: Any) -> None:
-        kind(name, default, help=text, flag_values=flag_values, **law)
+    def define(
+        kind: Callable, name: str, default: Any, text: str, **limits: Any
+    ) -> None:
+        kind(name, default, help=text, flag_values=flag_values, **limits)
 
     define(flags.DEFINE_bool, "advise", False, "Find what to change.")
     define(flags.DEFINE_integer, "looks", 3, "How often.", lower_bound=1)

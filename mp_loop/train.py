@@ -101,7 +101,7 @@ def _train(current: session.Session) -> int:
 
 def _write_results(current: session.Session, result: loop.Result) -> int:
     """Writes what a finished run leaves, and shows it; returns the exit code."""
-    folder = current.folder.folder
+    folder = current.writer.folder
     own = current.experiment.config.records
     try:
         summary = current.write_results(result)
@@ -124,7 +124,7 @@ def _write_report(current: session.Session, note: str = "") -> str | None:
     if not current.has_files:
         return None
     try:
-        return run_page.write(current.folder.folder, note)
+        return run_page.write(current.writer.folder, note)
     except errors.RecordError as error:
         print(f"No report: {error}", file=sys.stderr)
         return None

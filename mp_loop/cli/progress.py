@@ -41,34 +41,34 @@ class Progress:
             return
         step = line["step"]
         if "eval_accuracy" in line:
-            said = (
+            text = (
                 f"step {step}: accuracy {line['eval_accuracy']:.4f}, "
                 f"loss {line['eval_loss']:.4f}"
             )
-            self._write(said, sys.stdout)
+            self._write(text, sys.stdout)
             return
         if "overflow" in line:
             skip = line["overflow"]
             self._write(f"step {skip['step']} was skipped: {skip['text']}", sys.stderr)
-        said = (
+        text = (
             f"loss {line['loss']:.3f}, scale {line['loss_scale']:g}, "
             f"skipped {line['skipped_steps']}, "
             f"{line['examples_per_second']:.0f} examples/s"
         )
         if self._bar is None:
-            self._write(f"step {step}/{self._total}: {said}", sys.stderr)
+            self._write(f"step {step}/{self._total}: {text}", sys.stderr)
         else:
             self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(said)
+            self._bar.set_postfix_str(text)
 
     def close(self) -> None:
         """Leaves the bar as it is."""
         if self._bar is not None:
             self._bar.close()
 
-    def _write(self, said: str, stream: TextIO) -> None:
+    def _write(self, text: str, stream: TextIO) -> None:
         if self._bar is None:
-            stream.write(said + "\n")
+            stream.write(text + "\n")
             stream.flush()
         else:
-            self._bar.write(said, file=stream)
+            self._bar.write(text, file=stream)

@@ -1,1 +1,1 @@
-"""The machine at hand: processor, devices, what pays on them."""
+"""The machine: its processor and devices, and which precision is fast on them."""

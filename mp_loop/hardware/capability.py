@@ -10,7 +10,7 @@ rules for every GPU can be tested on a machine without one.
 
 Sources: NVIDIA, "CUDA C++ Programming Guide", arithmetic instructions and tensor
 cores by compute capability; "Train With Mixed Precision", sections 2 and 3. For
-processors: what TensorFlow's kernels do, measured (BUILD_NOTES.md 9, 15 and 40).
+processors: what TensorFlow's kernels do, measured (docs/decisions/hardware.md).
 """
 
 from __future__ import annotations

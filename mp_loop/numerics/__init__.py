@@ -1,1 +1,1 @@
-"""What 16 bits do to the numbers, and what to change."""
+"""What 16 bits do to the numbers of a step, and what to change."""

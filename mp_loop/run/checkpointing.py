@@ -1,4 +1,4 @@
-"""The checkpoints of a training: saved while it goes on, verified before use.
+"""The checkpoints of a training: saved while it runs, verified before use.
 
     checkpoints = Checkpoints(folder, step.state, keep=2)
     done = checkpoints.restore()               # the newest that is not damaged
@@ -253,7 +253,7 @@ class Checkpoints:
         return None
 
     def forget_after(self, step: int) -> None:
-        """Removes the checkpoints after `step`: the training goes on from there.
+        """Removes the checkpoints after `step`: the training continues from there.
 
         Those that `restore` found damaged are kept under another name.
         """

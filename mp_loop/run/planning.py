@@ -39,7 +39,7 @@ class Plan:
       diverged_after: skipped steps in a row after which the training is stuck. Each
         one halves a dynamic scale: there must be enough to find the right one.
       on_stuck: what happens then. "raise" ends the run (`TrainingDiverged`),
-        "warn" logs a warning and goes on, "stay" just goes on.
+        "warn" logs a warning and continues, "stay" just continues.
       rollback: how often a training that is stuck goes back to the last checkpoint
         from before, instead of ending.
       inspect_every: steps between inspections by a probe; 0: none.

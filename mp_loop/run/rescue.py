@@ -1,4 +1,4 @@
-"""Where a run goes on when its folder can no longer be written.
+"""Where a run continues when its folder can no longer be written.
 
 A rescue folder is a run folder under the system's temporary folder, or in memory,
 which holds everything that was logged so far.

@@ -9,7 +9,7 @@
 
 A file is either appended to, a whole line at a time, or replaced whole, so that
 a reader never sees half of one. The folder is locked while the run is open. When it
-can no longer be written (a full disk, say), the run goes on in a rescue folder,
+can no longer be written (a full disk, say), the run continues in a rescue folder,
 which holds all that was logged: `run.rescued`.
 """
 
@@ -170,7 +170,7 @@ class RunFolder:
         self._logs = run_logs.RunLogs(self.folder)
 
     def rescue(self, why: str) -> str | None:
-        """Goes on in a new folder, with all that was logged so far.
+        """Continues in a new folder, with all that was logged so far.
 
         Returns:
           The folder; None if none could be written.
@@ -225,7 +225,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _rescue_on_error(self) -> Iterator[None]:
-        """Inside, an error of the files makes the run go on in a rescue folder."""
+        """Inside, an error of the files makes the run continue in a rescue folder."""
         try:
             yield
         except OSError as error:
@@ -233,7 +233,7 @@ class RunFolder:
                 self.rescue(file_errors.reason(error))
 
     def _move(self, folder: pathlib.Path) -> None:
-        """Goes on in another folder; where that fails, it is removed."""
+        """Continues in another folder; where that fails, it is removed."""
         try:
             logs = run_logs.RunLogs(folder)
         except BaseException:

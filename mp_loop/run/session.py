@@ -43,7 +43,7 @@ class Session:
 
     Attributes:
       experiment: what is trained, in its current phase.
-      folder: where the run is recorded.
+      writer: where the run is recorded.
       checkpoints: where its state is saved.
       has_files: whether this process writes the files of the run.
       done: steps taken by earlier processes.
@@ -70,7 +70,7 @@ class Session:
         self.experiment = built
         self.has_files = has_files
         self.done = 0
-        self.folder: writers.Writer = writers.NullWriter()
+        self.writer: writers.Writer = writers.NullWriter()
         self.checkpoints: writers.CheckpointStore = writers.NullCheckpoints()
         if has_files:
             with errors.bad_input(
@@ -94,7 +94,7 @@ class Session:
         self._profile.close()
         with contextlib.suppress(checkpointing.SaveError):  # raised before
             self.checkpoints.wait()
-        self.folder.close()
+        self.writer.close()
 
     def begin(self) -> None:
         """Brings all workers to the state and the phase of the checkpoint."""
@@ -108,7 +108,7 @@ class Session:
         state = self.experiment.step.state
         self.experiment.workers.copy_from_first(list(state.named().values()))
         if self.has_files and not self.done:
-            self.folder.log_setup(
+            self.writer.log_setup(
                 self.experiment.config.values(), _graph(self.experiment)
             )
         self.done = int(state.step.numpy())
@@ -140,7 +140,7 @@ class Session:
                 dataclasses.replace(
                     self._plan, total_steps=self.experiment.phase_ends[phase]
                 ),
-                self.folder,
+                self.writer,
                 self.checkpoints,
                 on_log,
                 lambda: self.experiment.workers.largest(should_stop()),
@@ -149,7 +149,7 @@ class Session:
             )
             results.append(one_phase.train())
         self._profile.close()
-        self.folder.close_logs()
+        self.writer.close_logs()
         seconds = sum(result.train_seconds for result in results)
         return dataclasses.replace(results[-1], train_seconds=seconds)
 
@@ -168,8 +168,8 @@ class Session:
             "seed": config.training.seed,
         }
         del summary["evaluation"]
-        self.folder.write_model(self.experiment.step.export())
-        self.folder.write_summary(summary)
+        self.writer.write_model(self.experiment.step.export())
+        self.writer.write_summary(summary)
         return summary
 
     def _open_files(self, lock: locking.FolderLock | None) -> None:
@@ -180,8 +180,8 @@ class Session:
             self.experiment.step.state,
             config.records.keep_checkpoints,
             config.records.best_by,
-            before_publishing=lambda: self.folder.sync(),
-            rescue_folder=lambda: self.folder.rescue("a checkpoint cannot be written"),
+            before_publishing=lambda: self.writer.sync(),
+            rescue_folder=lambda: self.writer.rescue("a checkpoint cannot be written"),
             enter=self._enter,
         )
         flagfile = config.replace(resume=False, change_precision=False).to_flagfile()
@@ -191,12 +191,12 @@ class Session:
             if checkpoints.converted:
                 self.experiment.step.reload()
             self.experiment.step.export()
-            self.folder = run_folder.RunFolder.reopen(
+            self.writer = run_folder.RunFolder.reopen(
                 output_dir, flagfile, self.done, lock
             )
             checkpoints.forget_after(self.done)
         else:
-            self.folder = run_folder.RunFolder.create(output_dir, flagfile)
+            self.writer = run_folder.RunFolder.create(output_dir, flagfile)
         self.checkpoints = checkpoints
 
     def _enter(self, phase: int) -> train_state.TrainState:
@@ -217,7 +217,7 @@ class Session:
             probe.Probe(self.experiment.step),
             self.experiment.batches,
             self.experiment.steps_per_epoch,
-            self.folder,
+            self.writer,
             config.training.explain_skips,
         )
 

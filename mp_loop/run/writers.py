@@ -50,7 +50,7 @@ class Writer(Protocol):
         """Waits until every line is on the disk."""
 
     def rescue(self, why: str) -> str | None:
-        """Goes on in another folder; returns it, or None if none can be written."""
+        """Continues in another folder; returns it, or None if none can be written."""
 
     def write_model(self, model: keras.Model) -> None:
         """Writes the trained model."""
@@ -89,7 +89,7 @@ class CheckpointStore(Protocol):
         """From now on checkpoints go to another folder."""
 
     def restore_healthy(self) -> checkpointing.Entry | None:
-        """Restores the newest checkpoint from which it is worth going on."""
+        """Restores the newest checkpoint from which it is worth continuing."""
 
     def forget_after(self, step: int) -> None:
         """Removes the checkpoints after a step."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mp_loop.config import choices
 from mp_loop.data import augmentation, order
 
 
@@ -80,3 +81,7 @@ def test_flip_crop_draws_area_and_place_uniformly():
         assert counts.sum() == 90_000
         assert np.all(np.abs(counts - 9_000) < 5 * 90)
     assert np.all(np.abs(np.corrcoef(np.stack(drawn)) - np.eye(4)) < 5 / 300)
+
+
+def test_every_augmentation_is_a_valid_setting():
+    assert tuple(augmentation.AUGMENTATIONS) == choices.AUGMENTATIONS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mp_loop.config import choices, errors
 from mp_loop.data import batching, order
-from tests.data import made_data
+from tests.support import data_sets
 
 
 def context(worker, workers, replicas):
@@ -18,13 +18,13 @@ def context(worker, workers, replicas):
 
 
 def test_an_epoch_holds_each_example_once_and_drops_the_remainder():
-    made = made_data.source(23)
+    made = data_sets.source(23)
     assert batching.steps_per_epoch(made, 5) == 4
-    seen = made_data.labels(batching.training_batches(made, 5, seed=1, epoch=0))
+    seen = data_sets.labels(batching.training_batches(made, 5, seed=1, epoch=0))
     assert [len(batch) for batch in seen] == [5, 5, 5, 5]
     assert len(set(sum(seen, []))) == 20
     whole = sum(
-        made_data.labels(batching.training_batches(made, 1, seed=1, epoch=0)), []
+        data_sets.labels(batching.training_batches(made, 1, seed=1, epoch=0)), []
     )
     assert sorted(whole) == list(range(23))
     # The batch size only cuts the same order elsewhere.
@@ -32,17 +32,17 @@ def test_an_epoch_holds_each_example_once_and_drops_the_remainder():
 
 
 def test_images_travel_with_their_labels():
-    made = made_data.source(23)
+    made = data_sets.source(23)
     for x, y in batching.training_batches(made, 5, seed=3, epoch=1):
         assert x.dtype == tf.float32 and y.dtype == tf.int64
         np.testing.assert_array_equal(x, made.train.inputs[y.numpy()])
 
 
 def test_order_depends_on_seed_and_epoch_and_they_do_not_collide():
-    made = made_data.source(64)
+    made = data_sets.source(64)
     pairs = [(0, 0), (0, 1), (1, 0), (1, 2), (2, 1), (3, 0), (0, 3), (1 + 2**32, 2)]
     orders = {
-        tuple(sum(made_data.labels(batching.training_batches(made, 8, *pair)), []))
+        tuple(sum(data_sets.labels(batching.training_batches(made, 8, *pair)), []))
         for pair in pairs
     }
     assert len(orders) == len(pairs)
@@ -50,15 +50,15 @@ def test_order_depends_on_seed_and_epoch_and_they_do_not_collide():
 
 @pytest.mark.parametrize("augment", choices.AUGMENTATIONS)
 def test_batches_do_not_depend_on_global_seeds_or_earlier_calls(augment):
-    made = made_data.source(40)
+    made = data_sets.source(40)
     tf.random.set_seed(1)
-    first = made_data.batches(batching.training_batches(made, 8, 7, 2, augment=augment))
+    first = data_sets.batches(batching.training_batches(made, 8, 7, 2, augment=augment))
     tf.random.set_seed(2)
     tf.random.uniform([3])
     dataset = batching.training_batches(made, 8, 7, 2, augment=augment)
-    made_data.assert_same(made_data.batches(dataset), first)
-    made_data.assert_same(
-        made_data.batches(dataset), first
+    data_sets.assert_same(data_sets.batches(dataset), first)
+    data_sets.assert_same(
+        data_sets.batches(dataset), first
     )  # Nor on having been read before.
 
 
@@ -73,15 +73,15 @@ def test_batches_do_not_depend_on_global_seeds_or_earlier_calls(augment):
 def test_start_batch_leaves_the_other_batches_bitwise_as_they_are(
     seed, epoch, batch_size, augment, at
 ):
-    made = made_data.source(30)
+    made = data_sets.source(30)
     start = round(at * batching.steps_per_epoch(made, batch_size))
-    whole = made_data.batches(
+    whole = data_sets.batches(
         batching.training_batches(made, batch_size, seed, epoch, augment=augment)
     )
-    rest = made_data.batches(
+    rest = data_sets.batches(
         batching.training_batches(made, batch_size, seed, epoch, start, augment=augment)
     )
-    made_data.assert_same(rest, whole[start:])
+    data_sets.assert_same(rest, whole[start:])
 
 
 def test_training_inputs_are_normalized(mini):
@@ -94,7 +94,7 @@ def test_training_inputs_are_normalized(mini):
 
 
 def test_evaluation_is_in_order_normalized_alike_and_complete(mini):
-    seen = made_data.batches(batching.evaluation_batches(mini, 300))
+    seen = data_sets.batches(batching.evaluation_batches(mini, 300))
     assert [len(y) for _, y in seen] == [300, 300, 300, 100]
     np.testing.assert_array_equal(
         np.concatenate([y for _, y in seen]), mini.test.labels
@@ -106,23 +106,23 @@ def test_evaluation_is_in_order_normalized_alike_and_complete(mini):
 
 
 def test_augmentation_follows_the_position_not_the_batch_size():
-    made = made_data.source(24)
-    one = made_data.batches(
+    made = data_sets.source(24)
+    one = data_sets.batches(
         batching.training_batches(made, 4, 1, 1, augment="flip_shift")
     )
-    two = made_data.batches(
+    two = data_sets.batches(
         batching.training_batches(made, 8, 1, 1, augment="flip_shift")
     )
     np.testing.assert_array_equal(
         np.concatenate([x for x, _ in one]), np.concatenate([x for x, _ in two])
     )
-    plain = made_data.batches(batching.training_batches(made, 8, 1, 1))
+    plain = data_sets.batches(batching.training_batches(made, 8, 1, 1))
     assert any((a != b).any() for (a, _), (b, _) in zip(two, plain, strict=True))
 
 
 def test_crops_are_preprocessed_as_the_source_says():
     made = dataclasses.replace(
-        made_data.source(24), preprocess=lambda pixels: pixels - 1000.0
+        data_sets.source(24), preprocess=lambda pixels: pixels - 1000.0
     )
     (x, _), *_ = batching.training_batches(made, 8, 1, 1, augment="flip_crop")
     assert x.dtype == tf.float32 and -1000 <= np.min(x) <= np.max(x) <= -745
@@ -151,21 +151,21 @@ def test_crops_are_preprocessed_as_the_source_says():
 def test_arguments_out_of_range_are_refused(arguments, law):
     arguments = dict(batch_size=2, seed=0, epoch=0) | arguments
     with pytest.raises(errors.DataError, match=law):
-        batching.training_batches(made_data.source(8), **arguments)
+        batching.training_batches(data_sets.source(8), **arguments)
 
 
 def test_evaluation_batch_size_of_zero_is_refused():
     with pytest.raises(errors.DataError, match=r"`batch_size` \(0\)"):
-        batching.evaluation_batches(made_data.source(8), 0)
+        batching.evaluation_batches(data_sets.source(8), 0)
 
 
 @pytest.mark.parametrize("start", [0, 2])
 @pytest.mark.parametrize("workers, replicas", [(1, 2), (2, 2), (2, 4)])
 def test_the_shares_of_all_workers_are_the_batch(workers, replicas, start):
-    arguments = (made_data.source(26), 8, 1, 3, start, "flip_shift")
-    whole = made_data.batches(batching.training_batches(*arguments))
+    arguments = (data_sets.source(26), 8, 1, 3, start, "flip_shift")
+    whole = data_sets.batches(batching.training_batches(*arguments))
     shares = [
-        made_data.batches(
+        data_sets.batches(
             batching.training_batches(*arguments, context(worker, workers, replicas))
         )
         for worker in range(workers)

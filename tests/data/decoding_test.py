@@ -5,7 +5,7 @@ import pytest
 
 from mp_loop.config import errors
 from mp_loop.data import decoding, sources
-from tests.data import made_data
+from tests.support import data_sets
 
 
 def test_moments_are_per_channel_and_a_constant_channel_is_left_alone():
@@ -19,10 +19,10 @@ def test_moments_are_per_channel_and_a_constant_channel_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    "image", [made_data.IMAGE, made_data.ANY_IMAGE], ids=["fixed", "any_size"]
+    "image", [data_sets.IMAGE, data_sets.ANY_IMAGE], ids=["fixed", "any_size"]
 )
 def test_more_than_the_limit_is_refused(tmp_path, monkeypatch, image):
-    made_data.write(tmp_path, image, made_data.LABEL, made_data.pictures(4, 4))
+    data_sets.write(tmp_path, image, data_sets.LABEL, data_sets.pictures(4, 4))
     monkeypatch.setattr(decoding, "MAX_DECODED_BYTES", 4 * 4 * 4 * 3)
     sources.load("made", str(tmp_path))  # Both splits fill it exactly.
     monkeypatch.setattr(decoding, "MAX_DECODED_BYTES", 4 * 4 * 4 * 3 - 1)

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 from mp_loop.config import errors
 from mp_loop.data import download, sources
-from tests.data import made_data
+from tests.support import data_sets
 
 
 def test_without_network_nothing_is_written(tmp_path, monkeypatch):
@@ -48,7 +48,7 @@ def test_a_download_that_works_is_read(tmp_path, monkeypatch):
         # The embedded files under the names of mnist 3.0.1.
         target = pathlib.Path(self.data_path)
         target.mkdir(parents=True)
-        for file in made_data.embedded_folder().iterdir():
+        for file in data_sets.embedded_folder().iterdir():
             content = file.read_bytes()
             if file.suffix == ".json":
                 content = content.replace(b"fashion_mnist_mini", b"mnist")

@@ -3,13 +3,13 @@
 import numpy as np
 
 from mp_loop.data import batching, order
-from tests.data import made_data
+from tests.support import data_sets
 
 
 def test_order_is_pinned():
     # A run resumes with another version of this program only if this stays.
-    seen = made_data.labels(
-        batching.training_batches(made_data.source(12), 12, seed=5, epoch=3)
+    seen = data_sets.labels(
+        batching.training_batches(data_sets.source(12), 12, seed=5, epoch=3)
     )
     assert seen == [[5, 0, 2, 4, 10, 8, 9, 6, 11, 7, 3, 1]]
 

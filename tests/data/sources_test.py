@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from mp_loop.config import errors
 from mp_loop.data import batching, sources
-from tests.data import made_data
+from tests.support import data_sets
 
 # Of the decoded images and labels: record files differ between machines.
 MINI_SHA256 = {
@@ -36,7 +36,7 @@ def test_embedded_data_keep_names_licence_and_no_machine_path(mini):
     assert mini.input_shape == (28, 28, 1)
     assert mini.class_names[0] == "T-shirt/top"
     assert mini.class_names[9] == "Ankle boot"
-    folder = made_data.embedded_folder()
+    folder = data_sets.embedded_folder()
     assert "Copyright (c) 2017 Zalando SE" in (folder / "LICENSE").read_text()
     for file in folder.glob("*.json"):
         assert '"/' not in file.read_text()
@@ -51,13 +51,13 @@ def test_mean_and_std_are_those_of_the_training_pixels(mini):
 
 @pytest.mark.parametrize("test_split", ["test", "validation"])
 @pytest.mark.parametrize(
-    "image", [made_data.IMAGE, made_data.ANY_IMAGE], ids=["fixed", "any_size"]
+    "image", [data_sets.IMAGE, data_sets.ANY_IMAGE], ids=["fixed", "any_size"]
 )
 def test_a_folder_without_builder_code_is_read(tmp_path, image, test_split):
     # TFDS's default is to read files in turns, 16 examples from each.
-    examples = made_data.pictures(*[4] * 45)
-    made_data.write(
-        tmp_path, image, made_data.LABEL, examples, ("train", test_split), per_file=20
+    examples = data_sets.pictures(*[4] * 45)
+    data_sets.write(
+        tmp_path, image, data_sets.LABEL, examples, ("train", test_split), per_file=20
     )
     made = sources.load("made", str(tmp_path))
     assert made.input_shape == (4, 4, 3)
@@ -68,59 +68,59 @@ def test_a_folder_without_builder_code_is_read(tmp_path, image, test_split):
 
 
 def text(tmp_path):
-    made_data.write(
-        tmp_path, tfds.features.Text(), made_data.LABEL, [{"image": "a", "label": 0}]
+    data_sets.write(
+        tmp_path, tfds.features.Text(), data_sets.LABEL, [{"image": "a", "label": 0}]
     )
 
 
 def deep(tmp_path):
     image = np.zeros((4, 4, 3), np.uint16)
-    made_data.write(
-        tmp_path, made_data.DEEP_IMAGE, made_data.LABEL, [{"image": image, "label": 0}]
+    data_sets.write(
+        tmp_path, data_sets.DEEP_IMAGE, data_sets.LABEL, [{"image": image, "label": 0}]
     )
 
 
 def unequal(tmp_path):
-    made_data.write(
-        tmp_path, made_data.ANY_IMAGE, made_data.LABEL, made_data.pictures(4, 4, 5)
+    data_sets.write(
+        tmp_path, data_sets.ANY_IMAGE, data_sets.LABEL, data_sets.pictures(4, 4, 5)
     )
 
 
 def unequal_splits(tmp_path):
-    made_data.write(
+    data_sets.write(
         tmp_path,
-        made_data.ANY_IMAGE,
-        made_data.LABEL,
-        {"train": made_data.pictures(4, 4), "test": made_data.pictures(5, 5)},
+        data_sets.ANY_IMAGE,
+        data_sets.LABEL,
+        {"train": data_sets.pictures(4, 4), "test": data_sets.pictures(5, 5)},
     )
 
 
 def no_labels(tmp_path):
-    examples = [dict(example, label=-1) for example in made_data.pictures(4, 4)]
-    made_data.write(tmp_path, made_data.IMAGE, made_data.LABEL, examples)
+    examples = [dict(example, label=-1) for example in data_sets.pictures(4, 4)]
+    data_sets.write(tmp_path, data_sets.IMAGE, data_sets.LABEL, examples)
 
 
 def no_test(tmp_path):
-    made_data.write(
+    data_sets.write(
         tmp_path,
-        made_data.IMAGE,
-        made_data.LABEL,
-        made_data.pictures(4),
+        data_sets.IMAGE,
+        data_sets.LABEL,
+        data_sets.pictures(4),
         ("train", "other"),
     )
 
 
 def cut(tmp_path):
-    folder = made_data.write(
-        tmp_path, made_data.IMAGE, made_data.LABEL, made_data.pictures(4, 4, 4)
+    folder = data_sets.write(
+        tmp_path, data_sets.IMAGE, data_sets.LABEL, data_sets.pictures(4, 4, 4)
     )
     file = next(folder.glob("*train*0"))
     file.write_bytes(file.read_bytes()[:-7])
 
 
 def garbled(tmp_path):
-    folder = made_data.write(
-        tmp_path, made_data.IMAGE, made_data.LABEL, made_data.pictures(4, 4, 4)
+    folder = data_sets.write(
+        tmp_path, data_sets.IMAGE, data_sets.LABEL, data_sets.pictures(4, 4, 4)
     )
     file = next(folder.glob("*test*0"))
     content = bytearray(file.read_bytes())
@@ -130,23 +130,23 @@ def garbled(tmp_path):
 
 def lost_file(tmp_path):
     next(
-        made_data.write(
-            tmp_path, made_data.IMAGE, made_data.LABEL, made_data.pictures(4)
+        data_sets.write(
+            tmp_path, data_sets.IMAGE, data_sets.LABEL, data_sets.pictures(4)
         ).glob("*train*0")
     ).unlink()
 
 
 def bad_json(tmp_path):
-    folder = made_data.write(
-        tmp_path, made_data.IMAGE, made_data.LABEL, made_data.pictures(4)
+    folder = data_sets.write(
+        tmp_path, data_sets.IMAGE, data_sets.LABEL, data_sets.pictures(4)
     )
     (folder / "dataset_info.json").write_text("{")
 
 
 def declare(number):
     def prepare(tmp_path):
-        folder = made_data.write(
-            tmp_path, made_data.IMAGE, made_data.LABEL, made_data.pictures(4, 4)
+        folder = data_sets.write(
+            tmp_path, data_sets.IMAGE, data_sets.LABEL, data_sets.pictures(4, 4)
         )
         info = folder / "dataset_info.json"
         assert '"2"' in info.read_text()
@@ -187,7 +187,7 @@ def test_images_are_cut_to_squares_and_resized(tmp_path):
     wide[:, 2:6] = 200  # the square in the middle
     tall = np.full((12, 6, 3), 50, np.uint8)
     examples = [{"image": image, "label": 0} for image in (wide, tall, wide[:, :4])]
-    made_data.write(tmp_path, made_data.ANY_IMAGE, made_data.LABEL, examples)
+    data_sets.write(tmp_path, data_sets.ANY_IMAGE, data_sets.LABEL, examples)
     made = sources.load("made", str(tmp_path), image_size=4)
     assert made.input_shape == (4, 4, 3) and made.train.inputs.dtype == np.uint8
     assert [sorted(set(image.ravel())) for image in made.train.inputs] == [
@@ -203,7 +203,7 @@ def test_models_get_the_middle_of_an_image_or_parts_of_the_whole(tmp_path):
     frame = np.full((8, 8, 3), 255, np.uint8)
     frame[2:6, 2:6] = 0
     examples = [{"image": frame, "label": 0}] * 4
-    made_data.write(tmp_path, made_data.ANY_IMAGE, made_data.LABEL, examples)
+    data_sets.write(tmp_path, data_sets.ANY_IMAGE, data_sets.LABEL, examples)
     made = sources.load("made", str(tmp_path), image_size=4, crop_pct=0.5)
     assert made.input_shape == (4, 4, 3) and made.train.inputs.shape == (4, 8, 8, 3)
     made = dataclasses.replace(made, preprocess=lambda pixels: pixels)
@@ -230,8 +230,8 @@ def tokenize(texts):
 
 
 def test_texts_become_tokens_of_the_stored_order(tmp_path):
-    made_data.write(
-        tmp_path, tfds.features.Text(), made_data.LABEL, SENTENCES, key="sentence"
+    data_sets.write(
+        tmp_path, tfds.features.Text(), data_sets.LABEL, SENTENCES, key="sentence"
     )
     made = sources.load("made", str(tmp_path), tokenize=tokenize)
     assert made.is_text and made.input_shape == (3,)
@@ -247,4 +247,4 @@ def test_texts_become_tokens_of_the_stored_order(tmp_path):
 
 def test_source_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        made_data.source(4).num_classes = 3
+        data_sets.source(4).num_classes = 3

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mp_loop.config import choices
 from mp_loop.hardware import capability
 
 NOTHING = frozenset({"avx2", "fma"})
@@ -136,3 +137,7 @@ def test_a_run_that_would_be_slower_is_told(name):
     assert (found is None) == (said is None)
     assert said is None or (said in found and "\n" not in found)
     assert capability.must_measure(devices, precision) == measures
+
+
+def test_every_16_bit_precision_has_its_rank():
+    assert set(capability.PREFERRED) == set(choices.HALF_PRECISIONS)

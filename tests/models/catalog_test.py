@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mp_loop.config import errors
 from mp_loop.models import catalog, heads
-from tests.models import made_models
+from tests.support import models
 
 OWN = [
     ("mlp", (28, 28, 1)),
@@ -32,7 +32,7 @@ def test_model_gives_float32_logits(name, shape):
     assert model.input_shape == (None, *shape)
     assert model.output_shape == (None, 7)
     assert {weight.dtype for weight in model.weights} == {"float32"}
-    logits = model(made_models.images(shape))
+    logits = model(models.images(shape))
     assert logits.dtype == tf.float32
     assert np.all(np.isfinite(logits))
     assert heads.from_logits(model)
@@ -46,14 +46,14 @@ def test_model_gives_float32_logits(name, shape):
 )
 def test_model_can_be_cloned_and_saved_safely(name, shape, tmp_path):
     model = catalog.build(name, shape, 5, seed=3)
-    x = made_models.images(shape)
+    x = models.images(shape)
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
     np.testing.assert_array_equal(clone(x), model(x))
     path = str(tmp_path / "m.keras")
     model.save(path)
     loaded = catalog.build(path, shape, 5)
-    made_models.assert_same_weights(loaded, model)
+    models.assert_same_weights(loaded, model)
     np.testing.assert_array_equal(loaded(x), model(x))
 
 
@@ -66,8 +66,8 @@ def test_weights_depend_on_the_seed_alone(name):
     tf.random.set_seed(7)
     keras.random.normal((3,))
     keras.layers.Dense(3)(np.zeros((1, 2)))
-    made_models.assert_same_weights(catalog.build(name, shape, 4, seed=11), first)
-    assert not made_models.same_weights(catalog.build(name, shape, 4, seed=12), first)
+    models.assert_same_weights(catalog.build(name, shape, 4, seed=11), first)
+    assert not models.same_weights(catalog.build(name, shape, 4, seed=12), first)
 
 
 def with_dropout(input_shape, num_classes):

@@ -1,4 +1,4 @@
-"""A small network without its top, and a module with models of a user."""
+"""A small network without its top, and the file it is saved in."""
 
 import keras
 import pytest

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from mp_loop.models import catalog, heads
-from tests.models import made_models
+from tests.support import models
 
 
 def test_saved_features_get_a_head_on_their_mean(backbone):
     features, path = backbone
     model = catalog.build(path, (8, 8, 3), 5, dropout=0.5)
     assert model.output_shape == (None, 5)
-    x = made_models.images((8, 8, 3))
+    x = models.images((8, 8, 3))
     mean = features(x).numpy().mean((1, 2))
     kernel, bias = (v.numpy() for v in model.layers[-1].weights)
     np.testing.assert_allclose(model(x), mean @ kernel + bias, rtol=1e-5, atol=1e-6)

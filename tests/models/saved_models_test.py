@@ -8,7 +8,7 @@ import pytest
 
 from mp_loop.config import errors
 from mp_loop.models import catalog
-from tests.models import made_models
+from tests.support import models
 
 
 def test_a_broken_file_is_refused(tmp_path):
@@ -60,7 +60,7 @@ def test_weights_of_a_whole_model_come_from_a_file(tmp_path):
     original = catalog.build("cnn", (8, 8, 3), 5, seed=3)
     original.save(path)
     model = catalog.build("cnn", (8, 8, 3), 5, seed=4, weights=path)
-    made_models.assert_same_weights(model, original)
+    models.assert_same_weights(model, original)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.models import catalog, small_networks
-from tests.models import made_models
+from tests.support import models
 
 
 def test_every_weight_of_vit_tiny_gets_a_gradient():
     model = catalog.build("vit_tiny", (28, 28, 1), 3)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(model(made_models.images((28, 28, 1))) ** 2)
+        loss = tf.reduce_mean(model(models.images((28, 28, 1))) ** 2)
     for weight, grad in zip(
         model.trainable_weights,
         tape.gradient(loss, [w.value for w in model.trainable_weights]),
@@ -33,7 +33,7 @@ def test_position_embedding_tells_positions_apart():
 
 def test_vit_tiny_knows_where_a_patch_lies():
     model = catalog.build("vit_tiny", (8, 8, 1), 3)
-    x = made_models.images((8, 8, 1))
+    x = models.images((8, 8, 1))
     swapped = np.roll(x, 4, axis=1)  # The same four patches at other positions.
     # Without positions the two differ by rounding, some 1e-6.
     assert np.max(np.abs(model(x) - model(swapped))) > 1e-4
