@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from mp_loop.hardware import devices
 from mp_loop.precision import keras_twin, twins
 from mp_loop.step import gradients, updates, variables
 
@@ -19,18 +18,17 @@ from mp_loop.step import gradients, updates, variables
 class Arithmetic:
     """Reductions in float32; a skip leaves every bit of the training as it was."""
 
-    def twin(self, model: keras.Model, dtype: str, float32_layers: str) -> keras.Model:
-        """Makes the model that computes forward and backward pass in 16 bits.
+    def __init__(self, float32_layers: str = ""):
+        """Takes what the twin depends on.
 
         Args:
-          model: the float32 model.
-          dtype: "float16" or "bfloat16".
           float32_layers: regular expression over names of layers to leave in float32.
         """
-        slow = devices.multiplies_slowly(dtype)
-        return twins.half_precision_twin(
-            model, dtype, float32_layers, float32_products=slow
-        )
+        self._float32_layers = float32_layers
+
+    def twin(self, model: keras.Model, dtype: str) -> keras.Model:
+        """Makes the model that computes forward and backward pass in 16 bits."""
+        return twins.half_precision_twin(model, dtype, self._float32_layers)
 
     def update(
         self, optimizer: keras.optimizers.Optimizer, masters: Sequence[keras.Variable]
@@ -58,9 +56,8 @@ class Arithmetic:
 class KerasArithmetic(Arithmetic):
     """Every bit as under Keras' mixed policy and LossScaleOptimizer."""
 
-    def twin(self, model: keras.Model, dtype: str, float32_layers: str) -> keras.Model:
+    def twin(self, model: keras.Model, dtype: str) -> keras.Model:
         """Softmax and bias sums are of 16 bits; no layer is exempt."""
-        del float32_layers
         return keras_twin.keras_twin(model, dtype)
 
     def update(
@@ -86,3 +83,19 @@ class KerasArithmetic(Arithmetic):
         """The gradients alone decide."""
         del forward_finite
         return gradients_finite
+
+
+def make(keras_arithmetic: bool, float32_layers: str = "") -> Arithmetic:
+    """Makes the arithmetic that the arguments of a step ask for.
+
+    Raises:
+      ValueError: Keras' arithmetic leaves no layer in float32.
+    """
+    if not keras_arithmetic:
+        return Arithmetic(float32_layers)
+    if float32_layers:
+        raise ValueError(
+            f"`float32_layers` ({float32_layers}) must be empty with "
+            "`keras_arithmetic`."
+        )
+    return KerasArithmetic()

@@ -89,11 +89,7 @@ class KerasStep:
             seeds=[v.value for v in self.mixed.variables if id(v) not in known],
             slots=[v.value for v in self._optimizer.variables],
         )
-        self._step = (
-            placement.Compiled(self._one_step, self.mixed)
-            if jit_compile
-            else tf.function(self._one_step, autograph=False)
-        )
+        self._step = placement.function(self._one_step, self.mixed, jit_compile)
         self._run = tf.function(self._many_steps, autograph=False)
 
     @property

@@ -83,6 +83,25 @@ class Compiled:
         return getattr(self._function, name)
 
 
+def function(
+    one_step: Callable[..., Any],
+    model: keras.Model,
+    jit_compile: bool,
+    on_refusal: Callable[[], None] = lambda: None,
+) -> Any:
+    """Makes the `tf.function` of a step: `Compiled` if `jit_compile`.
+
+    Args:
+      one_step: of tensors.
+      model: as for `Compiled`.
+      jit_compile: whether XLA compiles it where it can.
+      on_refusal: as for `Compiled`.
+    """
+    if jit_compile:
+        return Compiled(one_step, model, on_refusal)
+    return tf.function(one_step, autograph=False)
+
+
 class _Refused(Exception):
     """XLA cannot reach something that the traced function captures."""
 

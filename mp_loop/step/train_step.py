@@ -124,11 +124,6 @@ class TrainStep:
             converted; the message names it.
         """
         _check(precision, clip_norm, accumulate_steps)
-        if keras_arithmetic and float32_layers:
-            raise ValueError(
-                f"`float32_layers` ({float32_layers}) must be empty with "
-                "`keras_arithmetic`."
-            )
         self._replicas = replicas.Replicas(all_reduce_dtype)
         self._replicas.check_supported(
             model,
@@ -136,13 +131,9 @@ class TrainStep:
             keras_arithmetic=keras_arithmetic,
             jit_compile=jit_compile,
         )
-        self._arithmetic = (
-            arithmetic.KerasArithmetic()
-            if keras_arithmetic
-            else arithmetic.Arithmetic()
-        )
+        self._arithmetic = arithmetic.make(keras_arithmetic, float32_layers)
         if twin is None and precision in choices.HALF_PRECISIONS:
-            twin = self._arithmetic.twin(model, precision, float32_layers)
+            twin = self._arithmetic.twin(model, precision)
         self.model = model
         self.twin = model if twin is None else twin
         self.optimizer = optimizer
@@ -167,11 +158,7 @@ class TrainStep:
             self._recomputed,
         )
         one_step = self._replicas.each(lambda *batch: self.trace(*batch).metrics)
-        self._step = (
-            placement.Compiled(one_step, model, self._leave_xla)
-            if jit_compile
-            else tf.function(one_step, autograph=False)
-        )
+        self._step = placement.function(one_step, model, jit_compile, self._leave_xla)
         self._run = tf.function(self._many_steps, autograph=False)
 
     @property
