@@ -146,7 +146,7 @@ def test_crops_are_preprocessed_as_the_source_says():
             r"`batch_size` \(2\) must be a multiple of the 4 replicas",
         ),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
 )
 def test_arguments_out_of_range_are_refused(arguments, law):
     arguments = dict(batch_size=2, seed=0, epoch=0) | arguments
