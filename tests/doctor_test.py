@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mp_loop import doctor
-from mp_loop.hardware import capability, devices, machine, timing
+from mp_loop.hardware import capability, devices, machine, product_timing
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -30,7 +30,7 @@ def test_it_examines_this_machine():
     assert [d["name"] for d in findings["devices"]] == [d.name for d in here]
     assert findings["software"]["tensorflow"]
     assert findings["timings"]
-    assert findings["auto"]["precision"] in timing.PRECISIONS
+    assert findings["auto"]["precision"] in product_timing.PRECISIONS
     text = doctor.report(findings)
     assert f"--precision=auto chooses {findings['auto']['precision']}" in text
     assert max(map(len, text.splitlines())) <= 80

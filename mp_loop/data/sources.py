@@ -42,7 +42,7 @@ class Source:
     train: decoding.Split
     test: decoding.Split
     num_classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray

@@ -5,7 +5,7 @@
     choose([gpu])               # Choice("float16", "...")
     slowdown_warning([gpu], "bfloat16")   # "bfloat16 is slower than float32 ..."
 
-Nothing is looked up or measured here (`devices` and `timing` do that), so that the
+Nothing is looked up or measured here (`devices` and `product_timing` do), so that the
 rules for every GPU can be tested on a machine without one.
 
 Sources: NVIDIA, "CUDA C++ Programming Guide", arithmetic instructions and tensor

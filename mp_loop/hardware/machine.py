@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mp_loop.hardware import capability, devices, environment, processor, timing
+from mp_loop.hardware import capability, devices, environment, processor, product_timing
 
 # The instructions that decide about bfloat16 and float16, or are often asked for.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "bf16")
@@ -25,7 +25,7 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "b
 def best_precision() -> str:
     """Returns what `--precision=auto` stands for on this machine; takes seconds."""
     found = devices.find()
-    measured = timing.with_ratios(found, timing.measure(found))
+    measured = product_timing.with_ratios(found, product_timing.measure(found))
     return capability.choose(measured).precision
 
 
@@ -33,7 +33,7 @@ def slowdown_warning(precision: str) -> str | None:
     """Returns `capability.slowdown_warning` for this machine; measures if it must."""
     found = devices.find()
     if capability.must_measure(found, precision):
-        found = timing.with_ratios(found, timing.measure(found))
+        found = product_timing.with_ratios(found, product_timing.measure(found))
     return capability.slowdown_warning(found, precision)
 
 
@@ -45,8 +45,8 @@ def examine() -> dict[str, Any]:
       `auto` (what `--precision=auto` chooses) and `notes` (sentences).
     """
     found = devices.find()
-    timings = timing.measure(found)
-    found = timing.with_ratios(found, timings)
+    timings = product_timing.measure(found)
+    found = product_timing.with_ratios(found, timings)
     return {
         "devices": [describe(device) for device in found],
         "timings": {

@@ -1,8 +1,8 @@
 """How long products take in each type on the devices of this machine.
 
     found = devices.find()
-    timings = timing.measure(found)                # takes seconds
-    found = timing.with_ratios(found, timings)
+    timings = product_timing.measure(found)                # takes seconds
+    found = product_timing.with_ratios(found, timings)
     capability.choose(found)
 
 A product is timed with its gradients: one forward and two backward.
