@@ -1,6 +1,8 @@
 """How a command ends: its exit code, and the line on stderr that explains it.
 
-return outcomes.interrupted(step, signal.SIGTERM, output_dir).tell()
+    return outcomes.interrupted(step, signal.SIGTERM, output_dir).tell()
+
+The last words of a run that can go on are the command that continues it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """How far a run is: a bar on a terminal, plain lines elsewhere, or nothing.
 
-shown = Progress(total_steps=368, done=0, quiet=False)
-shown(line)        # of metrics or of an evaluation
-shown.close()
+    shown = Progress(total_steps=368, done=0, quiet=False)
+    shown(line)        # of metrics or of an evaluation
+    shown.close()
+
+It writes to stderr; results go to stdout.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """What a command line may change in a run, or a comparison, that is resumed.
 
-config = continued_run(before, config, flag_values)
+    config = continued_run(before, config, flag_values)
+
+What changes the arithmetic must be as it was; one line names what is not.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Which layers of a model are trained.
 
-trainable_layers.freeze(model, "BN|Conv1")    # layers whose name matches
-layers = trainable_layers.TrainableLayers(model)
-layers.head_alone()                           # for now only the last layer
-layers.everything()                           # and then all that is not frozen
+    trainable_layers.freeze(model, "BN|Conv1")    # layers whose name matches
+    layers = trainable_layers.TrainableLayers(model)
+    layers.head_alone()                           # for now only the last layer
+    layers.everything()                           # and then all that is not frozen
+
+A step is made after the choice: it has masters for what is trained then.
 """
 
 from __future__ import annotations

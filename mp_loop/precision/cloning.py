@@ -1,6 +1,8 @@
 """Clones of a functional model, made layer by layer, that know their originals.
 
-twin = cloning.clone(model, convert)       # convert: from a layer to its copy
+    twin = cloning.clone(model, convert)       # convert: from a layer to its copy
+
+A layer that `convert` returns itself is in both models.
 """
 
 from __future__ import annotations

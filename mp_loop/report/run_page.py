@@ -1,6 +1,8 @@
 """The report of a run: report.html.
 
-run_page.write("runs/a")                   # after the files of the run
+    run_page.write("runs/a")                   # after the files of the run
+
+It reads the files of the run folder alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """When a training logs, evaluates, saves, inspects and ends, in steps.
 
-plan = Plan(total_steps=1000, steps_per_epoch=100, batch_size=32)
-plan.steps_until_due(0)     # 20: a line of metrics
-plan.due_at(100)            # Due(log=True, evaluate=True, save=True)
+    plan = Plan(total_steps=1000, steps_per_epoch=100, batch_size=32)
+    plan.steps_until_due(0)     # 20: a line of metrics
+    plan.due_at(100)            # Due(log=True, evaluate=True, save=True)
+
+A call of several steps never crosses a boundary.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """The variables of a step: which there are, and which the forward pass writes.
 
-variables = of_step(model, twin)
-before = variables.remember()
-... forward and backward pass, traced ...
-written = variables.written(before)        # statistics, to be restored in a skip
+    variables = of_step(model, twin)
+    before = variables.remember()
+    ... forward and backward pass, traced ...
+    written = variables.written(before)        # statistics, to be restored in a skip
+
+Each is in one place: trained, frozen, or a random state.
 """
 
 from __future__ import annotations
