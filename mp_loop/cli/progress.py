@@ -4,7 +4,7 @@
     shown(line)        # of metrics or of an evaluation
     shown.close()
 
-It writes to stderr; results go to stdout.
+Lines of metrics go to stderr, evaluations to stdout.
 """
 
 from __future__ import annotations
