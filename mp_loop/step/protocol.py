@@ -14,6 +14,9 @@ from mp_loop.step import metrics, train_state
 class Step(Protocol):
     """One training step of a float32 Keras model.
 
+    `TrainStep` has `reload` and `back_off` besides: a run goes on in another precision,
+    or goes back to a checkpoint, with our own loop alone.
+
     Attributes:
       model: the user's float32 model.
       state: every variable that training changes.
@@ -40,12 +43,6 @@ class Step(Protocol):
 
     def export(self) -> keras.Model:
         """Returns `model` with the trained weights in it."""
-
-    def reload(self) -> None:
-        """Computes with what the float32 weights hold now, set by hand."""
-
-    def back_off(self) -> None:
-        """Lowers the loss scale as an overflow does."""
 
     def continue_from(self, before: Step) -> None:
         """Takes over from a step that trained other layers of the same model."""
