@@ -67,11 +67,18 @@ def convert_layer(
     policy: keras.DTypePolicy,
     product_policy: keras.DTypePolicy,
     inside: bool = False,
+    each_call: bool = False,
 ) -> keras.layers.Layer:
     """Returns a 16-bit copy of the layer where that is safe, else the layer.
 
-    Dropout in the model's own graph has the masks of the float32 model; `inside` a
-    composite layer, where that costs a tenth of a step, it draws fewer bits.
+    Args:
+      layer: a built float32 layer.
+      policy: dtype of tensors and variables.
+      product_policy: the same, and the dtype of products.
+      inside: whether it is part of a composite layer. Dropout in the model's own graph
+        has the masks of the float32 model; inside, where that costs a tenth of a step,
+        it draws fewer bits.
+      each_call: whether a copy that has weights can `copies.read_in_each_call`.
     """
     plain = (
         layer.dtype_policy.name == "float32"  # else: the user's own choice stands
@@ -82,7 +89,7 @@ def convert_layer(
     if not plain:
         return layer
     if type(layer) in products.BIASED:
-        return products.with_float32_bias(layer, product_policy)
+        return products.with_float32_bias(layer, product_policy, each_call)
     if norms.can_fuse(layer):
         return norms.batch_norm(layer, product_policy)
     if norms.can_fuse_layer_norm(layer):
@@ -98,10 +105,14 @@ def convert_layer(
             for name, part in parts.items()
         }
         islands = any(twins[name] is part for name, part in parts.items())
-        return layer if islands else transformer.composite(layer, policy, twins)
+        if islands:
+            return layer
+        return transformer.composite(layer, policy, twins, each_call)
     if type(layer) is keras.layers.MultiHeadAttention:
         gated = getattr(layer, "_gate_dense", None) is not None
-        return layer if gated else transformer.attention(layer, product_policy, inside)
+        if gated:
+            return layer
+        return transformer.attention(layer, product_policy, inside, each_call)
     if type(layer) in transformer.DROPOUTS:
         return transformer.dropout(layer, policy, few_bits=inside)
     exponential = activations.needs_float32(getattr(layer, "activation", None))

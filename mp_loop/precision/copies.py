@@ -1,7 +1,9 @@
 """Copies of layers under another dtype policy.
 
-copy(layer, twin_config(layer, policy))      its weights are copies in 16 bits
-cast_in_each_call(twin, layer)               it reads the original's weights
+    copy(layer, twin_config(layer, policy))      its weights are copies in 16 bits
+    read_in_each_call(twin, layer)               it reads the original's weights
+
+A copy is told later what it was made of: see `pairing`.
 """
 
 from __future__ import annotations
@@ -52,36 +54,55 @@ def twin_config(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> dict[st
     return config
 
 
-def copy(layer: keras.layers.Layer, config: dict[str, Any]) -> keras.layers.Layer:
-    """Makes another layer of the same type; a Lambda with the same function."""
+def copy(
+    layer: keras.layers.Layer, config: dict[str, Any], each_call: bool = False
+) -> keras.layers.Layer:
+    """Makes another layer of the same type; a Lambda with the same function.
+
+    Args:
+      layer: what is copied.
+      config: of the copy.
+      each_call: whether the copy can `read_in_each_call`.
+    """
     if not isinstance(layer, keras.layers.Lambda):
-        return type(layer).from_config(config)
+        return made(type(layer), config, each_call)
     own = {"function": layer.function, "mask": layer.mask}
     return keras.layers.Lambda(**(config | own | {"output_shape": layer._output_shape}))
 
 
-def cast_in_each_call(twin: keras.layers.Layer, master: keras.layers.Layer) -> None:
+def made(
+    kind: type, config: dict[str, Any], each_call: bool = False
+) -> keras.layers.Layer:
+    """Makes a layer of a kind; one that can `read_in_each_call` if `each_call`."""
+    return (_casting_in_each_call(kind) if each_call else kind).from_config(config)
+
+
+def read_in_each_call(twin: keras.layers.Layer, master: keras.layers.Layer) -> None:
     """Lets a copy read the master's variables, cast anew in each of its calls.
 
     The gradients of the calls are then summed in float32. A layer that is called
     once has nothing to sum, and keeps its own 16-bit variables.
 
     Args:
-      twin: a copy of `master`, built or not. Under a mixed policy of Keras the cast is
-        left to Keras.
+      twin: a copy of `master` that was `made` for this, built or not. Under a mixed
+        policy of Keras the cast is left to Keras.
       master: the built float32 layer.
     """
     # Closures hide them from tracking. Inside a call, `value` is cast by Keras.
     values = {id(variable): variable.value for variable in master.weights}
-    twin._master_weights = lambda: (master, values)
-    twin.__class__ = _casting_in_each_call(type(twin))
+    twin.master_weights = lambda: (master, values)
+
+
+def reads_masters(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer reads float32 masters that are not its own variables."""
+    return getattr(layer, "master_weights", None) is not None
 
 
 @functools.cache
 def _casting_in_each_call(base: type) -> type:
     @functools.wraps(base.call)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        master, values = self._master_weights()
+        master, values = self.master_weights()
         owners = {
             id(own): weight
             for weight, own in pairing.variables(master, self)
@@ -106,6 +127,10 @@ def _casting_in_each_call(base: type) -> type:
                 owners.get(id(variable), variable).assign(written)
         return outputs
 
+    def weights(self: Any) -> list[keras.Variable]:
+        read = reads_masters(self)
+        return self.master_weights()[0].weights if read else base.weights.fget(self)
+
     def variables(self: Any) -> list[keras.Variable]:
         own = {id(v) for v in base.weights.fget(self)}
         seeds = [v for v in base.variables.fget(self) if id(v) not in own]
@@ -114,6 +139,7 @@ def _casting_in_each_call(base: type) -> type:
     members = {
         "call": call,
         "variables": property(variables),
-        "weights": property(lambda self: self._master_weights()[0].weights),
+        "weights": property(weights),
+        "master_weights": None,  # until `read_in_each_call`
     }
     return type(base.__name__, (base,), members)

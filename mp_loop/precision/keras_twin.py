@@ -45,8 +45,8 @@ def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
         if mixes and not layer._layers:
             return float32_calls.Rounded(layer, dtype)
         if layer.weights and (mixes or calls[id(layer)] > 1 or _needs_masters(layer)):
-            twin = copies.copy(layer, copies.twin_config(layer, mixed))
-            copies.cast_in_each_call(twin, layer)
+            twin = copies.copy(layer, copies.twin_config(layer, mixed), each_call=True)
+            copies.read_in_each_call(twin, layer)
             return twin
         return copies.copy(layer, copies.twin_config(layer, policy))
 

@@ -295,13 +295,14 @@ _TWINS = {base: type(base.__name__, (_Float32Bias, base), {}) for base in BIASED
 
 
 def with_float32_bias(
-    layer: keras.layers.Layer, policy: keras.DTypePolicy
+    layer: keras.layers.Layer, policy: keras.DTypePolicy, each_call: bool = False
 ) -> keras.layers.Layer:
     """Copies one of the `BIASED` layers to 16 bits, sharing its float32 bias.
 
     Args:
       layer: a built float32 layer whose type is in `BIASED`.
       policy: dtype of kernel and results, and of the product.
+      each_call: whether the copy can `copies.read_in_each_call`.
 
     Returns:
       A layer with a 16-bit kernel of its own. Softmax-like activations are
@@ -310,6 +311,6 @@ def with_float32_bias(
     config = copies.twin_config(layer, policy)
     config["activation"] = None
     config["bias_axes" if "bias_axes" in config else "use_bias"] = None
-    twin = _TWINS[type(layer)].from_config(config)
+    twin = copies.made(_TWINS[type(layer)], config, each_call)
     twin.share(layer)
     return twin

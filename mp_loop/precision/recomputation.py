@@ -33,6 +33,8 @@ import keras
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
+from mp_loop.precision import copies
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -210,8 +212,8 @@ def _first_order(grad: tf.Tensor) -> Any:
 
 
 def _reads_masters(segment: keras.Model) -> bool:
-    """Tells whether a layer reads float32 masters that are not its own variables."""
-    return any(hasattr(layer, "_master_weights") for layer in segment._flatten_layers())
+    """Tells whether a layer of a segment does."""
+    return any(map(copies.reads_masters, segment._flatten_layers()))
 
 
 def parts(model: keras.Model, nested: bool = False) -> list[Part]:

@@ -102,6 +102,7 @@ def attention(
     layer: keras.layers.MultiHeadAttention,
     policy: keras.DTypePolicy,
     few_bits: bool = False,
+    each_call: bool = False,
 ) -> keras.layers.MultiHeadAttention:
     """Copies a built `MultiHeadAttention` to 16 bits, its softmax in float32.
 
@@ -109,13 +110,14 @@ def attention(
       layer: a built float32 layer. Its projections' biases are shared.
       policy: dtype of kernels and results, and of the products.
       few_bits: as for `dropout`.
+      each_call: whether the copy can `copies.read_in_each_call`.
 
     Returns:
       A layer with 16-bit projection kernels of its own.
     """
     config = copies.twin_config(layer, policy)
     config["flash_attention"] = False
-    twin = _Attention.from_config(config)
+    twin = copies.made(_Attention, config, each_call)
     twin.share(layer, few_bits)
     return twin
 
@@ -330,6 +332,7 @@ def composite(
     layer: keras.layers.Layer,
     policy: keras.DTypePolicy,
     twins: dict[str, keras.layers.Layer],
+    each_call: bool = False,
 ) -> keras.layers.Layer:
     """Copies a built composite layer, with twins in the place of its parts.
 
@@ -337,11 +340,13 @@ def composite(
       layer: one that has `parts`.
       policy: dtype of what the layer itself computes: sums of two tensors.
       twins: of all its `parts`, by the same names in the same order; not built.
+      each_call: whether the copy can `copies.read_in_each_call`.
 
     Returns:
       A layer of the same type.
     """
-    twin = _made_of_twins(type(layer)).from_config(copies.twin_config(layer, policy))
+    config = copies.twin_config(layer, policy)
+    twin = copies.made(_made_of_twins(type(layer)), config, each_call)
     twin._twins = lambda: (layer, twins)  # a closure hides them from tracking
     return twin
 

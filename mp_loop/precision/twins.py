@@ -68,9 +68,10 @@ def half_precision_twin(
             cloning.check_cloneable(layer)
         if id(layer) in outputs or (stays and stays.search(layer.name)):
             return layer
-        twin = casting.convert_layer(layer, policy, product_policy)
-        if calls[id(layer)] > 1 and casting.has_copies(layer):
-            copies.cast_in_each_call(twin, layer)
+        each_call = calls[id(layer)] > 1 and casting.has_copies(layer)
+        twin = casting.convert_layer(layer, policy, product_policy, each_call=each_call)
+        if each_call and twin is not layer:
+            copies.read_in_each_call(twin, layer)
         return twin
 
     return cloning.clone(model, convert)
