@@ -26,8 +26,8 @@ def bits(step):
     return {name: v.numpy().tobytes() for name, v in step.state.named().items()}
 
 
-def learn(step, steps=1):
-    for seed in range(steps):
+def learn(step, count=1):
+    for seed in range(count):
         step(*steps.data(int(step.state.step) + seed))
 
 

@@ -110,9 +110,9 @@ def read_back(folder, looks, values):
             np.testing.assert_array_equal(buckets, expected)
 
 
-def poisoned(*steps):
+def poisoned(*numbers):
     def batches(epoch, start):
-        return steps.batches(epoch, start, poison=steps)
+        return steps.batches(epoch, start, poison=numbers)
 
     return batches
 
