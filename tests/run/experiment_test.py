@@ -133,7 +133,7 @@ def test_frozen_originals_leave_the_device_in_every_phase():
     ("words", "message"),
     [
         (("--head_epochs=1", "--steps=31"), r"--head_epochs \(1\) are 31 steps"),
-        (("--freeze=absent",), r"--freeze \(absent\) finds no"),
+        (("--freeze=absent",), r"--freeze \(absent\) matches no layer"),
         (("--preprocessing=torch",), r"--preprocessing \(torch\) is for 3 channels"),
         (("--weights=absent.keras",), r"--weights \(absent.keras\): there is no"),
     ],
