@@ -55,7 +55,7 @@ class StepFactory:
             training = self.config.training
             if not training.rollback:
                 return self._step(rate)
-            rate = schedules.Lowered(rate, training.rollback_factor)
+            rate = schedules.RollbackSchedule(rate, training.rollback_factor)
             step = self._step(rate)
             rate.rollbacks = step.state.rollbacks
             return step

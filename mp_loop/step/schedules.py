@@ -51,8 +51,9 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         return cls(**{**config, "schedule": inner})
 
 
-@keras.saving.register_keras_serializable(package="mp_loop")
-class Lowered(keras.optimizers.schedules.LearningRateSchedule):
+# The registered name is that of saved models.
+@keras.saving.register_keras_serializable(package="mp_loop", name="Lowered")
+class RollbackSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A rate or schedule times `factor` for each rollback there was.
 
     Attributes:

@@ -136,7 +136,7 @@ class FusedUpdate(KerasUpdate):
         """Whether finite gradients of infinite norm would do harm: in Adam.
 
         A gradient whose square overflows float32 makes the second moment
-        infinite for good, and the weight deaf.
+        infinite for good, and the weight stops updating.
         """
         return not isinstance(self._optimizer, keras.optimizers.SGD)
 
