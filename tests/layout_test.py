@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -63,6 +65,19 @@ def test_imports_point_down(module):
     folder = module.split("/")[0]
     below = FOLDERS[FOLDERS.index(folder) :]
     assert {name.split("/")[0] for name in imported(module)} <= set(below)
+
+
+def test_a_bad_flag_is_refused_before_tensorflow_loads():
+    """Nor does the parsing of flags, or the tables of a command, need it."""
+    light = [name for name in MODULES if name.split("/")[0] in WITHOUT_TENSORFLOW]
+    names = [f"mp_loop.{name.replace('/', '.')}" for name in [*light, "train"]]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert 'tensorflow' not in sys.modules, name\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -64,7 +64,7 @@ class KerasArithmetic(Arithmetic):
         self, optimizer: keras.optimizers.Optimizer, masters: Sequence[keras.Variable]
     ) -> updates.KerasUpdate:
         """Keras' own."""
-        return updates.KerasUpdate(optimizer, masters)
+        return updates.make(optimizer, masters, fused=False)
 
     def sparse(self, gradient: gradients.Gradient) -> gradients.Gradient:
         """Repeated rows are left to the optimizer."""

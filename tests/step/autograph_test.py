@@ -8,8 +8,6 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.step import autograph, keras_step
 
-RATE_OF_NOTHING = 0.0
-
 
 def squares(labels, outputs):
     return tf.reduce_mean(tf.square(outputs - tf.cast(labels, tf.float32)), -1)
@@ -44,7 +42,7 @@ STEPS = {
 @pytest.mark.parametrize(("size", "factor"), [(10.0, 2.0), (0.01, 1.0)])
 def test_a_loss_function_branches_on_a_tensor(make, size, factor):
     inputs, labels = data(size)
-    step = make(model(), keras.optimizers.SGD(RATE_OF_NOTHING), branching, "float32")
+    step = make(model(), keras.optimizers.SGD(0.0), branching, "float32")
     expected = factor * tf.reduce_mean(squares(labels, step.model(inputs)))
     np.testing.assert_allclose(step(inputs, labels)["loss"], expected, rtol=1e-5)
     evaluation = mp_loop.EvalStep(step.model, branching, "mse")
