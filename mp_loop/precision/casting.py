@@ -9,14 +9,11 @@ in its twin.
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from mp_loop.precision import (
     activations,
     copies,
-    float32_calls,
     norms,
     products,
     transformer,
@@ -57,9 +54,6 @@ _MERGES = (
     keras.layers.Multiply,
     keras.layers.Subtract,
 )
-# Keras operations (`x + y`, `keras.ops.reshape(x, ...)`) that are likewise safe.
-_ELEMENTWISE_OPERATIONS = ("Reshape", "Transpose", "Relu", "GetItem", "Squeeze")
-_MERGING_OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 
 
 def convert_layer(
@@ -80,13 +74,8 @@ def convert_layer(
         it draws fewer bits.
       each_call: whether a copy that has weights can `copies.read_in_each_call`.
     """
-    plain = (
-        layer.dtype_policy.name == "float32"  # else: the user's own choice stands
-        and getattr(layer, "activity_regularizer", None) is None  # a reduction
-        and getattr(layer, "quantization_mode", None) is None
-        and not getattr(layer, "lora_enabled", False)
-    )
-    if not plain:
+    plain = getattr(layer, "activity_regularizer", None) is None  # a reduction
+    if not plain or getattr(layer, "lora_enabled", False) or is_foreign(layer):
         return layer
     if type(layer) in products.BIASED:
         return products.with_float32_bias(layer, product_policy, each_call)
@@ -129,14 +118,15 @@ def convert_layer(
     return layer
 
 
-def convert_operation(operation: keras.Operation) -> Any:
-    """Returns the operation if it is safe in 16 bits, else runs it in float32."""
-    name = type(operation).__name__
-    if name in _ELEMENTWISE_OPERATIONS:
-        return operation
-    if name in _MERGING_OPERATIONS and _inputs_agree(operation):
-        return operation
-    return float32_calls.InFloat32(operation)
+def is_foreign(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer's own dtypes are what its user chose."""
+    quantized = getattr(layer, "quantization_mode", None) is not None
+    return quantized or layer.dtype_policy.name != "float32"
+
+
+def is_product(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer is one product with a kernel: as the last one, a head."""
+    return type(layer) in products.BIASED
 
 
 def has_copies(layer: keras.layers.Layer) -> bool:

@@ -1,0 +1,213 @@
+"""The operations of a traced call as plain nodes, functions within it opened.
+
+    graph = nodes.of_graph(func_graph)
+    for node in graph.nodes: node.type, node.inputs, node.outputs
+
+What only TensorFlow's graph knows (constants, variables, the bodies of functions) is
+looked up here, so that who decides on dtypes need not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.framework import function_def_to_graph
+
+_BODIES = {
+    "Case": ("branches",),
+    "If": ("then_branch", "else_branch"),
+    "StatelessCase": ("branches",),
+    "StatelessIf": ("then_branch", "else_branch"),
+    "StatelessWhile": ("cond", "body"),
+    "While": ("cond", "body"),
+}
+_NUMBER = re.compile(r"_\d+$")  # by which TensorFlow tells equal names apart
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+# What an operation without these has no effect but its outputs.
+_ONLY_READ = (
+    "Placeholder",
+    "ReadVariableOp",
+    "ResourceGather",
+    "ResourceGatherNd",
+    "VarHandleOp",
+)
+
+
+@dataclasses.dataclass(eq=False)
+class Value:
+    """A tensor of the traced call.
+
+    Attributes:
+      tensor: in the traced graph; its dtype and shape are what float32 gave.
+      constant: what it holds, if that is known.
+      variable: what it is the handle of, or was read of, if it is.
+    """
+
+    tensor: tf.Tensor
+    constant: np.ndarray | None = None
+    variable: tf.Variable | None = None
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether it may be stored in 16 bits."""
+        return self.tensor.dtype == tf.float32
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """An operation of the traced call.
+
+    Attributes:
+      op: in the traced graph.
+      inputs: what it takes.
+      outputs: what it makes.
+      scope: every value of its graph by its tensor, for a gradient of its own.
+    """
+
+    op: tf.Operation
+    inputs: list[Value]
+    outputs: list[Value]
+    scope: Mapping[Any, Value]
+
+    @property
+    def type(self) -> str:
+        """The operation's type, such as "MatMul"."""
+        return self.op.type
+
+    @property
+    def gradient(self) -> str:
+        """Under which name its own gradient function is registered; "": it has none."""
+        try:
+            return self.op.get_attr("_gradient_op_type").decode()
+        except ValueError:
+            return ""
+
+    @property
+    def bodies(self) -> list[Any]:
+        """The `FuncGraph`s of a loop or a choice."""
+        names = [self.op.get_attr(x) for x in _BODIES.get(self.type, ())]
+        found = [x for name in names for x in (name if type(name) is list else [name])]
+        return [function(self.op.graph, x.name) for x in found]
+
+    def types(self) -> set[str]:
+        """The types of the operations in its bodies, and in theirs."""
+        found, graphs = set(), self.bodies
+        while graphs:
+            graph = graphs.pop()
+            for op in graph.get_operations():
+                found.add(op.type)
+                attributes = [
+                    *_BODIES.get(op.type, ()),
+                    *(("f",) * (op.type in _CALLS)),
+                ]
+                for name in attributes:
+                    inner = op.get_attr(name)
+                    inner = inner if type(inner) is list else [inner]
+                    graphs += [function(graph, x.name) for x in inner]
+        return found
+
+    def is_in(self, scopes: frozenset[str]) -> bool:
+        """Tells whether it was made in one of some name scopes."""
+        if not scopes:
+            return False
+        parts = self.op.name.split("/")[:-1]
+        return any(part in scopes or _NUMBER.sub("", part) in scopes for part in parts)
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether it does something beside making its outputs."""
+        stateful = self.op.op_def.is_stateful
+        random = "Random" in self.type
+        return stateful and not random and self.type not in _ONLY_READ
+
+
+@dataclasses.dataclass(eq=False)
+class Graph:
+    """The nodes of a traced call in the order in which they were made.
+
+    Attributes:
+      inputs: what the call took, then what it captured.
+      outputs: what it returns.
+      nodes: those that something depends on.
+    """
+
+    inputs: list[Value]
+    outputs: list[Value]
+    nodes: list[Node]
+
+
+def of_graph(
+    graph: Any, outputs: Iterable[tf.Tensor], inputs: Iterable[Value]
+) -> Graph:
+    """Reads a traced graph.
+
+    Args:
+      graph: a `FuncGraph`.
+      outputs: tensors of it.
+      inputs: values for all its placeholders.
+    """
+    inputs, made = list(inputs), []
+    scope = {value.tensor.ref(): value for value in inputs}
+    _read(graph, scope, made)
+    found = [scope[tensor.ref()] for tensor in outputs]
+    return Graph(inputs, found, _needed(made, found))
+
+
+def _read(graph: Any, scope: dict[Any, Value], made: list[Node]) -> None:
+    """Appends the nodes of a graph; `scope` holds its inputs, then all of it."""
+    for op in graph.get_operations():
+        if op.outputs and all(tensor.ref() in scope for tensor in op.outputs):
+            continue
+        inputs = [scope[tensor.ref()] for tensor in op.inputs]
+        if op.type in _CALLS:
+            outputs = _open(graph, op, inputs, made)
+        else:
+            outputs = [_value(op, tensor, inputs) for tensor in op.outputs]
+            made.append(Node(op, inputs, outputs, scope))
+        scope.update(zip((t.ref() for t in op.outputs), outputs, strict=True))
+
+
+def _open(
+    graph: Any, op: tf.Operation, inputs: list[Value], made: list[Node]
+) -> list[Value]:
+    inner = function(graph, op.get_attr("f").name)
+    scope = dict(zip((t.ref() for t in inner.inputs), inputs, strict=True))
+    _read(inner, scope, made)
+    return [scope[tensor.ref()] for tensor in inner.outputs]
+
+
+def _value(op: tf.Operation, tensor: tf.Tensor, inputs: list[Value]) -> Value:
+    value = Value(tensor)
+    if op.type == "Const":
+        value.constant = tf.make_ndarray(op.get_attr("value"))
+    elif op.type == "ReadVariableOp":
+        value.variable = inputs[0].variable
+    return value
+
+
+def function(graph: Any, name: str) -> Any:
+    """Returns the `FuncGraph` of a function that a graph calls."""
+    while graph is not None:
+        found = getattr(graph, "_functions", {}).get(name)
+        if found is not None and getattr(found, "graph", None) is not None:
+            return found.graph
+        graph = getattr(graph, "outer_graph", None)
+    definition = context.context().get_function_def(name)
+    return function_def_to_graph.function_def_to_graph(definition)
+
+
+def _needed(made: list[Node], outputs: list[Value]) -> list[Node]:
+    """The nodes that outputs or effects depend on, in order."""
+    wanted = {id(value) for value in outputs}
+    kept = []
+    for node in reversed(made):
+        if node.has_effect or any(id(value) in wanted for value in node.outputs):
+            kept.append(node)
+            wanted |= {id(value) for value in node.inputs}
+    return kept[::-1]
