@@ -19,7 +19,10 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework import function_def_to_graph
 
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+# The functions that an operation calls, by the attributes that name them.
 _BODIES = {
+    **{call: ("f",) for call in _CALLS},
     "Case": ("branches",),
     "If": ("then_branch", "else_branch"),
     "StatelessCase": ("branches",),
@@ -28,7 +31,6 @@ _BODIES = {
     "While": ("cond", "body"),
 }
 _NUMBER = re.compile(r"_\d+$")  # by which TensorFlow tells equal names apart
-_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 # What an operation without these has no effect but its outputs.
 _ONLY_READ = (
     "Placeholder",
@@ -91,25 +93,15 @@ class Node:
     @property
     def bodies(self) -> list[Any]:
         """The `FuncGraph`s of a loop or a choice."""
-        names = [self.op.get_attr(x) for x in _BODIES.get(self.type, ())]
-        found = [x for name in names for x in (name if type(name) is list else [name])]
-        return [function(self.op.graph, x.name) for x in found]
+        return [graph for graph, _ in inner_graphs(self.op)]
 
     def types(self) -> set[str]:
         """The types of the operations in its bodies, and in theirs."""
-        found, graphs = set(), self.bodies
-        while graphs:
-            graph = graphs.pop()
-            for op in graph.get_operations():
+        found, left = set(), self.bodies
+        while left:
+            for op in left.pop().get_operations():
                 found.add(op.type)
-                attributes = [
-                    *_BODIES.get(op.type, ()),
-                    *(("f",) * (op.type in _CALLS)),
-                ]
-                for name in attributes:
-                    inner = op.get_attr(name)
-                    inner = inner if type(inner) is list else [inner]
-                    graphs += [function(graph, x.name) for x in inner]
+                left += [graph for graph, _ in inner_graphs(op)]
         return found
 
     def is_in(self, scopes: frozenset[str]) -> bool:
@@ -189,6 +181,17 @@ def _value(op: tf.Operation, tensor: tf.Tensor, inputs: list[Value]) -> Value:
     elif op.type == "ReadVariableOp":
         value.variable = inputs[0].variable
     return value
+
+
+def inner_graphs(op: tf.Operation) -> list[tuple[Any, int]]:
+    """The functions that an operation calls, each with how often, as far as known."""
+    names = [op.get_attr(attribute) for attribute in _BODIES.get(op.type, ())]
+    names = [x for name in names for x in (name if type(name) is list else [name])]
+    times = 1
+    if op.type.endswith("While"):
+        limit = tf.get_static_value(op.inputs[1])
+        times = 1 if limit is None else max(int(limit), 1)
+    return [(function(op.graph, name.name), times) for name in names]
 
 
 def function(graph: Any, name: str) -> Any:

@@ -20,23 +20,18 @@ import tensorflow as tf
 from mp_loop.operations import nodes, rules
 
 # Pure operations that XLA makes loops of.
-_IN_REGIONS = frozenset(
-    {
-        "Abs", "Acos", "Acosh", "Add", "AddN", "AddV2", "Asin", "Asinh", "Atan", "Atan2",
-        "Atanh", "BiasAdd", "BroadcastTo", "Cast", "Ceil", "ClipByValue", "ConcatV2",
-        "Cos", "Cosh", "Digamma", "Div", "DivNoNan", "Elu", "Equal", "Erf", "Erfc", "Exp",
-        "ExpandDims", "Expm1", "Floor", "FloorDiv", "FloorMod", "Greater", "GreaterEqual",
-        "Identity", "InvGrad", "IsFinite", "IsInf", "IsNan", "L2Loss", "LeakyRelu", "Less",
-        "LessEqual", "Lgamma", "Log", "Log1p", "LogSoftmax", "LogicalAnd", "LogicalNot",
-        "LogicalOr", "Max", "Maximum", "Mean", "Min", "Minimum", "Mul", "MulNoNan", "Neg",
-        "NotEqual", "Pack", "Pad", "Pow", "RealDiv", "Reciprocal", "Relu", "Relu6",
-        "Reshape", "Rint", "Round", "Rsqrt", "Select", "SelectV2", "Selu", "Sigmoid",
-        "Sign", "Sin", "Sinh", "Slice", "Snapshot", "Softmax", "Softplus", "Softsign",
-        "Split", "SplitV", "Sqrt", "Square", "SquaredDifference", "Squeeze", "StopGradient",
-        "StridedSlice", "Sub", "Sum", "Tan", "Tanh", "Tile", "Transpose", "Unpack",
-        "Xdivy", "Xlogy",
-    }
-)  # fmt: skip
+_LOOPS = """
+    Abs Acos Acosh Add AddN AddV2 Asin Asinh Atan Atan2 Atanh BiasAdd BroadcastTo Cast
+    Ceil ClipByValue ConcatV2 Cos Cosh Digamma Div DivNoNan Elu Equal Erf Erfc Exp
+    ExpandDims Expm1 Floor FloorDiv FloorMod Greater GreaterEqual Identity InvGrad
+    IsFinite IsInf IsNan L2Loss LeakyRelu Less LessEqual Lgamma Log Log1p LogSoftmax
+    LogicalAnd LogicalNot LogicalOr Max Maximum Mean Min Minimum Mul MulNoNan Neg
+    NotEqual Pack Pad Pow RealDiv Reciprocal Relu Relu6 Reshape Rint Round Rsqrt Select
+    SelectV2 Selu Sigmoid Sign Sin Sinh Slice Snapshot Softmax Softplus Softsign Split
+    SplitV Sqrt Square SquaredDifference Squeeze StopGradient StridedSlice Sub Sum Tan
+    Tanh Tile Transpose Unpack Xdivy Xlogy
+"""
+_IN_REGIONS = frozenset(_LOOPS.split())
 # What sorts or adds nothing: alone, a region of these would save nothing.
 _FREE = rules.MOVES | {"Cast", "ConcatV2", "Pack", "Select", "SelectV2"}
 
@@ -74,7 +69,7 @@ class Plan:
 
     @property
     def gains(self) -> bool:
-        """Whether anything that computes runs in 16 bits, or is run again backward."""
+        """Whether anything runs in 16 bits, or is run again in the backward pass."""
         return any(map(self._gains, self.order))
 
     def _gains(self, item: nodes.Node | Region) -> bool:
@@ -82,8 +77,7 @@ class Plan:
             return len(item.nodes) > 1
         if item.bodies:
             return bool(rules.PRODUCTS & item.types())
-        moves = item.type in rules.MOVES
-        return self.runs[id(item)] is not rules.Run.FLOAT32 and not moves
+        return self.runs[id(item)] is not rules.Run.FLOAT32
 
 
 def plan(

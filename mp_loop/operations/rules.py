@@ -127,7 +127,7 @@ def decide(node: nodes.Node, kinds: list[Kind]) -> tuple[Run, Kind]:
     if not kinds:
         return Run.FLOAT32, Kind.FLOAT32
     wide = Kind.WIDE in kinds
-    if node.type in PRODUCTS and contracts(node):
+    if node.type in PRODUCTS and contracts(node.op):
         known = len(kinds) == 2 and not wide
         return (Run.PRODUCT, Kind.NARROW) if known else (Run.FLOAT32, Kind.FLOAT32)
     if node.type in MOVES:
@@ -148,11 +148,11 @@ def decide(node: nodes.Node, kinds: list[Kind]) -> tuple[Run, Kind]:
     return Run.FLOAT32, Kind.WEIGHT if moved else Kind.FLOAT32
 
 
-def contracts(node: nodes.Node) -> bool:
+def contracts(op: tf.Operation) -> bool:
     """Tells whether a product sums over labels that both its operands have."""
-    if node.type != "Einsum":
+    if op.type != "Einsum":
         return True
-    left, _, right = node.op.get_attr("equation").decode().partition("->")
+    left, _, right = op.get_attr("equation").decode().partition("->")
     operands = left.split(",")
     summed = {label for label in left if label.isalpha() and label not in right}
     return (

@@ -12,47 +12,9 @@ from __future__ import annotations
 import keras
 
 from mp_loop.precision import (
-    activations,
-    copies,
     norms,
     products,
     transformer,
-)
-
-# Neither variables nor sums, forward or backward (pooling by maximum and
-# padding route each gradient to one place).
-_ELEMENTWISE = (
-    keras.layers.Activation,
-    keras.layers.Cropping1D,
-    keras.layers.Cropping2D,
-    keras.layers.Cropping3D,
-    keras.layers.ELU,
-    keras.layers.Flatten,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.GlobalMaxPooling3D,
-    keras.layers.Identity,
-    keras.layers.LeakyReLU,
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.Permute,
-    keras.layers.ReLU,
-    keras.layers.Reshape,
-    keras.layers.ZeroPadding1D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.ZeroPadding3D,
-)
-# Rows and channels are only moved.
-_GATHERS = (keras.layers.Concatenate,)
-# Elementwise, as long as nothing is broadcast: the gradient would be a sum.
-_MERGES = (
-    keras.layers.Add,
-    keras.layers.Average,
-    keras.layers.Maximum,
-    keras.layers.Minimum,
-    keras.layers.Multiply,
-    keras.layers.Subtract,
 )
 
 
@@ -104,18 +66,8 @@ def convert_layer(
         return transformer.attention(layer, product_policy, inside, each_call)
     if type(layer) in transformer.DROPOUTS:
         return transformer.dropout(layer, policy, few_bits=inside)
-    exponential = activations.needs_float32(getattr(layer, "activation", None))
-    elementwise = type(layer) in _ELEMENTWISE and not exponential
-    merge = type(layer) in _MERGES and _inputs_agree(layer)
     relu = norms.relu(layer, policy)
-    if relu is not None:
-        return relu
-    if type(layer) in _GATHERS or elementwise or merge:
-        twin = type(layer).from_config(copies.twin_config(layer, policy))
-        if type(layer) is keras.layers.Activation:
-            twin.activation = activations.fused(layer.activation)
-        return twin
-    return layer
+    return layer if relu is None else relu
 
 
 def is_foreign(layer: keras.layers.Layer) -> bool:
@@ -134,12 +86,3 @@ def has_copies(layer: keras.layers.Layer) -> bool:
     heavy = (*products.BIASED, keras.layers.MultiHeadAttention)
     parts = transformer.parts(layer).values()
     return type(layer) in heavy or any(map(has_copies, parts))
-
-
-def _inputs_agree(operation: keras.Operation) -> bool:
-    """Tells whether every call of the operation gets tensors of one shape."""
-    shapes = [
-        {tuple(tensor.shape) for tensor in node.input_tensors}
-        for node in operation._inbound_nodes
-    ]
-    return all(len(distinct) == 1 for distinct in shapes)
