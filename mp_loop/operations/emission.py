@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops
 
 from mp_loop.operations import nodes, planning, products, raw, regions, rules, sums
 
@@ -132,6 +131,7 @@ class _Made:
         outer: Sequence[nodes.Value],
         tensors: Sequence[tf.Tensor],
         fixed: Sequence[bool] | None = None,
+        compiled: bool = True,
     ) -> list[tf.Tensor]:
         """Emits the body of a loop or branch.
 
@@ -140,7 +140,11 @@ class _Made:
           outer: for each of its inputs, what is given in the graph around it.
           tensors: what these became.
           fixed: for each of them, whether it is that value in every call.
+          compiled: whether XLA may compile regions in it.
         """
+        emission = self.emission
+        if not compiled:
+            emission = dataclasses.replace(emission, compiled=False)
         fixed = fixed or [True] * len(outer)
         inputs, kinds = [], {}
         for placeholder, value, is_fixed in zip(
@@ -153,7 +157,7 @@ class _Made:
                 if value.is_float32:
                     kinds[id(own)] = self.plan.kinds[id(value)]
         read = nodes.of_graph(graph, graph.outputs, inputs)
-        return self.emission.graph(read, tensors, kinds)
+        return emission.graph(read, tensors, kinds)
 
     def _product(self, node: nodes.Node) -> list[tf.Tensor]:
         emission = self.emission
@@ -277,7 +281,9 @@ def _branches(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
     def branch(name: str) -> list[tf.Tensor]:
         inner = nodes.function(op.graph, name)
         tensors = [made.get(value) for value in operands]
-        return [_widen(made, x) for x in made.inner(inner, operands, tensors)]
+        # TensorFlow does not find what a compiled function of a branch keeps.
+        outputs = made.inner(inner, operands, tensors, compiled=False)
+        return [_widen(made, x) for x in outputs]
 
     calls = [functools.partial(branch, name) for name in names]
     chosen = made.get(index)
@@ -298,53 +304,28 @@ def _widen(made: _Made, x: tf.Tensor) -> tf.Tensor:
 
 def _own_gradient(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
     """Emits a `tf.custom_gradient`: its gradient function is emitted as well."""
-    registered = ops.gradient_registry.lookup(node.gradient)
-    tensors = [made.get(value) for value in node.inputs]
+    own = node.gradient
+    captured = [*(made.get(value) for value in own.captured), *own.captures]
+    weights = {
+        id(inner): rules.Kind.WEIGHT
+        for inner, value in zip(
+            own.graph.inputs[len(own.given) :], own.captured, strict=False
+        )
+        if made.plan.kinds.get(id(value)) is rules.Kind.WEIGHT
+    }
 
     @tf.custom_gradient
     def compute(*tensors: tf.Tensor) -> Any:
         def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
-            found = _trace_gradient(made, node, registered, grads)
-            return [
-                g if g is None else tf.cast(g, x.dtype)
-                for g, x in zip(found, tensors, strict=True)
-            ]
+            given = [*grads, *captured]
+            found = iter(made.emission.graph(own.graph, given, weights))
+            pairs = zip(own.found, tensors, strict=True)
+            return [tf.cast(next(found), x.dtype) if has else None for has, x in pairs]
 
         return tuple(tf.identity(x) for x in tensors), gradient
 
-    outputs = compute(*tensors)
+    outputs = compute(*(made.get(value) for value in node.inputs))
     return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
-
-
-def _trace_gradient(
-    made: _Made, node: nodes.Node, registered: Callable, grads: Sequence[tf.Tensor]
-) -> list[tf.Tensor | None]:
-    with node.op.graph.as_default():
-        graph = tf.__internal__.FuncGraph("gradient")
-    with graph.as_default():
-        given = [
-            tf.compat.v1.placeholder(value.tensor.dtype, value.tensor.shape)
-            for value in node.outputs
-        ]
-        found = registered(node.op, *given)
-        found = list(found) if isinstance(found, list | tuple) else [found]
-        found = [g if g is None else tf.convert_to_tensor(g) for g in found]
-    inputs = [nodes.Value(placeholder) for placeholder in given]
-    tensors, kinds = list(grads), {}
-    for outer, inner in graph.captures:
-        value = nodes.Value(inner)
-        source = node.scope.get(outer.ref())
-        inputs.append(value)
-        if source is None:
-            tensors.append(outer)
-            continue
-        value.variable, value.constant = source.variable, source.constant
-        tensors.append(made.get(source))
-        if value.is_float32 and id(source) in made.plan.kinds:
-            kinds[id(value)] = made.plan.kinds[id(source)]
-    read = nodes.of_graph(graph, [g for g in found if g is not None], inputs)
-    emitted = iter(made.emission.graph(read, tensors, kinds))
-    return [g if g is None else next(emitted) for g in found]
 
 
 _STRUCTURES = {

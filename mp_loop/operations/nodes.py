@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
-from tensorflow.python.framework import function_def_to_graph
+from tensorflow.python.framework import function_def_to_graph, ops
 
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 # The functions that an operation calls, by the attributes that name them.
@@ -62,6 +62,25 @@ class Value:
 
 
 @dataclasses.dataclass(eq=False)
+class OwnGradient:
+    """The traced gradient function of an operation.
+
+    Attributes:
+      given: placeholders for the gradients of the operation's outputs.
+      captured: what else it reads, of the graph of the operation.
+      captures: tensors that it reads of graphs around that one.
+      graph: its nodes; its inputs are these three, one after the other.
+      found: for each input of the operation, whether it has a gradient.
+    """
+
+    given: list[Value]
+    captured: list[Value]
+    captures: list[tf.Tensor]
+    graph: Graph
+    found: list[bool]
+
+
+@dataclasses.dataclass(eq=False)
 class Node:
     """An operation of the traced call.
 
@@ -69,26 +88,23 @@ class Node:
       op: in the traced graph.
       inputs: what it takes.
       outputs: what it makes.
-      scope: every value of its graph by its tensor, for a gradient of its own.
+      gradient: its own gradient function, if a `tf.custom_gradient` gave it one.
     """
 
     op: tf.Operation
     inputs: list[Value]
     outputs: list[Value]
-    scope: Mapping[Any, Value]
+    gradient: OwnGradient | None = None
+
+    @property
+    def reads(self) -> list[Value]:
+        """What it takes, and what its own gradient function does."""
+        return [*self.inputs, *(self.gradient.captured if self.gradient else ())]
 
     @property
     def type(self) -> str:
         """The operation's type, such as "MatMul"."""
         return self.op.type
-
-    @property
-    def gradient(self) -> str:
-        """Under which name its own gradient function is registered; "": it has none."""
-        try:
-            return self.op.get_attr("_gradient_op_type").decode()
-        except ValueError:
-            return ""
 
     @property
     def bodies(self) -> list[Any]:
@@ -161,7 +177,7 @@ def _read(graph: Any, scope: dict[Any, Value], made: list[Node]) -> None:
             outputs = _open(graph, op, inputs, made)
         else:
             outputs = [_value(op, tensor, inputs) for tensor in op.outputs]
-            made.append(Node(op, inputs, outputs, scope))
+            made.append(Node(op, inputs, outputs, _own_gradient(op, scope)))
         scope.update(zip((t.ref() for t in op.outputs), outputs, strict=True))
 
 
@@ -171,7 +187,44 @@ def _open(
     inner = function(graph, op.get_attr("f").name)
     scope = dict(zip((t.ref() for t in inner.inputs), inputs, strict=True))
     _read(inner, scope, made)
-    return [scope[tensor.ref()] for tensor in inner.outputs]
+    # A gradient may have added outputs to a function since it was called here.
+    return [scope[tensor.ref()] for tensor in inner.outputs[: len(op.outputs)]]
+
+
+def _own_gradient(op: tf.Operation, scope: dict[Any, Value]) -> OwnGradient | None:
+    """Traces the gradient function that a `tf.custom_gradient` registered, if any."""
+    if op.type != "IdentityN":
+        return None
+    try:
+        name = op.get_attr("_gradient_op_type").decode()
+    except ValueError:
+        return None
+    with op.graph.as_default():
+        graph = tf.__internal__.FuncGraph("gradient")
+    with graph.as_default():
+        given = [
+            tf.compat.v1.placeholder(tensor.dtype, tensor.shape)
+            for tensor in op.outputs
+        ]
+        found = ops.gradient_registry.lookup(name)(op, *given)
+        found = list(found) if isinstance(found, list | tuple) else [found]
+        made = [graph.capture(tf.convert_to_tensor(g)) for g in found if g is not None]
+    inputs = [Value(placeholder) for placeholder in given]
+    inside, outside = [], []
+    for outer, inner in graph.captures:
+        source = scope.get(outer.ref())
+        known = Value(inner)
+        if source is not None:
+            known.variable, known.constant = source.variable, source.constant
+        (outside if source is None else inside).append((source or outer, known))
+    values = [*inputs, *(known for _, known in [*inside, *outside])]
+    return OwnGradient(
+        inputs,
+        [source for source, _ in inside],
+        [outer for outer, _ in outside],
+        of_graph(graph, made, values),
+        [g is not None for g in found],
+    )
 
 
 def _value(op: tf.Operation, tensor: tf.Tensor, inputs: list[Value]) -> Value:
@@ -212,5 +265,5 @@ def _needed(made: list[Node], outputs: list[Value]) -> list[Node]:
     for node in reversed(made):
         if node.has_effect or any(id(value) in wanted for value in node.outputs):
             kept.append(node)
-            wanted |= {id(value) for value in node.inputs}
+            wanted |= {id(value) for value in node.reads}
     return kept[::-1]

@@ -119,7 +119,7 @@ def _in_order(
     """Puts nodes and regions after what they need; effects keep their order."""
     uses = collections.defaultdict(list)
     for node in graph.nodes:
-        for value in node.inputs:
+        for value in node.reads:
             uses[id(value)].append(node)
     returned = {id(value) for value in graph.outputs}
     regions = [
@@ -156,7 +156,7 @@ def _sorted(
         item = items[id(node)]
         ranks.setdefault(id(item), rank)
         by_id[id(item)] = item
-        for value in node.inputs:
+        for value in node.reads:
             maker = makers.get(id(value))
             if maker is not None and items[id(maker)] is not item:
                 after[id(item)].add(id(items[id(maker)]))
@@ -250,7 +250,6 @@ def _may_be_inside(node: nodes.Node, runs: Mapping[int, rules.Run]) -> bool:
     return (
         node.type in _IN_REGIONS
         and runs[id(node)] is rules.Run.FLOAT32
-        and not node.gradient
         and any(value.is_float32 for value in [*node.inputs, *node.outputs])
         and any(value.constant is None for value in node.inputs)
     )

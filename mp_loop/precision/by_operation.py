@@ -51,10 +51,15 @@ def operation(
 def gains(layer: keras.Operation, how: emission.Emission) -> bool:
     """Tells whether some of what a layer does would run, or be stored, in 16 bits.
 
+    Of layers that are not Keras' own it is taken for granted: not all can be called on
+    a batch of unknown size.
+
     Args:
       layer: one that was called in a functional model.
       how: which 16 bits.
     """
+    if not type(layer).__module__.startswith("keras.src."):
+        return True
     arguments = layer._inbound_nodes[0].arguments
 
     def specify(x: Any) -> Any:
@@ -100,6 +105,10 @@ class _ByOperation:
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
         """Leaves the mask that the layer's own call has set."""
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """As the layer tells it; a dtype of 16 bits may be said to be float32."""
+        return self.layer.compute_output_spec(*args, **kwargs)
 
     def emit(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         outer = stateless_scope.get_stateless_scope()
@@ -155,6 +164,9 @@ class _Operation(keras.Operation):
         self._operation, self._how = operation, how
         self._float32_outputs = float32_outputs
 
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self._operation.compute_output_spec(*args, **kwargs)
+
     def call(self, *args: Any, **kwargs: Any) -> Any:
         def call(arguments: Any) -> Any:
             args, kwargs = arguments
@@ -167,9 +179,11 @@ class _Operation(keras.Operation):
 
 def _in_float32(outputs: Any, how: emission.Emission) -> Any:
     """Casts 16-bit tensors, nested, to float32."""
-    return tf.nest.map_structure(
-        lambda x: tf.cast(x, tf.float32) if x.dtype == how.narrow else x, outputs
-    )
+
+    def widen(x: Any) -> Any:
+        return tf.cast(x, tf.float32) if getattr(x, "dtype", None) == how.narrow else x
+
+    return tf.nest.map_structure(widen, outputs)
 
 
 def _masks(outputs: Any) -> Sequence[Any]:

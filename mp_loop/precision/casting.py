@@ -76,8 +76,15 @@ def is_foreign(layer: keras.layers.Layer) -> bool:
     return quantized or layer.dtype_policy.name != "float32"
 
 
-def is_product(layer: keras.layers.Layer) -> bool:
-    """Tells whether a layer is one product with a kernel: as the last one, a head."""
+def is_head(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer, as a model's last one, makes few numbers of an example.
+
+    One that makes a row of logits for each token, as over a vocabulary, is a good part
+    of what a language model multiplies.
+    """
+    rows = isinstance(layer, keras.layers.Dense | keras.layers.EinsumDense)
+    if rows and len(layer._build_shapes_dict["input_shape"]) > 2:
+        return layer.kernel.shape[-1] <= layer.kernel.shape[0]
     return type(layer) in products.BIASED
 
 

@@ -89,7 +89,7 @@ class Recomputed:
             beside = {id(t): t for part in group for t in part.beside}
             start = group[0].start
             enter = [start, *beside.values()] if beside else start
-            self.segments.append(keras.Model(enter, group[-1].end))
+            self.segments.append(_Segment(enter, group[-1].end))
             self._beside.append(list(beside))
         made = {id(t): t for part in split for t in part.beside}
         self._made = list(made)
@@ -162,6 +162,13 @@ class Recomputed:
             return xla.optimization_barrier(*tensors, dy)[:-1]
         with tf.control_dependencies([dy]):
             return [tf.identity(tensor) for tensor in tensors]
+
+
+class _Segment(keras.Model):
+    """A functional model that takes tensors in the dtype that they have."""
+
+    def _convert_inputs_to_tensors(self, flat_inputs: Any) -> Any:
+        return flat_inputs
 
 
 def _plain(

@@ -77,7 +77,7 @@ def half_precision_twin(
         if stays and stays.search(layer.name) or casting.is_foreign(layer):
             return layer
         if id(layer) in outputs:
-            if casting.is_product(layer) or not by_operation.gains(layer, how):
+            if casting.is_head(layer) or not by_operation.gains(layer, how):
                 return layer
             return by_operation.layer(layer, how, float32_outputs=True)
         each_call = calls[id(layer)] > 1 and casting.has_copies(layer)
