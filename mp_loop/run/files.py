@@ -69,8 +69,13 @@ def temporary_model(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{os.getpid()}.{path.name}")
 
 
+def is_leftover(path: pathlib.Path) -> bool:
+    """Whether a file has the name of a killed process' temporary file."""
+    return bool(re.fullmatch(r"\.(\d+\.model\.keras|.+\.\d+)", path.name))
+
+
 def remove_leftovers(folder: pathlib.Path) -> None:
     """Removes the temporary files of processes that were killed."""
     for path in folder.glob(".*"):
-        if re.fullmatch(r"\.(\d+\.model\.keras|.+\.\d+)", path.name):
+        if is_leftover(path):
             path.unlink()

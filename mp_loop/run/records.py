@@ -23,8 +23,6 @@ MODEL_FILE = "model.keras"
 CHECKPOINTS_FOLDER = "checkpoints"
 TENSORBOARD_FOLDER = "tensorboard"
 
-LINE_FILES = (METRICS_FILE, EVALUATIONS_FILE, NUMERICS_FILE)
-
 Folder = str | os.PathLike[str]
 
 

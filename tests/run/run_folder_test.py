@@ -129,6 +129,12 @@ def a_file(path):
     return path
 
 
+def a_checkpoint(path):
+    checkpoint = path / "checkpoints" / "step-00000100"
+    checkpoint.mkdir(parents=True)
+    return checkpoint
+
+
 REFUSED = [
     pytest.param(lambda tmp: "", "must name a folder", id="no name"),
     pytest.param(lambda tmp: a_file(tmp / "f"), "must be a folder", id="a file"),
@@ -140,8 +146,18 @@ REFUSED = [
     ),
     pytest.param(
         lambda tmp: a_file(tmp / "metrics.jsonl").parent,
-        "holds a metrics.jsonl that belongs to no run",
+        "must be new or empty; it holds 'metrics.jsonl', which belongs to no run",
         id="metrics of something else",
+    ),
+    pytest.param(
+        lambda tmp: a_file(tmp / "model.keras").parent,
+        "it holds 'model.keras'",
+        id="a model, perhaps the one to be trained",
+    ),
+    pytest.param(
+        lambda tmp: a_checkpoint(tmp).parents[1],
+        "it holds 'checkpoints'",
+        id="checkpoints of something else",
     ),
 ]
 
@@ -156,6 +172,13 @@ def test_create_refuses(tmp_path, make, said):
     assert f"({output_dir})" in str(error.value) or not output_dir
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_a_killed_start_left_is_swept_away(folder):
+    folder.mkdir(parents=True)
+    (folder / ".flags.txt.4711").write_text("--mod")
+    run_folder.RunFolder.create(str(folder), FLAGS).close()
+    assert not list(folder.glob(".*"))
 
 
 def test_a_folder_that_vanishes_is_replaced_by_one_with_all_lines(
