@@ -235,7 +235,7 @@ class OwnLoss(keras.Sequential):
         return 0.0
 
 
-class OwnLoss(keras.losses.Loss):
+class OwnLossClass(keras.losses.Loss):
     def call(self, labels, outputs):
         return keras.ops.mean(keras.ops.square(labels - outputs), -1)
 
@@ -271,7 +271,7 @@ def closure(power):
 OWN = {
     "classes": lambda: {
         "optimizer": OwnOptimizer(OwnSchedule()),
-        "loss": OwnLoss(),
+        "loss": OwnLossClass(),
         "metrics": [OwnMetric(), lambda labels, outputs: outputs],
     },
     "functions": lambda: {
