@@ -13,10 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
-
-from mp_loop.distributed import replicas
 
 Gradient = tf.Tensor | tf.IndexedSlices | None
 Gradients = Sequence[Gradient]
@@ -25,33 +22,20 @@ Batch = tuple[Any, Any, Any]
 
 
 def outputs_in_float32(outputs: Any) -> Any:
-    """Casts what a model returns, nested, to the dtype of losses and metrics."""
-    return tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
+    """Casts what a model returns, nested, to the dtype of losses and metrics.
 
-
-def mean_loss(
-    loss: Callable[..., Any], labels: Any, outputs: Any, sample_weight: Any
-) -> tf.Tensor:
-    """Returns the loss, averaged over the batch.
-
-    Args:
-      loss: a `keras.losses.Loss`, or a function of (labels, outputs).
-      labels: what the loss takes.
-      outputs: of the model, in any dtype; the loss sees float32.
-      sample_weight: float32 [batch], or None.
-
-    Returns:
-      float32 [].
+    Integers, such as numbers of users that are passed on, stay what they are.
     """
-    outputs = outputs_in_float32(outputs)
-    with replicas.as_one_device():
-        if isinstance(loss, keras.losses.Loss):
-            losses = loss(labels, outputs, sample_weight=sample_weight)
-        else:
-            losses = tf.cast(loss(labels, outputs), tf.float32)
-            if sample_weight is not None:
-                losses *= tf.cast(sample_weight, tf.float32)
-    return tf.reduce_mean(tf.cast(losses, tf.float32))
+
+    def wide(x: tf.Tensor) -> tf.Tensor:
+        if not x.dtype.is_floating or x.dtype == tf.float32:
+            return x
+        mask, x = getattr(x, "_keras_mask", None), tf.cast(x, tf.float32)
+        if mask is not None:
+            x._keras_mask = mask
+        return x
+
+    return tf.nest.map_structure(wide, outputs)
 
 
 def accumulated(

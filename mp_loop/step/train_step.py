@@ -24,7 +24,7 @@ Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 to 3.3.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -37,6 +37,7 @@ from mp_loop.step import (
     arithmetic,
     gradients,
     loss_scale,
+    losses,
     metrics,
     placement,
     scaled_gradients,
@@ -76,10 +77,11 @@ class TrainStep:
         self,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        loss: str | Callable[..., Any],
+        loss: Any,
         precision: str = "float16",
         loss_scale: loss_scale.LossScale | None = None,
         *,
+        loss_weights: Any = None,
         twin: keras.Model | None = None,
         float32_layers: str = "",
         clip_norm: float = 0.0,
@@ -96,10 +98,14 @@ class TrainStep:
             whatever, if you pass its `twin`.
           optimizer: any Keras optimizer but LossScaleOptimizer.
           loss: Keras identifier, `keras.losses.Loss`, or function of (labels,
-            outputs) that returns losses to be averaged.
+            outputs) that returns losses to be averaged; dict or list of such, by
+            output; None: what layers add is the loss. A function gets integer labels
+            as they are, or as float32 if it cannot compute with integers.
           precision: "float16", "bfloat16" or "float32".
           loss_scale: the rule; default: `DynamicLossScale()` for float16,
             `NoLossScale()` otherwise.
+          loss_weights: for the loss of each output: number, or dict or list as
+            `loss`.
           twin: a model of your own that computes in 16 bits, with the layers and
             weights of `model`: in the same places of a graph, in equal attributes, or
             under equal names.
@@ -151,7 +157,7 @@ class TrainStep:
         )
         self.gradients = scaled_gradients.ScaledGradients(
             self.twin,
-            keras.losses.get(loss),
+            losses.of(loss, loss_weights, getattr(model, "output_names", None)),
             self._variables,
             self._arithmetic,
             accumulate_steps,
