@@ -27,8 +27,8 @@ _ELSEWHERE = {
     "restore": "--resume",
 }
 _NO_EARLY_STOPPING = (
-    " There is no early stopping: the best checkpoint is kept (--best_by), and --resume "
-    "with more --epochs goes on."
+    " There is no early stopping: the best checkpoint is kept (--best_by), and "
+    "--resume with more --epochs goes on."
 )
 
 

@@ -80,7 +80,8 @@ def _fill(
         fontsize=12,
     )
     axis.set_title(
-        f"{metric.capitalize()} against {reference}, {len(first.differences)} pairs of equal seed",
+        f"{metric.capitalize()} against {reference}, "
+        f"{len(first.differences)} pairs of equal seed",
         loc="left",
         fontsize=15,
         color=_TEXT,

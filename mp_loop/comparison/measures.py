@@ -71,9 +71,9 @@ def compare(
       margin: the largest difference in the metric that counts as none; 0: no test.
 
     Returns:
-      `{"reference": arm, "margin": margin, "metric": key, "arms": {arm: {"runs": [...], "measures":
-      {name: spread}, "ratios": {name: spread}, "difference": fields of
-      `equivalence.Equivalence`}}}`, a spread being `median`, `min` and `max` over the
+      `{"reference": arm, "margin": margin, "metric": key, "arms": {arm: {"runs":
+      [...], "measures": {name: spread}, "ratios": {name: spread}, "difference": fields
+      of `equivalence.Equivalence`}}}`, a spread being `median`, `min` and `max` over the
       repeats.
     """
     metric = records.metric_key(summaries[reference][0])

@@ -41,7 +41,8 @@ def prepared_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     except tfds.core.DatasetNotFoundError as error:
         raise errors.DataError(
             f"Data set '{name}' is neither in '{root}' nor known to TFDS; embedded: "
-            f"{', '.join(names.EMBEDDED_DATA)}; point --data_dir at the folder that holds it."
+            f"{', '.join(names.EMBEDDED_DATA)}; point --data_dir at the folder that "
+            "holds it."
         ) from error
     except Exception as error:  # A builder's code or broken JSON raises any type.
         raise errors.DataError(

@@ -29,8 +29,8 @@ def from_settings(config: settings.Config) -> experiment.Experiment:
       config: of the experiment; --precision may be auto.
 
     Raises:
-      UsageError: a name is unknown; the data, the model or the loss cannot be loaded, or they do not
-        fit together, or the workers' settings differ.
+      UsageError: a name is unknown; the data, the model or the loss cannot be loaded,
+        or they do not fit together, or the workers' settings differ.
       cluster.WorkerLost: another worker did not start.
     """
     names.check(config)
