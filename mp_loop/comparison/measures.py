@@ -72,9 +72,9 @@ def compare(
 
     Returns:
       `{"reference": arm, "margin": margin, "metric": key, "arms": {arm: {"runs":
-      [...], "measures": {name: spread}, "ratios": {name: spread}, "difference": fields
-      of `equivalence.Equivalence`}}}`, a spread being `median`, `min` and `max` over the
-      repeats.
+      [...], "measures": {name: spread}, "ratios": {name: spread}, "difference":
+      fields of `equivalence.Equivalence`}}}`, a spread being `median`, `min` and `max`
+      over the repeats.
     """
     metric = records.metric_key(summaries[reference][0])
     arms = {

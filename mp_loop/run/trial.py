@@ -21,6 +21,7 @@ from mp_loop.config import errors, sections
 from mp_loop.data import batching, sources
 from mp_loop.models import heads
 from mp_loop.run import metric
+from mp_loop.step import losses
 
 # Not the number of classes: labels of shape [n] must not broadcast with [n, n].
 _ROWS = (3, 2)
@@ -49,9 +50,7 @@ def check(
         outputs = tf.cast(model(inputs, training=False), tf.float32)
     shapes = f"labels {labels.shape} and outputs {outputs.shape}"
     with _blamed("loss", named.loss, f"does not fit {shapes}", _sparse(named.loss)):
-        value = tf.convert_to_tensor(loss(labels, outputs))
-        if value.shape.as_list() not in ([], [len(labels)]):
-            raise ValueError(f"it gives {value.shape} instead of one loss an example")
+        losses.of(loss)(labels, outputs)
     with _blamed("metric", named.metric, f"does not fit {shapes}"):
         _try_metric(named.metric, model, labels, outputs)
 
