@@ -102,7 +102,8 @@ def configuration(flags: Mapping[str, str]) -> str:
 def read_flags(folder: pathlib.Path) -> dict[str, str]:
     """The flags of the run in a folder, by name; empty where there are none."""
     try:
-        return _flags((folder / records.FLAGS_FILE).read_text(encoding="utf-8"))
+        text = (folder / records.FLAGS_FILE).read_bytes()
+        return _flags(text.decode("utf-8", errors="replace"))
     except OSError:
         return {}
 
@@ -117,7 +118,9 @@ def environment(folder: pathlib.Path) -> str:
     try:
         text = (folder / records.ENVIRONMENT_FILE).read_text(encoding="utf-8")
         found = json.loads(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return ""
+    if not isinstance(found, dict):
         return ""
     rows = [(name, _shown(value)) for name, value in found.items()]
     return f"<h2>Environment</h2>{table(rows, head=False)}"
