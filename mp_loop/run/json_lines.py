@@ -80,7 +80,7 @@ def read(
       RecordError: the file cannot be opened.
     """
     try:
-        texts = path.read_bytes().split(b"\n")
+        texts = files.read_regular(path)[0].split(b"\n")
     except FileNotFoundError:
         return Read([], [])
     except OSError as error:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mp_loop.config import errors
-from mp_loop.run import json_lines, record_checks, strict_json
+from mp_loop.run import files, json_lines, record_checks, strict_json
 
 FLAGS_FILE = "flags.txt"
 ENVIRONMENT_FILE = "environment.json"
@@ -76,7 +76,7 @@ def summary_and_damage(output_dir: Folder) -> tuple[dict[str, Any], list[str]]:
     """
     path = pathlib.Path(output_dir) / SUMMARY_FILE
     try:
-        summary = strict_json.parse(path.read_text(encoding="utf-8"))
+        summary = strict_json.parse(files.read_regular(path)[0])
         if not isinstance(summary, dict):
             raise ValueError("not a JSON object")
     except FileNotFoundError:
