@@ -39,9 +39,8 @@ class _Expansion:
 
     def __init__(self) -> None:
         self._opened = 0
-        self._open: list[
-            tuple[int, int]
-        ] = []  # device and inode: files have many names
+        # By device and inode: a file has many names.
+        self._open: list[tuple[int, int]] = []
 
     def words(self, words: list[str]) -> list[str]:
         found: list[str] = []

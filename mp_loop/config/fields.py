@@ -45,12 +45,13 @@ class Valid:
             raise ValueError(f"{given} must be one of: {known}.")
         if isinstance(value, str) and re.search(_CONTROLS, value):
             raise ValueError(
-                f"--{flag} ({value!r}) must be a single line without control characters."
+                f"--{flag} ({value!r}) must be a single line without control "
+                "characters."
             )
         if isinstance(value, str) and value != value.rstrip():
             raise ValueError(
-                f"--{flag} ({value!r}) must not end with a blank, which a flagfile "
-                "does not keep."
+                f"--{flag} ({value!r}) must not end with a blank: flagfiles do not "
+                "keep it."
             )
         if isinstance(value, (int, float)):
             self._check_number(given, value)
