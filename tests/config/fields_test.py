@@ -19,7 +19,7 @@ REFUSED = {
     "controls": ({"output_dir": "a\0b"}, "--output_dir ('a\\x00b') must be a single"),
     "a blank at the end": (
         {"output_dir": "a "},
-        "--output_dir ('a ') must not end with a blank, which a flagfile does not keep.",
+        "--output_dir ('a ') must not end with a blank: flagfiles do not keep it.",
     ),
 }
 
