@@ -157,6 +157,7 @@ class Loop:
             **self._values,
             "examples_per_second": self._timer.close_window(),
             "overflowed": counters.new_overflows(self.step),
+            "skip_reasons": counters.skip_reasons(self.step.state),
             **self.watcher.report(self._position),
         }
         if "overflow" in line:
