@@ -14,10 +14,10 @@ exact until they are stored. Exit codes: 0 done, 2 an argument is not a VALUE.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
+from mp_loop.cli import streams
 from mp_loop.numerics import float_tables
 
 
@@ -31,12 +31,10 @@ def main(words: Sequence[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    try:
-        print("\n\n".join([*blocks, float_tables.ranges()]), flush=True)
-    except BrokenPipeError:  # the reader stopped reading: `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print("\n\n".join([*blocks, float_tables.ranges()]), flush=True)
     return 0
 
 
 if __name__ == "__main__":
+    streams.keep_going()
     sys.exit(main(sys.argv[1:]))

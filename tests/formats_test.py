@@ -64,7 +64,7 @@ def test_help_is_the_docstring(capsys):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
-    words = [sys.executable, "-m", "mp_loop.formats", *map(str, range(1, 400))]
+    words = [sys.executable, "-m", "mp_loop.formats", *map(str, range(1, 120))]
     command = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     command.stdout.readline()
     command.stdout.close()

@@ -103,6 +103,20 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert {weight.dtype for weight in model.weights} == {"float32"}
 
 
+def test_a_metric_that_is_no_accuracy_is_not_called_one(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = [*QUICK, "--metric=crossentropy", f"--output_dir={folder}"]
+    assert train.run(config(*words), None) == 0
+    said = capsys.readouterr().out
+    assert "sparse categorical crossentropy " in said and "accuracy" not in said
+    assert "accuracy" not in (folder / "report.html").read_text().split("</style>")[1]
+    key = "eval_sparse_categorical_crossentropy"
+    first, second = records.read_evaluations(folder)
+    assert set(first) == {"step", "eval_loss", key}
+    assert first[key] == pytest.approx(first["eval_loss"], rel=1e-5)
+    assert records.read_summary(folder)[key] == second[key] < first[key]
+
+
 def test_tensorboard_holds_scalars_settings_graph_and_profile(tmp_path, capsys):
     folder = tmp_path / "run"
     words = [*QUICK, "--profile_steps=5:7", "--quiet", f"--output_dir={folder}"]
@@ -306,6 +320,15 @@ BAD = {
     ),
     "unknown loss": (["--loss=no_such_loss"], r"--loss \(no_such_loss\)"),
     "unknown metric": (["--metric=no_such_metric"], r"--metric \(no_such_metric\)"),
+    "a loss of vectors": (
+        ["--loss=categorical_crossentropy"],
+        r"--loss \(categorical_crossentropy\) does not fit labels",
+    ),
+    "a metric of vectors": (
+        ["--metric=mse"],
+        r"--metric \(mse\) does not fit labels",
+    ),
+    "no direction": (["--metric=mean"], r"--metric \(mean\)"),
     "nothing to resume": (["--resume"], r"holds no run to resume"),
     "unwritable": (["--output_dir=/proc/run"], r"--output_dir \(/proc/run\)"),
 }

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-from mp_loop.cli import outcomes
+from mp_loop.cli import flag_hints, outcomes, streams
 from mp_loop.config import errors, settings
 
 # Read once, when TensorFlow is loaded: 2 keeps errors only.
@@ -83,6 +83,10 @@ def _parse_flags(argv: Sequence[str], flag_values: flags.FlagValues) -> list[str
             positional = flag_values(list(argv))[1:]
     except UnicodeDecodeError as error:
         raise errors.UsageError(f"--flagfile must be UTF-8 text: {error}.") from error
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        hint = flag_hints.of(name, flag_values)
+        raise errors.UsageError(f"Unknown flag --{name}.{hint}") from error
     except (flags.Error, ValueError) as error:
         message = errors.one_line(error).removeprefix("ERROR:: ")
         raise errors.UsageError(message) from error
@@ -117,6 +121,7 @@ def main(
     Raises:
       SystemExit: always.
     """
+    streams.keep_going()
     try:
         config, flag_values = parse(sys.argv, declare, flags.FLAGS, of_experiment)
         if flag_values.help:

@@ -84,9 +84,8 @@ def write(
     differences = None
     if curves and results:
         differences = folder / DIFFERENCES_FILE
-        # --metric may be an error, whose differences are no percentage points.
-        share = "accuracy" in design.config.model.metric
-        difference_plot.draw(differences, results, comparison["reference"], share)
+        metric = records.metric_title(comparison["metric"])
+        difference_plot.draw(differences, results, comparison["reference"], metric)
     cells, note = comparison_table.cells(comparison)
     arms = {run.name: run.arm.name for run in planned}
     report = comparison_page.write(folder, cells, arms, note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import zipfile
 from collections.abc import Callable
 from typing import IO
@@ -87,11 +88,11 @@ def load_weights(
         _copy_weights(theirs, same_size, named)
     else:
         same_size = model
+    flag = shlex.quote(f"--model={path}")
     if difference := model_difference.describe(same_size, theirs):
         raise errors.ModelError(
             f"{named} are of a model that computes something else than "
-            f"'{model.name}': {difference}. --model={path} trains the model of the "
-            "file."
+            f"'{model.name}': {difference}. {flag} trains the model of the file."
         )
 
 

@@ -45,6 +45,12 @@ class RecordedRun:
         return cls(label, metrics, records.read_evaluations(output_dir))
 
 
+def metric_key(runs: Sequence[RecordedRun]) -> str:
+    """The key of the metric in the evaluations of runs."""
+    lines = [line for run in runs for line in run.evaluations]
+    return records.metric_key(lines[0] if lines else {})
+
+
 @dataclasses.dataclass(frozen=True)
 class Skips:
     """Steps that were skipped between a logged line and the one before.

@@ -21,7 +21,6 @@ _MOST_NAMES = 3  # of variables whose gradients overflowed
 
 # Label, key in summary.json, format; an empty format shows a power of two.
 _TILES = (
-    ("accuracy", "eval_accuracy", "{:.4f}"),
     ("loss", "eval_loss", "{:.4f}"),
     ("steps", "steps", "{:,}"),
     ("skipped", "skipped_steps", "{:,}"),
@@ -55,8 +54,9 @@ def table(rows: tables.Rows, head: bool = True) -> str:
 
 def tiles(summary: Mapping[str, Any]) -> str:
     """The results that one looks for first."""
+    key = records.metric_key(summary)
     found = []
-    for label, name, form in _TILES:
+    for label, name, form in ((records.metric_title(key), key, "{:.4f}"), *_TILES):
         if summary.get(name) is not None:
             value = summary[name] / 2**20 if name.endswith("_bytes") else summary[name]
             said = form.format(value) if form else numbers.power_of_two(value)

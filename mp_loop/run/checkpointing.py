@@ -75,6 +75,7 @@ class Checkpoints:
         before_publishing: Callable[[], None] = lambda: None,
         rescue_folder: Callable[[], str | None] = lambda: None,
         enter: Callable[[int], train_state.TrainState] | None = None,
+        higher_is_better: bool | None = None,
     ):
         """Nothing is read or written yet.
 
@@ -82,14 +83,14 @@ class Checkpoints:
           folder: made when needed, but not the folder that holds it.
           state: what is saved and restored.
           keep: how many of the newest are kept; the best is kept besides.
-          best_by: "eval_accuracy" (the highest), "eval_loss" (the lowest), or ""
-            for none.
+          best_by: the name of a metric, or "" for none.
           before_publishing: called in the writing thread when the files are on the
             disk, to write what must be there before the checkpoint is.
           rescue_folder: returns the run folder to write to when `folder` cannot be
             written, or None.
           enter: enters a phase of the training, from 0, and returns its state; None:
             there is one phase.
+          higher_is_better: of the metric; None: of every one but "eval_loss".
         """
         self._folder = pathlib.Path(folder)
         self._state = state
@@ -97,6 +98,9 @@ class Checkpoints:
         self._enter = enter
         self._keep = keep
         self._best_by = best_by
+        if higher_is_better is None:
+            higher_is_better = best_by != "eval_loss"
+        self._sign = -1 if higher_is_better else 1
         self._before_publishing = before_publishing
         self._rescue_folder = rescue_folder
         self.converted = False
@@ -294,7 +298,7 @@ class Checkpoints:
 
     def _rank(self, value: float) -> float:
         """Lower is better."""
-        return value if self._best_by == "eval_loss" else -value
+        return self._sign * value
 
     def _paths(self) -> list[pathlib.Path]:
         """The checkpoints by step."""

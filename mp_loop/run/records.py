@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from mp_loop.config import errors
@@ -24,6 +25,17 @@ CHECKPOINTS_FOLDER = "checkpoints"
 TENSORBOARD_FOLDER = "tensorboard"
 
 Folder = str | os.PathLike[str]
+
+
+def metric_key(line: Mapping[str, Any]) -> str:
+    """The key of the metric beside `eval_loss` in an evaluation or a summary."""
+    keys = (key for key in line if key.startswith("eval_") and key != "eval_loss")
+    return next(keys, "eval_accuracy")
+
+
+def metric_title(key: str) -> str:
+    """The name of a metric for people: "accuracy", "mean squared error"."""
+    return key.removeprefix("eval_").replace("_", " ")
 
 
 def read_metrics(

@@ -312,6 +312,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert other.is_best({"eval_accuracy": 0.71})
     _, by_loss = make(tmp_path, best_by="eval_loss")
     assert by_loss.is_best({"eval_loss": 3.0})
+    _, by_error = make(tmp_path, best_by="eval_accuracy", higher_is_better=False)
+    assert by_error.is_best({"eval_accuracy": 0.01})
     _, none = make(tmp_path, best_by="none")
     assert not none.is_best({"eval_accuracy": 1.0})
 
