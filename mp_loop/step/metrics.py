@@ -18,8 +18,9 @@ METRICS = {
     "skip_reason": tf.int32,
 }
 # Why a step was skipped, by `skip_reason`; "" is a step that was not. The first that
-# applies: the loss or a statistic, a gradient, the norm of all, or the learning rate
-# was not finite, or the update would have written something that is not.
+# applies: the loss or a statistic, a gradient (or the sum of its squares, where these
+# are needed), the norm of all, or the learning rate was not finite, or the update would
+# have written something that is not.
 SKIP_REASONS = ("", "forward", "gradient", "norm", "rate", "update")
 
 Metrics = dict[str, tf.Tensor]

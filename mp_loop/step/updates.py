@@ -129,8 +129,8 @@ class FusedUpdate(KerasUpdate):
     gradient is unscaled in one pass, as `scaled_grad * (1 / scale)`: exactly the
     quotient for powers of two.
 
-    On a processor a skip is a branch that does nothing. On other devices a branch
-    would wait for the host, and a select puts back what was there.
+    On a processor a skip is a branch that does nothing. Elsewhere a branch would wait
+    for the host or for other replicas, and a select puts back what was there.
     """
 
     @classmethod
@@ -178,7 +178,7 @@ class FusedUpdate(KerasUpdate):
     ) -> tf.Tensor:
         """Does what `KerasUpdate` does."""
         inverse = 1.0 / scale if factor is None else factor / scale
-        apply &= self._stays_finite(largest * inverse)
+        apply &= self._stays_finite(largest, inverse)
         missing = [
             master.path
             for master, grad in zip(self._masters, scaled_grads, strict=True)
@@ -192,7 +192,7 @@ class FusedUpdate(KerasUpdate):
             return tf.constant(True)
 
         iterations = self._optimizer.iterations.value
-        if _is_on_processor(iterations):
+        if _may_branch(iterations):
             return tf.cond(apply, update, lambda: tf.constant(False))
         variables = [*self.slots, *(master.value for master in self._masters)]
         before = [tf.identity(variable) for variable in variables]
@@ -217,7 +217,7 @@ class FusedUpdate(KerasUpdate):
         iterations = optimizer.iterations.value
         iterations.assign_add(tf.ones([], iterations.dtype))
 
-    def _stays_finite(self, largest: tf.Tensor) -> tf.Tensor:
+    def _stays_finite(self, largest: tf.Tensor, inverse: tf.Tensor) -> tf.Tensor:
         """Tells whether all that the kernels would write is finite, bool [].
 
         Nothing is read but this: masters may be any finite numbers, and slots what
@@ -225,12 +225,15 @@ class FusedUpdate(KerasUpdate):
         the largest divided by `1 - momentum`; an average is at most the largest.
 
         Args:
-          largest: float32 [], what no number of the unscaled gradients is larger than.
+          largest: float32 [], what no number of the scaled gradients is larger than.
+          inverse: float32 [], what they are multiplied by.
         """
         optimizer, rate = self._optimizer, self.learning_rate
+        largest = largest * inverse
         if isinstance(optimizer, keras.optimizers.SGD):
-            finite = tf.abs(rate) * largest / (1 - optimizer.momentum)
-            finite = finite < _LARGEST_CHANGE
+            change = tf.abs(rate) * largest / (1 - optimizer.momentum)
+            # TensorFlow may multiply by the two factors at once.
+            finite = (change < _LARGEST_CHANGE) & tf.math.is_finite(rate * inverse)
         else:
             first, second = map(self._power, (optimizer.beta_1, optimizer.beta_2))
             alpha = tf.abs(rate) * tf.sqrt(1 - second) / (1 - first)
@@ -329,5 +332,8 @@ def _stayed_finite(
     return tf.reduce_all(checks)
 
 
-def _is_on_processor(variable: tf.Variable) -> bool:
+def _may_branch(variable: tf.Variable) -> bool:
+    """Tells whether a branch around an update of the variable waits for nothing."""
+    if tf.distribute.has_strategy():
+        return False  # nor can mirrored variables be assigned in one
     return tf.DeviceSpec.from_string(variable.device).device_type in (None, "CPU")
