@@ -26,8 +26,8 @@ from mp_loop.cli import app, outcomes, progress, resume, signals, summary_table
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.rendering import figures
-from mp_loop.report import numerics_plots, run_page, training_plot
-from mp_loop.run import build, locking, records, run_folder
+from mp_loop.report import numerics_plots, recorded_runs, run_page, training_plot
+from mp_loop.run import build, locking, run_folder
 
 if TYPE_CHECKING:  # They import TensorFlow, which takes seconds.
     from mp_loop.run import loop, session
@@ -105,12 +105,13 @@ def _write_results(current: session.Session, result: loop.Result) -> int:
     own = current.experiment.config.records
     try:
         summary = current.write_results(result)
-        picture = training_plot.draw_run(folder)
-        if inspected := records.read_numerics(folder):
-            numerics_plots.draw_steps(folder / "numerics.png", inspected)
+        recorded = recorded_runs.RecordedRun.read(folder)
+        picture = training_plot.draw_run(folder, recorded)
+        if recorded.looks:
+            numerics_plots.draw_steps(folder / "numerics.png", recorded.looks)
     except OSError as error:
         return outcomes.results_not_written(own.output_dir, error).tell()
-    page = _write_report(current)
+    page = _write_report(current, recorded=recorded)
     if not own.quiet:
         print(summary_table.text(summary))
         print(f"Model, metrics and checkpoints: {own.output_dir}")
@@ -119,12 +120,16 @@ def _write_results(current: session.Session, result: loop.Result) -> int:
     return outcomes.DONE
 
 
-def _write_report(current: session.Session, note: str = "") -> str | None:
+def _write_report(
+    current: session.Session,
+    note: str = "",
+    recorded: recorded_runs.RecordedRun | None = None,
+) -> str | None:
     """Writes the report; a run is not lost because that cannot be done."""
     if not current.has_files:
         return None
     try:
-        return run_page.write(current.writer.folder, note)
+        return run_page.write(current.writer.folder, note, recorded)
     except errors.RecordError as error:
         print(f"No report: {error}", file=sys.stderr)
         return None

@@ -199,8 +199,10 @@ def test_a_finished_run_is_continued(tmp_path):
     train.run(config(*QUICK, f"--output_dir={parts}", "--resume"), None)
     assert lines(parts) == lines(whole)
     assert weights(parts) == weights(whole)
+    timed = records.read_summary(parts)
     assert train.run(config(*QUICK, f"--output_dir={parts}", "--resume"), None) == 0
     assert lines(parts) == lines(whole)
+    assert records.read_summary(parts) == timed and timed["train_seconds"] > 0
 
 
 @pytest.mark.parametrize("module", ["model", "report"])

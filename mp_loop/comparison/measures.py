@@ -50,6 +50,7 @@ _ALWAYS = (
         ratio=True,
     ),
 )
+NEEDED = tuple(measure.name for measure in _ALWAYS)  # values of a summary
 
 
 def of_metric(key: str) -> tuple[Measure, ...]:

@@ -48,13 +48,11 @@ def curves(runs: Sequence[recorded_runs.RecordedRun]) -> str:
 
 
 def numerics(looks: recorded_runs.Lines) -> str:
-    """Heat maps over layers and steps, of what numerics.jsonl holds."""
-    looks = [look for look in looks if look.get("layers")]
-    looks = looks[:: math.ceil(len(looks) / _MOST_LOOKS) or 1]
-    names = [layer.get("name", "") for layer in looks[0]["layers"]] if looks else []
-    looks = [look for look in looks if len(look["layers"]) == len(names)]
-    if not names:
+    """Heat maps over layers and steps; see `recorded_runs.RecordedRun.looks`."""
+    if not looks:
         return ""
+    looks = looks[:: math.ceil(len(looks) / _MOST_LOOKS)]
+    names = [layer["name"] for layer in looks[0]["layers"]]
     charts = [_panel(looks, names, *panel) for panel in _PANELS]
     return (
         "<h2>Numerics</h2><p>The stronger the colour, the closer to a limit of "

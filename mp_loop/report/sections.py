@@ -14,7 +14,7 @@ from typing import Any
 from mp_loop.config import settings
 from mp_loop.rendering import numbers, tables
 from mp_loop.report import recorded_runs
-from mp_loop.run import records
+from mp_loop.run import files, records
 
 _MOST_SKIPS = 30  # rows of the table
 _MOST_NAMES = 3  # of variables whose gradients overflowed
@@ -102,7 +102,8 @@ def configuration(flags: Mapping[str, str]) -> str:
 def read_flags(folder: pathlib.Path) -> dict[str, str]:
     """The flags of the run in a folder, by name; empty where there are none."""
     try:
-        return _flags((folder / records.FLAGS_FILE).read_text(encoding="utf-8"))
+        text, _ = files.read_regular(folder / records.FLAGS_FILE)
+        return _flags(text.decode("utf-8", errors="replace"))
     except OSError:
         return {}
 
@@ -115,9 +116,11 @@ def _flags(flagfile: str) -> dict[str, str]:
 def environment(folder: pathlib.Path) -> str:
     """What the run in a folder ran on."""
     try:
-        text = (folder / records.ENVIRONMENT_FILE).read_text(encoding="utf-8")
+        text, _ = files.read_regular(folder / records.ENVIRONMENT_FILE)
         found = json.loads(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return ""
+    if not isinstance(found, dict):
         return ""
     rows = [(name, _shown(value)) for name, value in found.items()]
     return f"<h2>Environment</h2>{table(rows, head=False)}"

@@ -22,14 +22,21 @@ if TYPE_CHECKING:
 TRAINING_FILE = "training.png"
 
 
-def draw_run(output_dir: str | os.PathLike[str]) -> str | None:
+def draw_run(
+    output_dir: str | os.PathLike[str], run: recorded_runs.RecordedRun | None = None
+) -> str | None:
     """Draws training.png of a run.
+
+    Args:
+      output_dir: the run folder.
+      run: what it holds, if it was read before.
 
     Returns:
       Its path; None, and draws nothing, where matplotlib is missing.
     """
     path = os.path.join(output_dir, TRAINING_FILE)
-    return path if draw(path, [recorded_runs.RecordedRun.read(output_dir)]) else None
+    run = run or recorded_runs.RecordedRun.read(output_dir)
+    return path if draw(path, [run]) else None
 
 
 def draw(

@@ -10,9 +10,11 @@ The new content is written under another name, flushed to the disk, and renamed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Iterator
 
 
@@ -45,6 +47,38 @@ def replacing(path: pathlib.Path, temporary: pathlib.Path) -> Iterator[pathlib.P
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_regular(
+    path: str | os.PathLike[str], most: int | None = None
+) -> tuple[bytes, os.stat_result]:
+    """Reads a file that has an end: no device, pipe, or file of the kernel's.
+
+    Args:
+      path: of the file.
+      most: the most bytes that it may hold; None: any number.
+
+    Returns:
+      The content, and the file's status.
+
+    Raises:
+      OSError: it cannot be read, is no regular file, or is longer.
+      ValueError: the path cannot be one.
+    """
+    # A pipe without a writer, and the kernel's log, would be waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        content = file.read(-1 if most is None else most + 1)
+    if content is None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    if most is not None and len(content) > most:
+        raise OSError(errno.EFBIG, f"it holds more than {most} bytes")
+    return content, status
 
 
 def flush(path: str | os.PathLike[str]) -> None:

@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from mp_loop.run import file_errors
+from mp_loop.run import file_errors, files
 
 FILE = "manifest.json"
 _FORMAT = 1
@@ -81,7 +81,7 @@ def read(folder: pathlib.Path) -> Manifest:
       CorruptError: there is none, or it is not what `write` wrote.
     """
     try:
-        text, seal, rest = (folder / FILE).read_bytes().split(b"\n")
+        text, seal, rest = files.read_regular(folder / FILE)[0].split(b"\n")
         if rest or hashlib.sha256(text).hexdigest().encode() != seal:
             raise ValueError
         body = json.loads(text)

@@ -32,6 +32,7 @@ from mp_loop.run import (
     profiling,
     records,
     run_folder,
+    timing,
     watching,
     writers,
 )
@@ -171,6 +172,10 @@ class Session:
             "seed": config.training.seed,
         }
         del summary["evaluation"]
+        if not result.train_seconds:  # Every step was taken by earlier processes.
+            summary |= timing.of_earlier_processes(
+                self.writer.folder, config.data.batch_size
+            )
         self.writer.write_model(self.experiment.step.export())
         self.writer.write_summary(summary)
         return summary

@@ -42,6 +42,11 @@ REFUSED = {
         ["--precision=float16", "--change_precision", "--seed=4"],
         "--seed (4, was 3) must be as in the run to be resumed.",
     ),
+    "the length of a schedule": (
+        ["--epochs=9"],
+        "--epochs (9, was 5) must be as in the run to be resumed. The learning rate "
+        "(--schedule=cosine) depends on the length of the run",
+    ),
     "a contradiction": (
         ["--strategy=mirrored", "--all_reduce_dtype=float16"],
         "--all_reduce_dtype (float16) needs --precision=float16",
@@ -52,8 +57,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_must_not_change_is_named(name):
     words, message = REFUSED[name]
+    before = BEFORE.replace(schedule="cosine") if "schedule" in name else BEFORE
     with pytest.raises(errors.UsageError) as error:
-        resume.continued_run(BEFORE, *given(*words))
+        resume.continued_run(before, *given(*words))
     assert str(error.value).startswith(message)
 
 

@@ -99,15 +99,17 @@ def test_a_half_written_last_line(folder, tail, kept):
     assert [read["step"] for read in records.read_metrics(again.folder)] == [*kept, 60]
 
 
-def test_a_damaged_line_in_the_middle_is_reported_and_nothing_is_changed(folder):
-    run = run_folder.RunFolder.create(str(folder), FLAGS)
-    run.close()
-    text = '{"step": 20}\n{"st\n{"step": 60}\n'
+def test_damaged_lines_are_named_and_left_out_before_a_run_goes_on(folder, caplog):
+    run_folder.RunFolder.create(str(folder), FLAGS).close()
+    text = '{"step": 20}\n{"st\n{"step": 40, "skipped_steps": null}\n{"step": 60}\n'
     (folder / "metrics.jsonl").write_text(text)
-    with pytest.raises(errors.RecordError, match="damaged: line 2"):
-        run_folder.RunFolder.reopen(str(folder), "other", 60)
-    assert (folder / "metrics.jsonl").read_text() == text
-    assert (folder / "flags.txt").read_text() == FLAGS
+    run_folder.RunFolder.reopen(str(folder), FLAGS, 60).close()
+    assert caplog.messages == [
+        f"{folder}/metrics.jsonl is damaged and partly left out: line 2: not an object "
+        "with a step; line 3: skipped_steps is null."
+    ]
+    assert records.read_metrics(folder) == [{"step": 20}, {"step": 60}]
+    assert (folder / "metrics.jsonl.damaged").read_text() == text
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(folder):
