@@ -230,7 +230,11 @@ class Checkpoints:
                 )
             for variable, value in values:
                 variable.assign(value)
-            self.converted = len(values) < len(self._state.named())
+            filled = {id(variable) for variable, _ in values}
+            self.converted = any(
+                id(variable) not in filled and name not in train_state.LATER
+                for name, variable in self._state.named().items()
+            )
             self.since_line = _read_manifest(path).since_line
             return int(self._state.step.numpy())
         if damaged:

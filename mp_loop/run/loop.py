@@ -163,6 +163,7 @@ class Loop:
             "loss": self._mean_loss.take(self._values["loss"]),
             "examples_per_second": self._timer.close_window(),
             "overflowed": counters.new_overflows(self.step),
+            "skip_reasons": counters.skip_reasons(self.step.state),
             **self.watcher.report(self._position),
         }
         if "overflow" in line:

@@ -17,6 +17,8 @@ import tensorflow as tf
 
 Gradient = tf.Tensor | tf.IndexedSlices | None
 Gradients = Sequence[Gradient]
+# The squares of smaller numbers may be 0.
+_SQUARED_TO_ZERO = 2.0**-63
 # (inputs, labels, sample_weight), each batch first; the last may be None.
 Batch = tuple[Any, Any, Any]
 
@@ -121,37 +123,53 @@ def half_squares(gradients: Gradients) -> tf.Tensor:
     return tf.stack(halves) if halves else tf.zeros([0])
 
 
-def each_finite(
-    scaled_grads: Gradients,
-    halves: tf.Tensor,
-    scale: tf.Tensor,
-    told_by_squares: Sequence[bool],
+def bounds(
+    scaled_grads: Gradients, halves: tf.Tensor, told_by_squares: Sequence[bool]
 ) -> tf.Tensor:
-    """Tells of each gradient whether it is finite once divided by the scale.
+    """Returns what no number of each gradient is larger than, float32 [n].
 
     Args:
-      scaled_grads: n gradients, float32; a missing one is finite.
+      scaled_grads: n gradients, float32, or None.
       halves: their `half_squares`.
-      scale: float32 [].
-      told_by_squares: for each gradient, whether its sum of squares tells; the others
-        take another pass over their numbers.
+      told_by_squares: for each gradient, whether the root of its sum of squares will
+        do, which may be inf for finite numbers; the others take another pass.
 
     Returns:
-      bool [n].
+      Magnitudes; inf where a number is.
     """
-    finite = tf.math.is_finite(halves)
+    roots = tf.sqrt(2.0 * halves) + _SQUARED_TO_ZERO
     pairs = zip(scaled_grads, told_by_squares, strict=True)
     told = [grad is None or by_squares for grad, by_squares in pairs]
     if all(told):
-        return finite
+        return roots
     return tf.stack(
         [
-            finite[i]
-            if told[i]
-            else tf.reduce_all(tf.math.is_finite(values(grad) / scale))
+            roots[i] if told[i] else tf.reduce_max(tf.abs(values(grad)))
             for i, grad in enumerate(scaled_grads)
         ]
     )
+
+
+def each_finite(
+    halves: tf.Tensor,
+    bounds: tf.Tensor,
+    scale: tf.Tensor,
+    told_by_squares: Sequence[bool],
+) -> tf.Tensor:
+    """Tells of each gradient whether it is finite once divided by the scale, bool [n].
+
+    Args:
+      halves: `half_squares` of n gradients; NaN where a number is.
+      bounds: their `bounds`.
+      scale: float32 [].
+      told_by_squares: as for `bounds`.
+    """
+    squares = tf.math.is_finite(halves)
+    if all(told_by_squares):
+        return squares
+    # A maximum may pass a NaN over.
+    numbers = tf.math.is_finite(bounds / scale) & ~tf.math.is_nan(halves)
+    return tf.where(list(told_by_squares), squares, numbers)
 
 
 def global_norm(halves: tf.Tensor) -> tf.Tensor:

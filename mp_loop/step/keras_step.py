@@ -107,7 +107,7 @@ class KerasStep:
     def __call__(
         self, inputs: Any, labels: Any, sample_weight: Any = None
     ) -> dict[str, tf.Tensor]:
-        """Takes one step; returns the metrics of `TrainStep` but `grad_norm`."""
+        """Takes one step; returns the metrics of `TrainStep` but two."""
         return self._step(inputs, labels, sample_weight)
 
     def run(self, iterator: Iterator[Any], steps: int) -> dict[str, tf.Tensor]:
@@ -132,7 +132,8 @@ class KerasStep:
         return self._step.get_concrete_function(inputs, labels).graph
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        dtypes = {k: v for k, v in metrics.METRICS.items() if k != "grad_norm"}
+        ours = ("grad_norm", "skip_reason")
+        dtypes = {k: v for k, v in metrics.METRICS.items() if k not in ours}
         return metrics.stack_steps(lambda: self._step(*next(iterator)), dtypes, steps)
 
     def _one_step(

@@ -13,7 +13,7 @@ One step, in order:
     loss    = loss(labels, twin(inputs)) + regularizers(masters)    # float32
     scaled_grads = gradient(loss * scale, working_weights)          # 16 bits
     grads   = float32(scaled_grads) / scale          # summed over micro-batches
-    finite  = all(isfinite(grads))        # and the loss, and the norm if clipping
+    finite  = all(isfinite(grads))   # and the loss, the rate, and what is written
     masters, slots, statistics = updated if finite else as they were
     working_weights = 16 bits(masters)
     scale   = rule.next_state(scale, finite)
@@ -71,7 +71,10 @@ class TrainStep:
       rule: the loss-scale rule.
       gradients: forward and backward pass, without what makes a step of them.
       state: `train_state.TrainState`, what a checkpoint must hold.
+      SKIP_REASONS: why a step can be skipped; the first is that it was not.
     """
+
+    SKIP_REASONS = metrics.SKIP_REASONS
 
     def __init__(
         self,
@@ -203,8 +206,8 @@ class TrainStep:
           the loss and the statistics that the forward pass moved were finite; if
           so, a skip is the backward pass's overflow),
           `loss_scale` (float32, the one this step used), `grad_norm` (float32,
-          before clipping), and `learning_rate` (float32, the one this update
-          used or would have).
+          before clipping), `learning_rate` (float32, the one this update used
+          or would have), and `skip_reason` (int32, the place in `SKIP_REASONS`).
         """
         return self._step(inputs, labels, sample_weight)
 
@@ -302,18 +305,28 @@ class TrainStep:
         forward_finite = forward_finite & variables.all_finite(statistics)
         halves = gradients.half_squares(scaled_grads)
         norm = gradients.global_norm(halves) / scale
-        grads_finite = gradients.each_finite(
-            scaled_grads, halves, scale, self._told_by_squares
+        told = self._told_by_squares
+        bounds = gradients.bounds(scaled_grads, halves, told)
+        grads_finite = gradients.each_finite(halves, bounds, scale, told)
+        causes = self._arithmetic.causes(
+            {
+                "forward": ~forward_finite,
+                "gradient": ~tf.reduce_all(grads_finite),
+                "norm": ~tf.math.is_finite(norm) & self._needs_norm,
+                "rate": ~tf.math.is_finite(rate),
+            }
         )
-        finite = tf.reduce_all(grads_finite)
-        if self._needs_norm:
-            finite &= tf.math.is_finite(norm)
-        applied = self._arithmetic.applies(finite, forward_finite)
-        factor = gradients.clip_factor(norm, self._clip_norm)
-        self._update(scaled_grads, scale, applied, factor)
+        applied = self._update(
+            scaled_grads,
+            scale,
+            ~tf.reduce_any(list(causes.values())),
+            tf.reduce_max(bounds),
+            gradients.clip_factor(norm, self._clip_norm),
+        )
         updates.select(applied, statistics, before)
         self._variables.recast()
-        self.state.count(applied, forward_finite, grads_finite)
+        reason = metrics.skip_reason(causes, applied)
+        self.state.count(applied, forward_finite, grads_finite, reason)
         self.state.write_loss_scale(self.rule.next_state(scale_state, applied))
         return {
             "grads_finite": applied,
@@ -321,6 +334,7 @@ class TrainStep:
             "loss_scale": scale,
             "grad_norm": norm,
             "learning_rate": rate,
+            "skip_reason": reason,
         }
 
     @property

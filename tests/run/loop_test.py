@@ -167,6 +167,8 @@ def test_lines_name_what_overflowed_since_the_line_before(tmp_path):
     Session(tmp_path / "run", total=12, poison={1, 5, 6}, resume=True)()
     paths = [v.path for v in first.step.model.trainable_variables]
     lines = records.read_metrics(tmp_path / "run")
+    reasons = [line["skip_reasons"] for line in lines]
+    assert reasons == [{"forward": n} for n in (1, 1, 2, 3, 3, 3)]
     assert [line["overflowed"] for line in lines] == [
         dict.fromkeys(paths, 1), {}, dict.fromkeys(paths, 1),
         dict.fromkeys(paths, 1), {}, {},
