@@ -33,6 +33,7 @@ done, 1 an arm failed, 2 bad input (one line on stderr, nothing written).
 from __future__ import annotations
 
 import pathlib
+import shlex
 import sys
 from collections.abc import Mapping
 
@@ -129,7 +130,7 @@ def _write(folder: pathlib.Path, results: Mapping[str, results_plot.Results]) ->
     files.write_atomically(folder / "benchmark.md", text)
     words = ["python", "-m", "mp_loop.benchmark", *sys.argv[1:]]
     whole = {
-        "command": " ".join(words),
+        "command": shlex.join(words),
         "environment": environment.environment(),
         "workloads": results,
     }

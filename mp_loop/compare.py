@@ -24,16 +24,17 @@ stderr, nothing written), 130 or 143 stopped by SIGINT or SIGTERM.
 from __future__ import annotations
 
 import pathlib
+import shlex
 import time
 from collections.abc import Sequence
 
 from absl import flags
 
-from mp_loop.cli import app, folders, outcomes, signals
+from mp_loop.cli import app, folders, outcomes, resume, signals
 from mp_loop.comparison import designs, output, runs, side_by_side
-from mp_loop.config import errors, settings
+from mp_loop.config import errors, names, settings
 from mp_loop.hardware import startup
-from mp_loop.run import build, locking
+from mp_loop.run import build, locking, records
 
 
 def declare(flag_values: flags.FlagValues) -> None:
@@ -67,6 +68,8 @@ def declare(flag_values: flags.FlagValues) -> None:
 
 def run(config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Runs the comparison; returns the exit code."""
+    names.check(config)
+    config = resume.resolved(config, designs.FILE)
     resumes = config.records.resume and not flag_values.exact
     if config.precision.precision == "auto" and not resumes:
         with startup.quiet_start():
@@ -122,9 +125,8 @@ def _run_locked(
 
 def _make_runs(folder: pathlib.Path, planned: Sequence[runs.PlannedRun]) -> int:
     """Makes every run that is not finished; returns the exit code."""
-    continue_with = (
-        f"Continue with: python -m mp_loop.compare --output_dir={folder} --resume"
-    )
+    words = ["python", "-m", "mp_loop.compare", f"--output_dir={folder}", "--resume"]
+    continue_with = f"Continue with: {shlex.join(words)}"
     with signals.stop_requested() as stop_requested:
         for number, one in enumerate(planned, start=1):
             seed = one.config.training.seed
@@ -143,8 +145,9 @@ def _make_runs(folder: pathlib.Path, planned: Sequence[runs.PlannedRun]) -> int:
                 code = outcomes.BAD_INPUT if refused else outcomes.FAILED
                 return outcomes.Outcome(code, f"{failure}\n{continue_with}").tell()
             took = "before" if finished else f"{time.monotonic() - began:.0f} s in all"
+            key = records.metric_key(summary)
             print(
-                f"{said}: accuracy {summary['eval_accuracy']:.4f}, "
+                f"{said}: {records.metric_title(key)} {summary[key]:.4f}, "
                 f"{summary['milliseconds_per_step']:.1f} ms/step, {took}",
                 flush=True,
             )

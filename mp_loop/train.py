@@ -26,7 +26,7 @@ from mp_loop.cli import app, outcomes, progress, resume, signals, summary_table
 from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.rendering import figures
-from mp_loop.report import numerics_plots, run_page, training_plot
+from mp_loop.report import numerics_plots, recorded_runs, run_page, training_plot
 from mp_loop.run import build, locking, records, run_folder
 
 if TYPE_CHECKING:  # They import TensorFlow, which takes seconds.
@@ -53,6 +53,7 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
         has_files = cluster.task().is_chief
     with contextlib.ExitStack() as held:
         lock = None
+        config = resume.resolved(config, records.FLAGS_FILE)
         if has_files and config.records.resume:
             config = resume.read_run(config, flag_values)
             lock = held.enter_context(locking.FolderLock(config.records.output_dir))
@@ -64,9 +65,9 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
         from mp_loop.run import session
 
         current = held.enter_context(session.Session(built, lock, has_files))
-        slower = machine.slowdown_warning(built.config.precision.precision)
-        if slower:
-            print(f"Warning: {slower}", file=sys.stderr)
+        slower = machine.slowdown_note(built.config.precision.precision)
+        if slower and not config.records.quiet:
+            print(f"Note: {slower}", file=sys.stderr)
         current.begin()
         return _train(current)
 
@@ -105,12 +106,13 @@ def _write_results(current: session.Session, result: loop.Result) -> int:
     own = current.experiment.config.records
     try:
         summary = current.write_results(result)
-        picture = training_plot.draw_run(folder)
-        if inspected := records.read_numerics(folder):
-            numerics_plots.draw_steps(folder / "numerics.png", inspected)
+        recorded = recorded_runs.RecordedRun.read(folder)
+        picture = training_plot.draw_run(folder, recorded)
+        if recorded.looks:
+            numerics_plots.draw_steps(folder / "numerics.png", recorded.looks)
     except OSError as error:
         return outcomes.results_not_written(own.output_dir, error).tell()
-    page = _write_report(current)
+    page = _write_report(current, recorded=recorded)
     if not own.quiet:
         print(summary_table.text(summary))
         print(f"Model, metrics and checkpoints: {own.output_dir}")
@@ -119,12 +121,16 @@ def _write_results(current: session.Session, result: loop.Result) -> int:
     return outcomes.DONE
 
 
-def _write_report(current: session.Session, note: str = "") -> str | None:
+def _write_report(
+    current: session.Session,
+    note: str = "",
+    recorded: recorded_runs.RecordedRun | None = None,
+) -> str | None:
     """Writes the report; a run is not lost because that cannot be done."""
     if not current.has_files:
         return None
     try:
-        return run_page.write(current.writer.folder, note)
+        return run_page.write(current.writer.folder, note, recorded)
     except errors.RecordError as error:
         print(f"No report: {error}", file=sys.stderr)
         return None

@@ -23,7 +23,7 @@ def flag_values(words):
     return app.parse(["compare", *words], compare.declare)
 
 
-def fake_train(results, made=None, accuracy=lambda planned: 0.5):
+def fake_train(results, made=None, accuracy=lambda planned: 0.5, key="eval_accuracy"):
     """In place of a process: logs in the run folder, or a failure."""
 
     def train(folder, planned, stop_requested):
@@ -38,10 +38,10 @@ def fake_train(results, made=None, accuracy=lambda planned: 0.5):
             planned.config.records.output_dir, planned.config.to_flagfile()
         )
         run.log({"step": 1, "loss": 1.0, "loss_scale": 2.0, "skipped_steps": 0})
-        run.log_evaluation(1, {"eval_accuracy": 0.5, "eval_loss": 1.0})
-        run.write_summary(
-            summary(seed=planned.config.training.seed, eval_accuracy=accuracy(planned))
-        )
+        run.log_evaluation(1, {key: 0.5, "eval_loss": 1.0})
+        found = summary(seed=planned.config.training.seed)
+        del found["eval_accuracy"]
+        run.write_summary({key: accuracy(planned), **found})
         run.close()
         return 0
 
@@ -74,20 +74,23 @@ def test_a_comparison_of_made_runs(tmp_path, monkeypatch, capsys):
 
 
 METRICS = [
-    pytest.param("sparse_categorical_accuracy", True, id="a share"),
-    pytest.param("mean_absolute_error", False, id="an error"),
+    pytest.param("eval_accuracy", "accuracy", id="a share"),
+    pytest.param("eval_mean_absolute_error", "mean absolute error", id="an error"),
 ]
 
 
-@pytest.mark.parametrize(("metric", "share"), METRICS)
-def test_only_shares_are_drawn_in_points(tmp_path, monkeypatch, metric, share):
+@pytest.mark.parametrize(("key", "title"), METRICS)
+def test_a_metric_has_its_own_name(tmp_path, monkeypatch, capsys, key, title):
     seen = []
-    monkeypatch.setattr(runs, "train", fake_train({}))
+    monkeypatch.setattr(runs, "train", fake_train({}, key=key))
     monkeypatch.setattr(difference_plot, "draw", lambda *args: seen.append(args))
-    words = [f"--output_dir={tmp_path / 'o'}", "--repeats=2", f"--metric={metric}"]
+    words = [f"--output_dir={tmp_path / 'o'}", "--repeats=2"]
     assert compare.run(*flag_values(words)) == 0
     ((_, results, reference, drawn),) = seen
-    assert (list(results), reference, drawn) == ([CUSTOM], KERAS, share)
+    assert (list(results), reference, drawn) == ([CUSTOM], KERAS, title)
+    said = capsys.readouterr().out
+    assert f"seed 0: {title} 0.5000" in said and f"| {title}, difference" in said
+    assert title == "accuracy" or "accuracy" not in said
 
 
 def test_one_repeat_has_no_differences(tmp_path, monkeypatch):

@@ -103,6 +103,21 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert {weight.dtype for weight in model.weights} == {"float32"}
 
 
+def test_a_metric_that_is_no_accuracy_is_not_called_one(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = [*QUICK, "--metric=crossentropy", f"--output_dir={folder}"]
+    assert train.run(config(*words), None) == 0
+    said = capsys.readouterr().out
+    assert "sparse categorical crossentropy " in said and "accuracy" not in said
+    page = (folder / "report.html").read_text().split("Configuration")[0]
+    assert "sparse categorical crossentropy" in page and "accuracy" not in page
+    key = "eval_sparse_categorical_crossentropy"
+    first, second = records.read_evaluations(folder)
+    assert set(first) == {"step", "eval_loss", key}
+    assert first[key] == pytest.approx(first["eval_loss"], rel=1e-5)
+    assert records.read_summary(folder)[key] == second[key] < first[key]
+
+
 def test_tensorboard_holds_scalars_settings_graph_and_profile(tmp_path, capsys):
     folder = tmp_path / "run"
     words = [*QUICK, "--profile_steps=5:7", "--quiet", f"--output_dir={folder}"]
@@ -185,8 +200,10 @@ def test_a_finished_run_is_continued(tmp_path):
     train.run(config(*QUICK, f"--output_dir={parts}", "--resume"), None)
     assert lines(parts) == lines(whole)
     assert weights(parts) == weights(whole)
+    timed = records.read_summary(parts)
     assert train.run(config(*QUICK, f"--output_dir={parts}", "--resume"), None) == 0
     assert lines(parts) == lines(whole)
+    assert records.read_summary(parts) == timed and timed["train_seconds"] > 0
 
 
 @pytest.mark.parametrize("module", ["model", "report"])
@@ -215,6 +232,17 @@ def test_the_folder_is_locked_until_the_last_file_is_written(
     assert "is being written by another process" in second.stderr
     assert (folder / "model.keras").exists() and (folder / "report.html").exists()
     locking.FolderLock(folder).release()  # was given back
+
+
+def test_resume_auto_begins_and_continues(tmp_path, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.run(config(*QUICK, f"--output_dir={whole}"), None)
+    words = [*QUICK, f"--output_dir={parts}", "--resume=auto"]
+    assert train.run(config(*words, "--steps=8"), None) == 0
+    assert train.run(config(*words), None) == 0
+    assert lines(parts) == lines(whole)
+    assert weights(parts) == weights(whole)
+    assert "--noresume" in (parts / "flags.txt").read_text()
 
 
 def test_auto_is_resolved_once_and_recorded(tmp_path, monkeypatch):
@@ -250,8 +278,9 @@ def test_a_run_slower_than_float32_says_so_at_its_start(tmp_path, capsys, monkey
         words = [*QUICK, "--steps=2", f"--output_dir={tmp_path / precision}"]
         assert train.run(config(*words, f"--precision={precision}"), None) == 0
         said = capsys.readouterr().err
-        warning = f"Warning: {precision} is slower than float32 on CPU:0"
-        assert said.count(warning) == said.count("Warning:") == lines_said
+        note = f"Note: {precision} takes longer than float32 on CPU:0"
+        assert said.count(note) == said.count("longer") == lines_said
+        assert "Warning" not in said
 
 
 def test_a_run_that_diverges_says_so_once(tmp_path, capsys):
@@ -306,6 +335,15 @@ BAD = {
     ),
     "unknown loss": (["--loss=no_such_loss"], r"--loss \(no_such_loss\)"),
     "unknown metric": (["--metric=no_such_metric"], r"--metric \(no_such_metric\)"),
+    "a loss of vectors": (
+        ["--loss=categorical_crossentropy"],
+        r"--loss \(categorical_crossentropy\) does not fit labels",
+    ),
+    "a metric of vectors": (
+        ["--metric=mse"],
+        r"--metric \(mse\) does not fit labels",
+    ),
+    "no direction": (["--metric=mean"], r"--metric \(mean\)"),
     "nothing to resume": (["--resume"], r"holds no run to resume"),
     "unwritable": (["--output_dir=/proc/run"], r"--output_dir \(/proc/run\)"),
 }

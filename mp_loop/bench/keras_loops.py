@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.bench import keras_models, keras_updates, workloads
-from mp_loop.step import gradients, keras_step, metrics, train_step, updates
+from mp_loop.step import keras_step, losses, metrics, train_step, updates
 
 # Takes an iterator over batches, where there is data, and a number of steps.
 Steps = Callable[..., Any]
@@ -169,7 +169,7 @@ def _unscaled(step: train_step.TrainStep) -> Steps:
     def one(inputs: Any, labels: Any) -> dict[str, tf.Tensor]:
         loss, grads = _loss_and_grads(step, inputs, labels)
         grads = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in grads]
-        update(grads, tf.constant(1.0), tf.constant(True))
+        update(grads, tf.constant(1.0), tf.constant(True), tf.constant(1.0))
         for master, working in copies:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
         return {"loss": loss}
@@ -182,7 +182,7 @@ def _loss_and_grads(
 ) -> tuple[tf.Tensor, list[updates.Grad]]:
     with tf.GradientTape() as tape:
         outputs, _ = step.gradients.forward(inputs)
-        loss = gradients.mean_loss(keras_models.LOSS, labels, outputs, None)
+        loss = losses.of(keras_models.LOSS)(labels, outputs)
     return loss, tape.gradient(loss, list(step.working_weights))
 
 

@@ -12,19 +12,16 @@ the user's environment asks for it, and a bad flag is reported at once.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
 import signal
-import stat
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-from mp_loop.cli import outcomes
+from mp_loop.cli import flag_hints, flagfiles, outcomes, streams
 from mp_loop.config import errors, settings
 
 # Read once, when TensorFlow is loaded: 2 keeps errors only.
@@ -55,10 +52,8 @@ def parse(
     if flag_values is None:
         flag_values = flags.FlagValues()
     _declare(flag_values, declare, of_experiment)
-    _refuse_devices_as_flagfiles(argv)
-    positional = _parse_flags(argv, flag_values)
-    if any(re.fullmatch("--?flagfile=", word) for word in argv):
-        raise errors.UsageError("--flagfile () must name a file.")
+    program, *words = argv
+    positional = _parse_flags([program, *flagfiles.expand(words)], flag_values)
     if positional:
         raise errors.UsageError(
             f"Unexpected positional arguments ({' '.join(positional)}): every "
@@ -76,20 +71,15 @@ def parse(
 
 def _parse_flags(argv: Sequence[str], flag_values: flags.FlagValues) -> list[str]:
     """Parses the flags; returns the arguments that are not flags."""
-    warnings = io.StringIO()
     try:
-        # absl ignores a flagfile that includes itself, with a warning on stderr.
-        with contextlib.redirect_stderr(warnings):
-            positional = flag_values(list(argv))[1:]
-    except UnicodeDecodeError as error:
-        raise errors.UsageError(f"--flagfile must be UTF-8 text: {error}.") from error
+        return flag_values(list(argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        hint = flag_hints.of(name, flag_values)
+        raise errors.UsageError(f"Unknown flag --{name}.{hint}") from error
     except (flags.Error, ValueError) as error:
         message = errors.one_line(error).removeprefix("ERROR:: ")
         raise errors.UsageError(message) from error
-    if "circular flagfile" in warnings.getvalue():
-        name = warnings.getvalue().split("Ignoring flagfile:")[-1].strip()
-        raise errors.UsageError(f"--flagfile ({name}) must not include itself.")
-    return positional
 
 
 def _refuse_comments(config: settings.Config) -> None:
@@ -117,6 +107,7 @@ def main(
     Raises:
       SystemExit: always.
     """
+    streams.keep_going()
     try:
         config, flag_values = parse(sys.argv, declare, flags.FLAGS, of_experiment)
         if flag_values.help:
@@ -130,18 +121,6 @@ def main(
         sys.stderr.write("Interrupted.\n")
         status = outcomes.signal_code(signal.SIGINT)
     sys.exit(status or 0)
-
-
-def _refuse_devices_as_flagfiles(argv: Sequence[str]) -> None:
-    """Refuses devices, such as /dev/zero, which absl would read forever."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        name = re.sub("^--?flagfile(=|$)", "", word)
-        if name != word and os.path.exists(path := name or following):
-            mode = os.stat(path).st_mode
-            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-                raise errors.UsageError(
-                    f"--flagfile ({path}) must be a file, not a device."
-                )
 
 
 def _declare(

@@ -8,6 +8,7 @@ The last words of a run that can go on are the command that continues it.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 
 from mp_loop.config import errors
@@ -101,4 +102,6 @@ def results_not_written(output_dir: str, error: OSError) -> Outcome:
 
 
 def _resume_command(output_dir: str) -> str:
-    return f"python -m mp_loop.train --flagfile={output_dir}/flags.txt --resume"
+    """The command as a shell reads it, whatever the folder is called."""
+    flagfile = f"--flagfile={output_dir}/flags.txt"
+    return shlex.join(["python", "-m", "mp_loop.train", flagfile, "--resume"])

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from mp_loop.run import records
+
 
 class Progress:
     """Shows lines of metrics on stderr and evaluations on stdout."""
@@ -42,9 +44,10 @@ class Progress:
         if self._quiet:
             return
         step = line["step"]
-        if "eval_accuracy" in line:
+        if "eval_loss" in line:
+            key = records.metric_key(line)
             text = (
-                f"step {step}: accuracy {line['eval_accuracy']:.4f}, "
+                f"step {step}: {records.metric_title(key)} {line[key]:.4f}, "
                 f"loss {line['eval_loss']:.4f}"
             )
             self._write(text, sys.stdout)

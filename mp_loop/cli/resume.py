@@ -42,6 +42,9 @@ MAY_CHANGE = (
     "strategy",
     "worker_timeout",
 )
+# They decide the learning rate at every step, unless it is constant.
+_LENGTH = ("epochs", "steps")
+_LENGTH_FLAGS = tuple(f"--{name} " for name in _LENGTH)
 # What --change_precision allows in addition.
 PRECISION_MAY_CHANGE = (
     *MAY_CHANGE,
@@ -57,6 +60,21 @@ PRECISION_MAY_CHANGE = (
     "precision",
     "scale_preset",
 )
+
+
+def resolved(config: settings.Config, description: str) -> settings.Config:
+    """Returns the settings with --resume=auto resolved.
+
+    Args:
+      config: what the command line says.
+      description: the name of the file that --output_dir holds once there is something
+        to resume.
+    """
+    if config.records.resume != "auto":
+        return config
+    if os.path.exists(os.path.join(config.records.output_dir, description)):
+        return config.replace(resume=True)
+    return config.replace(resume=False, change_precision=False)
 
 
 def settings_given(
@@ -102,6 +120,12 @@ def refuse_changes(
     advice = ""
     if what == "run" and any(word.startswith("--precision ") for word in differing):
         advice = " To go on in another precision, add --change_precision."
+    if what == "run" and any(word.startswith(_LENGTH_FLAGS) for word in differing):
+        advice += (
+            f" The learning rate (--schedule={before['schedule']}) depends on the "
+            "length of the run: to train on, start a new run with --model=model.keras "
+            "of this one."
+        )
     raise errors.UsageError(
         f"{', '.join(differing)} must be as in the {what} to be resumed.{advice}"
     )
@@ -141,11 +165,13 @@ def continued_run(
     if config.precision.precision == "auto":
         config = config.at_precision(before.precision.precision)
     given = settings_given(config, flag_values)
-    may_change = MAY_CHANGE
+    may_change: Collection[str] = MAY_CHANGE
     if config.records.change_precision:
         may_change = PRECISION_MAY_CHANGE
         precision = given.get("precision", before.precision.precision)
         before = before.at_precision(precision)
+    if before.optimizer.schedule != "constant":
+        may_change = [name for name in may_change if name not in _LENGTH]
     refuse_changes(before.values(), given, may_change, "run")
     with errors.bad_input(ValueError):
         return before.replace(**given)

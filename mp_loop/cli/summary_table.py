@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mp_loop.rendering import tables
+from mp_loop.run import records
 
 
 def text(summary: Mapping[str, Any]) -> str:
     """Lays out a summary (`records.read_summary`) on several lines."""
+    key = records.metric_key(summary)
     rows = [
-        ("accuracy", f"{summary['eval_accuracy']:.4f}"),
+        (records.metric_title(key), f"{summary[key]:.4f}"),
         ("loss", f"{summary['eval_loss']:.4f}"),
         ("steps", f"{summary['steps']} ({summary['skipped_steps']} skipped)"),
         ("loss scale", f"{summary['final_loss_scale']:g}"),

@@ -30,22 +30,26 @@ def cells(comparison: Mapping[str, Any]) -> tuple[list[list[str]], str]:
     """The rows of the table, its head first, and the note below it."""
     arms = comparison["arms"]
     each = list(arms.values())
-    rows = [["", *arms], *_measure_rows(each), *_ratio_rows(each)]
+    shown = measures.of_metric(comparison["metric"])
+    rows = [["", *arms], *_measure_rows(each, shown), *_ratio_rows(each, shown)]
     repeats = len(each[0]["runs"])
     note = f"Ratios: divided by {comparison['reference']}"
     if repeats > 1:
         note = f"Median (smallest to largest) of {repeats} runs. {note}, run by run"
     note += "."
+    if repeats == 1:
+        note += " Of one run each: --repeats=3 shows how much of it is noise."
     results = [arm.get("difference") for arm in each]
     if any(results):
-        below = [row[0] for row in rows].index("accuracy") + 1
-        added, said = _difference_rows(results, comparison["margin"])
-        rows[below:below] = added
+        added, said = _difference_rows(results, comparison["margin"], shown[0].title)
+        rows[2:2] = added  # below the metric
         note += said + _added_repeats(comparison.get("stages", []))
     return rows, note
 
 
-def _measure_rows(arms: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _measure_rows(
+    arms: Sequence[Mapping[str, Any]], shown: Sequence[measures.Measure]
+) -> list[list[str]]:
     return [
         [
             measure.title,
@@ -54,11 +58,13 @@ def _measure_rows(arms: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 for arm in arms
             ),
         ]
-        for measure in measures.MEASURES
+        for measure in shown
     ]
 
 
-def _ratio_rows(arms: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _ratio_rows(
+    arms: Sequence[Mapping[str, Any]], shown: Sequence[measures.Measure]
+) -> list[list[str]]:
     return [
         [
             f"{measure.title.split(',')[0]}, ratio",
@@ -67,16 +73,16 @@ def _ratio_rows(arms: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 for arm in arms
             ),
         ]
-        for measure in measures.MEASURES
+        for measure in shown
         if measure.ratio
     ]
 
 
 def _difference_rows(
-    results: Sequence[Mapping[str, Any] | None], margin: float
+    results: Sequence[Mapping[str, Any] | None], margin: float, title: str
 ) -> tuple[list[list[str]], str]:
     """The rows about differences, None being the reference's, and their note."""
-    row = ["accuracy, difference"]
+    row = [f"{title}, difference"]
     for result in results:
         cell = "-"
         if result:

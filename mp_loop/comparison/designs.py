@@ -122,7 +122,7 @@ class Design:
         """
         path = folder / FILE
         try:
-            return cls._from_json(json.loads(path.read_text(encoding="utf-8")))
+            return cls._from_json(json.loads(files.read_regular(path)[0]))
         except FileNotFoundError:
             raise errors.UsageError(
                 f"--output_dir ({folder}) holds no comparison to resume."

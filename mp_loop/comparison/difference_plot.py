@@ -31,7 +31,10 @@ _TEXT, _SOFT, _BAND = "#1b1f24", "#59636e", "#dcefe6"
 
 
 def draw(
-    path: str | os.PathLike[str], results: Results, reference: str, share: bool = True
+    path: str | os.PathLike[str],
+    results: Results,
+    reference: str,
+    metric: str = "accuracy",
 ) -> bool:
     """Draws one line for each arm: mean, 90 % interval, and single seeds.
 
@@ -41,20 +44,21 @@ def draw(
       path: of the PNG file.
       results: of each arm; all of one margin and of one number of differences.
       reference: the arm that the others are compared with.
-      share: whether values are shares, shown as percentage points.
+      metric: its name; differences in accuracy are shown as percentage points.
 
     Returns:
       False, and draws nothing, where matplotlib is missing.
     """
     size = (10, 2.6 + 0.85 * len(results))
-    fill = functools.partial(
-        _fill, results=results, reference=reference, unit=100 if share else 1
-    )
+    fill = functools.partial(_fill, results=results, reference=reference, metric=metric)
     return figures.draw(path, size, fill)
 
 
-def _fill(picture: figure.Figure, results: Results, reference: str, unit: int) -> None:
-    """Draws on an empty figure, values times `unit`."""
+def _fill(
+    picture: figure.Figure, results: Results, reference: str, metric: str
+) -> None:
+    """Draws on an empty figure."""
+    unit = 100 if metric == "accuracy" else 1
     axis = picture.subplots()
     first = next(iter(results.values()))
     margin = first.margin * unit
@@ -72,11 +76,12 @@ def _fill(picture: figure.Figure, results: Results, reference: str, unit: int) -
     axis.set_xlim(-reach, reach)
     points = "" if unit == 1 else ", percentage points"
     axis.set_xlabel(
-        f"difference in accuracy{points}  (right of 0: higher than {reference})",
+        f"difference in {metric}{points}  (right of 0: higher than {reference})",
         fontsize=12,
     )
     axis.set_title(
-        f"Accuracy against {reference}, {len(first.differences)} pairs of equal seed",
+        f"{metric.capitalize()} against {reference}, "
+        f"{len(first.differences)} pairs of equal seed",
         loc="left",
         fontsize=15,
         color=_TEXT,

@@ -14,6 +14,7 @@ from typing import Any
 
 from mp_loop.comparison import equivalence
 from mp_loop.rendering import numbers
+from mp_loop.run import records
 
 Summary = Mapping[str, Any]  # what summary.json of a run holds
 
@@ -36,8 +37,7 @@ class Measure:
     ratio: bool = False
 
 
-MEASURES = (
-    Measure("eval_accuracy", "accuracy", "{:.4f}".format),
+_ALWAYS = (
     Measure("eval_loss", "loss", "{:.4f}".format),
     Measure("skipped_steps", "skipped steps", "{:g}".format),
     Measure("final_loss_scale", "final loss scale", numbers.power_of_two),
@@ -50,6 +50,12 @@ MEASURES = (
         ratio=True,
     ),
 )
+NEEDED = tuple(measure.name for measure in _ALWAYS)  # values of a summary
+
+
+def of_metric(key: str) -> tuple[Measure, ...]:
+    """The rows of the table; the first is the metric of that key in summary.json."""
+    return (Measure(key, records.metric_title(key), "{:.4f}".format), *_ALWAYS)
 
 
 def compare(
@@ -58,48 +64,49 @@ def compare(
     """Reduces the summaries of all runs to medians, ranges and paired ratios.
 
     Of two repeats or more, each arm but the reference gets its paired differences in
-    accuracy as well, and the test of its equivalence.
+    the metric as well, and the test of its equivalence.
 
     Args:
       summaries: for each arm its summaries, one per repeat, in order.
       reference: the arm whose runs the ratios divide by.
-      margin: the largest difference in accuracy that counts as none; 0: no test.
+      margin: the largest difference in the metric that counts as none; 0: no test.
 
     Returns:
-      `{"reference": arm, "margin": margin, "arms": {arm: {"runs": [...], "measures":
-      {name: spread}, "ratios": {name: spread}, "difference": fields of
-      `equivalence.Equivalence`}}}`, a spread being `median`, `min` and `max` over the
-      repeats.
+      `{"reference": arm, "margin": margin, "metric": key, "arms": {arm: {"runs":
+      [...], "measures": {name: spread}, "ratios": {name: spread}, "difference":
+      fields of `equivalence.Equivalence`}}}`, a spread being `median`, `min` and `max`
+      over the repeats.
     """
+    metric = records.metric_key(summaries[reference][0])
     arms = {
-        arm: _compare_runs(runs, summaries[reference])
+        arm: _compare_runs(runs, summaries[reference], of_metric(metric))
         for arm, runs in summaries.items()
     }
     for name, arm in arms.items():
         if name != reference and len(arm["runs"]) > 1:
             pairs = zip(arm["runs"], summaries[reference], strict=True)
-            differences = [
-                run["eval_accuracy"] - by["eval_accuracy"] for run, by in pairs
-            ]
+            differences = [run[metric] - by[metric] for run, by in pairs]
             result = equivalence.paired(differences, margin)
             arm["difference"] = dataclasses.asdict(result)
-    return {"reference": reference, "margin": margin, "arms": arms}
+    return {"reference": reference, "margin": margin, "metric": metric, "arms": arms}
 
 
 def _compare_runs(
-    runs: Sequence[Summary], reference_runs: Sequence[Summary]
+    runs: Sequence[Summary],
+    reference_runs: Sequence[Summary],
+    measures: Sequence[Measure],
 ) -> dict[str, Any]:
     pairs = list(zip(runs, reference_runs, strict=True))
     return {
         "measures": {
             measure.name: numbers.spread([run[measure.name] for run in runs])
-            for measure in MEASURES
+            for measure in measures
         },
         "ratios": {
             measure.name: numbers.spread(
                 [_ratio(run[measure.name], by[measure.name]) for run, by in pairs]
             )
-            for measure in MEASURES
+            for measure in measures
             if measure.ratio
         },
         "runs": [dict(run) for run in runs],

@@ -66,7 +66,9 @@ def write(
     """Writes table, pictures and report of runs that are all finished."""
     summaries = {
         arm.name: [
-            records.read_summary(folder / run.name) for run in planned if run.arm == arm
+            records.read_summary(folder / run.name, measures.NEEDED)
+            for run in planned
+            if run.arm == arm
         ]
         for arm in design.arms
     }
@@ -75,7 +77,13 @@ def write(
     table = comparison_table.markdown(comparison)
     files.write_atomically(folder / TABLE_FILE, table)
     files.write_atomically(folder / JSON_FILE, strict_json.to_document(comparison))
-    curves = _draw_curves(folder, planned)
+    recorded = {
+        run.name: recorded_runs.RecordedRun.read(folder / run.name, run.arm.name)
+        for run in planned
+    }
+    curves = folder / CURVES_FILE
+    if not training_plot.draw(curves, list(recorded.values()), _title(design)):
+        curves = None
     results = {
         name: equivalence.Equivalence(**arm["difference"])
         for name, arm in comparison["arms"].items()
@@ -84,22 +92,13 @@ def write(
     differences = None
     if curves and results:
         differences = folder / DIFFERENCES_FILE
-        # --metric may be an error, whose differences are no percentage points.
-        share = "accuracy" in design.config.model.metric
-        difference_plot.draw(differences, results, comparison["reference"], share)
+        metric = records.metric_title(comparison["metric"])
+        difference_plot.draw(differences, results, comparison["reference"], metric)
     cells, note = comparison_table.cells(comparison)
-    arms = {run.name: run.arm.name for run in planned}
-    report = comparison_page.write(folder, cells, arms, note)
+    report = comparison_page.write(folder, cells, recorded, note)
     return Written(folder, table, report, curves, differences)
 
 
-def _draw_curves(
-    folder: pathlib.Path, planned: Sequence[runs.PlannedRun]
-) -> pathlib.Path | None:
-    """Draws the curves of all runs; None where matplotlib is missing."""
-    recorded = [
-        recorded_runs.RecordedRun.read(folder / run.name, run.arm.name)
-        for run in planned
-    ]
-    path = folder / CURVES_FILE
-    return path if training_plot.draw(path, recorded) else None
+def _title(design: designs.Design) -> str:
+    config = design.config
+    return f"{config.model.model} on {config.data.dataset}, {design.repeats} runs each"

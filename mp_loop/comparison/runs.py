@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mp_loop.comparison import measures
 from mp_loop.config import comparison_arms, errors, settings
 from mp_loop.report import page, run_page
 from mp_loop.run import files, records
@@ -120,7 +121,7 @@ def complete(
             raise RunFailed(run, code, folder / _FOLDER / f"{run.name}.log")
     elif not (folder / run.name / page.FILE).exists():
         run_page.write(folder / run.name)  # killed between summary and report
-    return records.read_summary(folder / run.name)
+    return records.read_summary(folder / run.name, measures.NEEDED)
 
 
 def train(

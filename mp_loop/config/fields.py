@@ -15,6 +15,9 @@ from typing import Any
 
 from mp_loop.config import limits
 
+# A tab is one that a flagfile keeps.
+_CONTROLS = "[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]"
+
 Value = str | int | float | bool | None
 
 
@@ -22,8 +25,9 @@ Value = str | int | float | bool | None
 class Valid:
     """Which values a setting may have; `None` sets no limit.
 
-    Numbers must also be finite and no larger than float32 allows; texts must be a
-    single line.
+    Switches are valid, with choices too: these are words for something in between.
+    Numbers must also be finite and no larger than float32 allows; texts must be what
+    a line of a flagfile can keep.
     """
 
     choices: tuple[str, ...] | None = None
@@ -37,11 +41,21 @@ class Valid:
         if value is None:
             return
         given = f"--{flag} ({value})"
+        if isinstance(value, bool):
+            return
         if self.choices is not None and value not in self.choices:
             known = ", ".join(filter(None, self.choices))
             raise ValueError(f"{given} must be one of: {known}.")
-        if isinstance(value, str) and re.search(r"[\r\n]", value):
-            raise ValueError(f"--{flag} ({value!r}) must be a single line.")
+        if isinstance(value, str) and re.search(_CONTROLS, value):
+            raise ValueError(
+                f"--{flag} ({value!r}) must be a single line without control "
+                "characters."
+            )
+        if isinstance(value, str) and value != value.rstrip():
+            raise ValueError(
+                f"--{flag} ({value!r}) must not end with a blank: flagfiles do not "
+                "keep it."
+            )
         if isinstance(value, (int, float)):
             self._check_number(given, value)
 

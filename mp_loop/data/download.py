@@ -13,9 +13,7 @@ import urllib.request
 
 import tensorflow_datasets as tfds
 
-from mp_loop.config import errors
-
-EMBEDDED = ("fashion_mnist_mini",)
+from mp_loop.config import errors, names
 
 # Where TFDS keeps prepared data sets: without an answer from this host there is no
 # network. TFDS itself would retry for more than three minutes.
@@ -33,7 +31,7 @@ def prepared_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     Raises:
       DataError: unknown name, no network, or the data set cannot be prepared.
     """
-    if name in EMBEDDED:
+    if name in names.EMBEDDED_DATA:
         files = importlib.resources.files("mp_loop.datasets") / name / "1.0.0"
         return tfds.builder_from_directory(str(files))
     root = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
@@ -43,7 +41,8 @@ def prepared_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     except tfds.core.DatasetNotFoundError as error:
         raise errors.DataError(
             f"Data set '{name}' is neither in '{root}' nor known to TFDS; embedded: "
-            f"{', '.join(EMBEDDED)}; point --data_dir at the folder that holds it."
+            f"{', '.join(names.EMBEDDED_DATA)}; point --data_dir at the folder that "
+            "holds it."
         ) from error
     except Exception as error:  # A builder's code or broken JSON raises any type.
         raise errors.DataError(

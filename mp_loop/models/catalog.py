@@ -92,13 +92,17 @@ def build(
     model = make(input_shape, num_classes)
     checks.check_input(name, model, input_shape)
     features = len(model.outputs[0].shape) == 4
+
+    def remake(shape: heads.Shape) -> keras.Model:
+        return make(shape, num_classes)
+
     if weights not in ("", "imagenet") and features:
-        saved_models.load_weights(weights, model)
+        saved_models.load_weights(weights, model, remake)
     if features:
         model = heads.with_head(model, num_classes, dropout)
     checks.check_output(name, model, num_classes)
     if weights not in ("", "imagenet") and not features:
-        saved_models.load_weights(weights, model)
+        saved_models.load_weights(weights, model, remake)
     return model
 
 

@@ -8,6 +8,7 @@ A layer that `convert` returns itself is in both models.
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -48,9 +49,10 @@ def clone(model: keras.Model, convert: Callable[[Any], Any]) -> keras.Model:
         for layer in operations(model)
         if is_graph(layer) and not is_cloneable(layer)
     }
-    twin = keras.models.clone_model(
-        model, clone_function=recorded, recursive=True, cache=given
-    )
+    with _uncompiled(model):
+        twin = keras.models.clone_model(
+            model, clone_function=recorded, recursive=True, cache=given
+        )
     pairing.record(model, twin)
     for master, working in [
         *pairs.of_weights(model, twin),
@@ -59,6 +61,19 @@ def clone(model: keras.Model, convert: Callable[[Any], Any]) -> keras.Model:
         if working is not master:
             working.assign(keras.ops.cast(master, working.dtype))
     return twin
+
+
+@contextlib.contextmanager
+def _uncompiled(model: keras.Model) -> Iterator[None]:
+    """Inside, Keras copies no losses, metrics and optimizers with the models."""
+    models = [x for x in model._flatten_layers() if getattr(x, "compiled", False)]
+    for one in models:
+        one.compiled = False
+    try:
+        yield
+    finally:
+        for one in models:
+            one.compiled = True
 
 
 def operations(model: keras.Model) -> Iterator[Any]:

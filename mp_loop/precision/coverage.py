@@ -1,6 +1,6 @@
 """How much of a model multiplies in 16 bits.
 
-    print(coverage.of(model, "float16"))
+    print(coverage.coverage(model, "float16"))
     # 97.1 % of this model's multiply-adds run in float16; float32: lm_head 2.9 %
 
 The forward pass of the twin is traced and its products are counted, by the type of
@@ -84,7 +84,7 @@ class Coverage:
         return f"{line}; float32: {', '.join(named[:3])}{more}."
 
 
-def of(
+def coverage(
     model: keras.Model, dtype: str, float32_layers: str = "", inputs: Any = None
 ) -> Coverage:
     """Counts what a model multiplies in 16 bits.
@@ -99,14 +99,14 @@ def of(
     Raises:
       ValueError: as `twins.half_precision_twin`.
     """
-    twin = twins.half_precision_twin(model, dtype, float32_layers, False)
+    twin = twins.half_precision_twin(model, dtype, float32_layers)
     return of_twin(twin, model, dtype, inputs)
 
 
 def of_twin(
     twin: keras.Model, model: keras.Model, dtype: str, inputs: Any = None
 ) -> Coverage:
-    """Counts what a twin multiplies; see `of`."""
+    """Counts what a twin multiplies; see `coverage`."""
     given = _inputs(model) if inputs is None else inputs
     graph = tf.__internal__.FuncGraph("coverage")
     with graph.as_default(), keras.StatelessScope():
@@ -114,7 +114,7 @@ def of_twin(
     counts: Mapping[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     names = {layer.name for layer in model._flatten_layers(include_self=False)}
     for op, times in _products(graph):
-        narrow = op.inputs[-1].dtype.name in choices.HALF_PRECISIONS
+        narrow = _is_narrow(op.inputs[-1])
         counts[_layer(op, names)][not narrow] += multiply_adds(op) * times
     shares = [Share(name, *found) for name, found in counts.items()]
     return Coverage(dtype, tuple(shares))
@@ -153,6 +153,13 @@ def _products(graph: Any, times: int = 1) -> Iterator[tuple[tf.Operation, int]]:
             yield op, times
         for inner, again in nodes.inner_graphs(op):
             yield from _products(inner, times * again)
+
+
+def _is_narrow(operand: tf.Tensor) -> bool:
+    """Tells whether a tensor is of 16 bits, or a float32 copy of one that is."""
+    while operand.dtype == tf.float32 and operand.op.type in (*rules.MOVES, "Cast"):
+        operand = operand.op.inputs[0]
+    return operand.dtype.name in choices.HALF_PRECISIONS
 
 
 def _layer(op: tf.Operation, names: set[str]) -> str:

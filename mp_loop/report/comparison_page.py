@@ -14,7 +14,7 @@ from mp_loop.report import page, recorded_runs, run_charts, sections
 def write(
     output_dir: str | os.PathLike[str],
     rows: tables.Rows,
-    runs: Mapping[str, str],
+    runs: Mapping[str, recorded_runs.RecordedRun],
     note: str = "",
 ) -> str:
     """Writes the report of a comparison; returns its path.
@@ -22,16 +22,14 @@ def write(
     Args:
       output_dir: the folder of the comparison.
       rows: the table, its head first.
-      runs: for the name of each run's folder its arm, in order.
+      runs: for the name of each run's folder what it holds, in order; its label is
+        the arm.
       note: about the table.
 
     Raises:
-      RecordError: a file of a run is damaged, or the report cannot be written.
+      RecordError: the report cannot be written.
     """
     folder = pathlib.Path(output_dir)
-    recorded = [
-        recorded_runs.RecordedRun.read(folder / name, arm) for name, arm in runs.items()
-    ]
     first = folder / next(iter(runs))
     flags = sections.read_flags(first)
     title = f"Comparison: {flags.get('model')} on {flags.get('dataset')}"
@@ -40,7 +38,12 @@ def write(
         sections.heading(title),
         sections.table(rows),
         sections.paragraph(note),
-        run_charts.curves(recorded),
+        *(
+            sections.warning(f"{name}: {text}")
+            for name, run in runs.items()
+            for text in run.damaged
+        ),
+        run_charts.curves(list(runs.values())),
         f"<h2>Runs</h2><p>{_links(list(runs))}</p>",
         sections.configuration(common),
         sections.environment(first),

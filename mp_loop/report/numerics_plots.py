@@ -60,9 +60,9 @@ def _fill_steps(picture: figure.Figure, lines: Sequence[Line]) -> None:
         some = range(0, len(lines), math.ceil(len(lines) / 8))
         axis.set_xticks(list(some), [str(lines[i]["step"]) for i in some])
     _name_layers(panels[0], layers)
-    if any(layer["dtype"] == "float32" for layer in layers):
+    if any(layer.get("dtype") == "float32" for layer in layers):
         for label, layer in zip(panels[0].get_yticklabels(), layers, strict=True):
-            label.set_color("gray" if layer["dtype"] == "float32" else "black")
+            label.set_color("gray" if layer.get("dtype") == "float32" else "black")
         picture.supxlabel(
             "gray names: outputs in float32; crosses: inf or NaN", fontsize=8
         )
@@ -77,7 +77,7 @@ def _draw_panel(
 ) -> None:
     """Draws one measure of one kind of values."""
     entries = [
-        [line["layers"][i][values] or {} for line in lines]
+        [line["layers"][i].get(values) or {} for line in lines]
         for i in range(len(lines[0]["layers"]))
     ]
     share = measure == "underflow"
@@ -95,7 +95,7 @@ def _draw_panel(
         (x, y)
         for y, row in enumerate(entries)
         for x, entry in enumerate(row)
-        if entry and entry["inf"] + entry["nan"]
+        if entry.get("inf") or entry.get("nan")
     ]
     axis.plot(
         [x for x, _ in marks],

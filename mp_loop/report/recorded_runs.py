@@ -13,8 +13,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mp_loop.config import errors
 from mp_loop.rendering import numbers
-from mp_loop.run import records
+from mp_loop.run import json_lines, records
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -28,21 +29,50 @@ class RecordedRun:
         single run without a label needs no legend.
       metrics: of metrics.jsonl.
       evaluations: of evaluations.jsonl.
+      numerics: of numerics.jsonl.
+      damaged: what could not be read and was left out, a line for each file.
     """
 
     label: str
     metrics: Lines
     evaluations: Lines
+    numerics: Lines = ()
+    damaged: Sequence[str] = ()
 
     @classmethod
     def read(cls, output_dir: str | os.PathLike[str], label: str = "") -> RecordedRun:
-        """Reads the run in a folder.
+        """Reads the run in a folder; what is damaged is named and left out."""
+        lines: list[Lines] = []
+        damaged: list[str] = []
+        for name in (
+            records.METRICS_FILE,
+            records.EVALUATIONS_FILE,
+            records.NUMERICS_FILE,
+        ):
+            try:
+                found = records.read(output_dir, name)
+            except errors.RecordError as error:
+                found = json_lines.Read([], [str(error)])
+            lines.append(found.lines)
+            damaged += records.damage_text(name, found.damaged)
+        return cls(label, *lines, damaged)
 
-        Raises:
-          RecordError: a file of the run is damaged.
-        """
-        metrics = records.read_metrics(output_dir)
-        return cls(label, metrics, records.read_evaluations(output_dir))
+    @property
+    def looks(self) -> Lines:
+        """The lines of numerics that show the layers of the first one."""
+        looks = [look for look in self.numerics if look.get("layers")]
+        names = [layer["name"] for layer in looks[0]["layers"]] if looks else []
+        return [
+            look
+            for look in looks
+            if [layer["name"] for layer in look["layers"]] == names
+        ]
+
+
+def metric_key(runs: Sequence[RecordedRun]) -> str:
+    """The key of the metric in the evaluations of runs."""
+    lines = [line for run in runs for line in run.evaluations]
+    return records.metric_key(lines[0] if lines else {})
 
 
 @dataclasses.dataclass(frozen=True)

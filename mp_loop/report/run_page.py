@@ -14,7 +14,11 @@ from mp_loop.report import page, recorded_runs, run_charts, sections
 from mp_loop.run import records
 
 
-def write(output_dir: str | os.PathLike[str], note: str = "") -> str:
+def write(
+    output_dir: str | os.PathLike[str],
+    note: str = "",
+    run: recorded_runs.RecordedRun | None = None,
+) -> str:
     """Writes the report of a run, finished or not; returns its path.
 
     It is made from the files of the run folder, and shows numerics.jsonl where that
@@ -23,28 +27,29 @@ def write(output_dir: str | os.PathLike[str], note: str = "") -> str:
     Args:
       output_dir: the run folder.
       note: what is to be said first, such as why the run stopped.
+      run: what the folder holds, if it was read before.
 
     Raises:
-      RecordError: a file of the run is damaged, or the report cannot be written.
+      RecordError: the report cannot be written.
     """
     folder = pathlib.Path(output_dir)
     flags = sections.read_flags(folder)
-    run = recorded_runs.RecordedRun.read(folder)
-    finished = (folder / records.SUMMARY_FILE).exists()
-    summary = records.read_summary(folder) if finished else {}
-    if not summary:
+    run = run or recorded_runs.RecordedRun.read(folder)
+    summary, damaged = records.summary_and_damage(folder)
+    damaged = [*run.damaged, *records.damage_text(records.SUMMARY_FILE, damaged)]
+    if not (folder / records.SUMMARY_FILE).exists():
         last = run.metrics[-1]["step"] if run.metrics else 0
         note = note or f"This run has not finished: its last line is of step {last}."
     title = f"{flags.get('model', 'model')} on {flags.get('dataset', 'data')}"
     subtitle = f"{flags.get('precision', '')}, {flags.get('loop', '')} loop"
-    looks = records.read_numerics(folder, skip_damaged=True)
     body = [
         sections.heading(title, subtitle),
         sections.warning(note),
+        *map(sections.warning, damaged),
         sections.tiles(summary),
         run_charts.curves([run]),
         sections.skipped_steps(run.metrics),
-        run_charts.numerics(looks),
+        run_charts.numerics(run.looks),
         sections.configuration(flags),
         sections.environment(folder),
     ]

@@ -14,14 +14,13 @@ from typing import Any
 from mp_loop.config import settings
 from mp_loop.rendering import numbers, tables
 from mp_loop.report import recorded_runs
-from mp_loop.run import records
+from mp_loop.run import files, records
 
 _MOST_SKIPS = 30  # rows of the table
 _MOST_NAMES = 3  # of variables whose gradients overflowed
 
 # Label, key in summary.json, format; an empty format shows a power of two.
 _TILES = (
-    ("accuracy", "eval_accuracy", "{:.4f}"),
     ("loss", "eval_loss", "{:.4f}"),
     ("steps", "steps", "{:,}"),
     ("skipped", "skipped_steps", "{:,}"),
@@ -55,8 +54,9 @@ def table(rows: tables.Rows, head: bool = True) -> str:
 
 def tiles(summary: Mapping[str, Any]) -> str:
     """The results that one looks for first."""
+    key = records.metric_key(summary)
     found = []
-    for label, name, form in _TILES:
+    for label, name, form in ((records.metric_title(key), key, "{:.4f}"), *_TILES):
         if summary.get(name) is not None:
             value = summary[name] / 2**20 if name.endswith("_bytes") else summary[name]
             said = form.format(value) if form else numbers.power_of_two(value)
@@ -99,10 +99,21 @@ def configuration(flags: Mapping[str, str]) -> str:
     )
 
 
+def run_title(flags: Mapping[str, str]) -> str:
+    """What was trained, and how: "cnn on mnist, float16, custom loop"."""
+    parts = [f"{flags.get('model', 'model')} on {flags.get('dataset', 'data')}"]
+    if "precision" in flags:
+        parts.append(flags["precision"])
+    if "loop" in flags:
+        parts.append(f"{flags['loop']} loop")
+    return ", ".join(parts)
+
+
 def read_flags(folder: pathlib.Path) -> dict[str, str]:
     """The flags of the run in a folder, by name; empty where there are none."""
     try:
-        return _flags((folder / records.FLAGS_FILE).read_text(encoding="utf-8"))
+        text, _ = files.read_regular(folder / records.FLAGS_FILE)
+        return _flags(text.decode("utf-8", errors="replace"))
     except OSError:
         return {}
 
@@ -115,9 +126,11 @@ def _flags(flagfile: str) -> dict[str, str]:
 def environment(folder: pathlib.Path) -> str:
     """What the run in a folder ran on."""
     try:
-        text = (folder / records.ENVIRONMENT_FILE).read_text(encoding="utf-8")
+        text, _ = files.read_regular(folder / records.ENVIRONMENT_FILE)
         found = json.loads(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        return ""
+    if not isinstance(found, dict):
         return ""
     rows = [(name, _shown(value)) for name, value in found.items()]
     return f"<h2>Environment</h2>{table(rows, head=False)}"

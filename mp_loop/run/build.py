@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mp_loop.config import settings
+from mp_loop.config import names, settings
 from mp_loop.distributed import cluster, handshake
 from mp_loop.hardware import startup
 
@@ -29,10 +29,11 @@ def from_settings(config: settings.Config) -> experiment.Experiment:
       config: of the experiment; --precision may be auto.
 
     Raises:
-      UsageError: the data, the model or the loss cannot be loaded, or they do not
-        fit together, or the workers' settings differ.
+      UsageError: a name is unknown; the data, the model or the loss cannot be loaded,
+        or they do not fit together, or the workers' settings differ.
       cluster.WorkerLost: another worker did not start.
     """
+    names.check(config)
     if config.parallel.strategy == "multi_worker":
         handshake.wait_for_all(
             cluster.task(), _common_flags(config), config.parallel.worker_timeout

@@ -2,7 +2,7 @@
 
 A checkpoint of the same training fills all. One of another precision fills what does
 not depend on it: master weights, slots, counters and, where they fit, other weights
-and seeds.
+and seeds. One of an earlier version does not fill what is counted since.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+
+from mp_loop.step import train_state
 
 # First words of the names of what depends on the precision, and of what may.
 _DEPENDENT = ("working_weights/", "loss_scale/")
@@ -36,6 +38,11 @@ def match(
     Raises:
       MismatchError: a variable that must be filled cannot be.
     """
+    variables = {
+        name: variable
+        for name, variable in variables.items()
+        if name in tensors or name not in train_state.LATER
+    }
     difference = _first_difference(variables, tensors)
     if not difference:
         return dict(variables)

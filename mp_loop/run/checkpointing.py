@@ -57,6 +57,7 @@ class Entry:
     phase: int
     healthy: bool
     retried: bool
+    since_line: Mapping[str, float]
 
 
 class Checkpoints:
@@ -64,6 +65,7 @@ class Checkpoints:
 
     Attributes:
       converted: what was restored was of another precision.
+      since_line: of what was restored; see `manifests.Manifest`.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Checkpoints:
         before_publishing: Callable[[], None] = lambda: None,
         rescue_folder: Callable[[], str | None] = lambda: None,
         enter: Callable[[int], train_state.TrainState] | None = None,
+        higher_is_better: bool | None = None,
     ):
         """Nothing is read or written yet.
 
@@ -82,14 +85,14 @@ class Checkpoints:
           folder: made when needed, but not the folder that holds it.
           state: what is saved and restored.
           keep: how many of the newest are kept; the best is kept besides.
-          best_by: "eval_accuracy" (the highest), "eval_loss" (the lowest), or ""
-            for none.
+          best_by: the name of a metric, or "" for none.
           before_publishing: called in the writing thread when the files are on the
             disk, to write what must be there before the checkpoint is.
           rescue_folder: returns the run folder to write to when `folder` cannot be
             written, or None.
           enter: enters a phase of the training, from 0, and returns its state; None:
             there is one phase.
+          higher_is_better: of the metric; None: of every one but "eval_loss".
         """
         self._folder = pathlib.Path(folder)
         self._state = state
@@ -97,9 +100,13 @@ class Checkpoints:
         self._enter = enter
         self._keep = keep
         self._best_by = best_by
+        if higher_is_better is None:
+            higher_is_better = best_by != "eval_loss"
+        self._sign = -1 if higher_is_better else 1
         self._before_publishing = before_publishing
         self._rescue_folder = rescue_folder
         self.converted = False
+        self.since_line: Mapping[str, float] = {}
         self._best: float | None = None
         self._best_is_known = False
         self._damaged: set[pathlib.Path] = set()
@@ -107,7 +114,10 @@ class Checkpoints:
         self._error: BaseException | None = None
 
     def save(
-        self, metrics: Mapping[str, float] | None = None, retried: bool = False
+        self,
+        metrics: Mapping[str, float] | None = None,
+        retried: bool = False,
+        since_line: Mapping[str, float] | None = None,
     ) -> None:
         """Copies the state and starts to write it under its step number.
 
@@ -116,6 +126,7 @@ class Checkpoints:
         Args:
           metrics: of an evaluation of this very state.
           retried: marks the checkpoint as the start of a rollback.
+          since_line: of the mean loss; see `mean_loss.MeanLoss.state`.
 
         Raises:
           SaveError: the write before this one failed.
@@ -138,6 +149,7 @@ class Checkpoints:
             phase=self._phase,
             healthy=int(tensors["stuck_steps"]) == 0,
             retried=retried,
+            since_line=dict(since_line or {}),
             tensors={
                 name: {
                     "variable": variables[name].name,
@@ -218,7 +230,12 @@ class Checkpoints:
                 )
             for variable, value in values:
                 variable.assign(value)
-            self.converted = len(values) < len(self._state.named())
+            filled = {id(variable) for variable, _ in values}
+            self.converted = any(
+                id(variable) not in filled and name not in train_state.LATER
+                for name, variable in self._state.named().items()
+            )
+            self.since_line = _read_manifest(path).since_line
             return int(self._state.step.numpy())
         if damaged:
             raise CheckpointError(
@@ -290,7 +307,7 @@ class Checkpoints:
 
     def _rank(self, value: float) -> float:
         """Lower is better."""
-        return value if self._best_by == "eval_loss" else -value
+        return self._sign * value
 
     def _paths(self) -> list[pathlib.Path]:
         """The checkpoints by step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Sequence
 
-from mp_loop.step import protocol, train_state
+from mp_loop.step import metrics, protocol, train_state
 
 _NAMES = ("step", "applied_steps", "skipped_steps", "forward_overflows", "rollbacks")
 
@@ -13,6 +13,15 @@ _NAMES = ("step", "applied_steps", "skipped_steps", "forward_overflows", "rollba
 def read(state: train_state.TrainState) -> dict[str, int]:
     """Reads the counters of a state from the device."""
     return {name: int(getattr(state, name).numpy()) for name in _NAMES}
+
+
+def skip_reasons(state: train_state.TrainState) -> dict[str, int]:
+    """Returns how many steps were skipped for which of `metrics.SKIP_REASONS`.
+
+    Reasons for which none was are left out; Keras' loop does not count them.
+    """
+    counts = zip(metrics.SKIP_REASONS[1:], state.skip_reasons.numpy(), strict=True)
+    return {reason: int(count) for reason, count in counts if count}
 
 
 def new_overflows(step: protocol.Step) -> dict[str, int]:

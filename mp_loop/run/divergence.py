@@ -65,7 +65,8 @@ def _blame(step: protocol.Step, before: Sequence[int], origin: str) -> str:
     overflows = counters.by_path(step, step.state.overflows.numpy() - before)
     origin = f" Where the last overflow began: {origin}." if origin else ""
     if not overflows:
-        return f"No non-finite gradient was recorded.{origin}"
+        reasons = ", ".join(counters.skip_reasons(step.state)) or "none"
+        return f"No non-finite gradient was recorded; reasons: {reasons}.{origin}"
     names = ", ".join(path for path, _ in overflows.most_common(_MOST_NAMES))
     more = len(overflows) - _MOST_NAMES
     also = f" and {more} more" if more > 0 else ""

@@ -19,7 +19,7 @@ from mp_loop.data import batching, sources
 from mp_loop.distributed import strategies, workers
 from mp_loop.models import applications, catalog, heads, language, trainable_layers
 from mp_loop.precision import offloading, twins
-from mp_loop.run import phases, step_factory
+from mp_loop.run import metric, phases, step_factory, trial
 from mp_loop.step import eval_step, losses, protocol
 
 
@@ -32,6 +32,7 @@ class Experiment:
       source: the data, in memory.
       model: the user's float32 model.
       evaluation: of `model`.
+      metric: of the evaluation, beside the loss.
       workers: the processes that train together.
       steps: makes the step of each phase.
       step: the step of this phase.
@@ -42,6 +43,7 @@ class Experiment:
     source: sources.Source
     model: keras.Model
     evaluation: eval_step.EvalStep
+    metric: metric.EvaluationMetric
     workers: workers.Workers
     steps: step_factory.StepFactory
     step: protocol.Step
@@ -94,11 +96,13 @@ class Experiment:
         return strategies.batches(self.steps.strategy, make)
 
     def evaluate(self) -> dict[str, float]:
-        """Returns `eval_loss` and `eval_accuracy` on the test data."""
+        """Returns `eval_loss` and the metric, by its key, on the test data."""
         self.step.export()
         self.workers.check_equal(list(self.step.state.named().values()))
         batch_size = self.config.data.batch_size
-        return self.evaluation(batching.evaluation_batches(self.source, batch_size))
+        found = self.evaluation(batching.evaluation_batches(self.source, batch_size))
+        found[self.metric.key] = found.pop("eval_accuracy")
+        return found
 
 
 def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experiment:
@@ -125,8 +129,10 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
             _keep_frozen_on_host(config, model)
     if config.parallel.sync_batch_norm:
         strategies.synchronize_batch_norm(model)
+    from_logits = heads.from_logits(model)
     with errors.bad_input(ValueError, flag="loss", value=config.model.loss):
-        loss = losses.make(config.model.loss, heads.from_logits(model))
+        loss = losses.make(config.model.loss, from_logits)
+    trial.check(config.model, model, loss, source)
     steps = step_factory.StepFactory(
         config=config,
         phases=phases.from_settings(config, steps_per_epoch),
@@ -136,11 +142,25 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
         strategy=strategy,
     )
     step = steps.make(phase=0)
-    metric = config.model.metric
-    with errors.bad_input(ValueError, flag="metric", value=metric), strategy.scope():
-        evaluation = eval_step.EvalStep(model, loss, metric)
+    with strategy.scope():
+        measured = metric.make(config.model.metric, from_logits)
+        evaluation = eval_step.EvalStep(model, loss, measured.metric)
+    _refuse_unknown_direction(config, measured)
     together = workers.Workers(strategy)
-    return Experiment(config, source, model, evaluation, together, steps, step)
+    return Experiment(
+        config, source, model, evaluation, measured, together, steps, step
+    )
+
+
+def _refuse_unknown_direction(
+    config: settings.Config, measured: metric.EvaluationMetric
+) -> None:
+    """Refuses to choose checkpoints by a metric that may be good or bad."""
+    if config.records.best_by == "eval_accuracy" and measured.higher_is_better is None:
+        raise errors.UsageError(
+            f"--metric ({config.model.metric}) does not say whether higher or lower is "
+            "better: choose the best checkpoint with --best_by=eval_loss, or none."
+        )
 
 
 def _source(config: settings.Config) -> sources.Source:

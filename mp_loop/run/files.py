@@ -10,9 +10,11 @@ The new content is written under another name, flushed to the disk, and renamed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Iterator
 
 
@@ -47,6 +49,38 @@ def replacing(path: pathlib.Path, temporary: pathlib.Path) -> Iterator[pathlib.P
         raise
 
 
+def read_regular(
+    path: str | os.PathLike[str], most: int | None = None
+) -> tuple[bytes, os.stat_result]:
+    """Reads a file that has an end: no device, pipe, or file of the kernel's.
+
+    Args:
+      path: of the file.
+      most: the most bytes that it may hold; None: any number.
+
+    Returns:
+      The content, and the file's status.
+
+    Raises:
+      OSError: it cannot be read, is no regular file, or is longer.
+      ValueError: the path cannot be one.
+    """
+    # A pipe without a writer, and the kernel's log, would be waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        content = file.read(-1 if most is None else most + 1)
+    if content is None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    if most is not None and len(content) > most:
+        raise OSError(errno.EFBIG, f"it holds more than {most} bytes")
+    return content, status
+
+
 def flush(path: str | os.PathLike[str]) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -69,8 +103,13 @@ def temporary_model(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{os.getpid()}.{path.name}")
 
 
+def is_leftover(path: pathlib.Path) -> bool:
+    """Whether a file has the name of a killed process' temporary file."""
+    return bool(re.fullmatch(r"\.(\d+\.model\.keras|.+\.\d+)", path.name))
+
+
 def remove_leftovers(folder: pathlib.Path) -> None:
     """Removes the temporary files of processes that were killed."""
     for path in folder.glob(".*"):
-        if re.fullmatch(r"\.(\d+\.model\.keras|.+\.\d+)", path.name):
+        if is_leftover(path):
             path.unlink()

@@ -2,7 +2,7 @@
 
     log = json_lines.Log(path)
     log.write({"step": 20, "loss": 0.7})     # on the system's side when it returns
-    json_lines.read(path)                    # [{"step": 20, "loss": 0.7}]
+    json_lines.read(path).lines              # [{"step": 20, "loss": 0.7}]
 
 A process that dies leaves whole lines and at most half of a last one, which is
 left out when the file is read.
@@ -10,9 +10,10 @@ left out when the file is read.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mp_loop.config import errors
@@ -50,42 +51,55 @@ class Log:
             self._descriptor = None
 
 
-def read(path: pathlib.Path, skip_damaged: bool = False) -> list[dict[str, Any]]:
-    """Reads the objects of a file in order; a half-written last line is left out.
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """What a file holds.
+
+    Attributes:
+      lines: its objects, in order.
+      damaged: for each line that was left out its number and why.
+    """
+
+    lines: list[dict[str, Any]]
+    damaged: list[str]
+
+
+def read(
+    path: pathlib.Path, damage: Callable[[dict[str, Any]], str] = lambda line: ""
+) -> Read:
+    """Reads the objects of a file; what is damaged is named and left out.
+
+    A last line without an end was being written when the run stopped: it is left out
+    without a word.
 
     Args:
       path: the file; one that is missing holds no lines.
-      skip_damaged: leaves out what cannot be read: lines that are no object with a
-        step, or a file that cannot be opened.
+      damage: says what is wrong with an object, or returns "".
 
     Raises:
-      RecordError: the file is damaged, and `skip_damaged` is false.
+      RecordError: the file cannot be opened.
     """
     try:
-        texts = path.read_bytes().split(b"\n")
+        texts = files.read_regular(path)[0].split(b"\n")
     except FileNotFoundError:
-        return []
+        return Read([], [])
     except OSError as error:
-        if skip_damaged:
-            return []
         raise errors.RecordError(
             f"{path} cannot be read: {file_errors.reason(error)}."
         ) from error
-    lines = []
+    found = Read([], [])
     for number, text in enumerate(texts, start=1):
         try:
             line = strict_json.parse(text)
-            if not isinstance(line["step"], int):
-                raise TypeError
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            # The last text is empty, or was being written when the run stopped.
-            if number < len(texts) and not skip_damaged:
-                raise errors.RecordError(
-                    f"{path} is damaged: line {number} is not an object with a step."
-                ) from error
-        else:
-            lines.append(line)
-    return lines
+            wrong = "" if type(line["step"]) is int else "no step"
+            wrong = wrong or damage(line)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            wrong = "not an object with a step"
+        if not wrong:
+            found.lines.append(line)
+        elif number < len(texts):
+            found.damaged.append(f"line {number}: {wrong}")
+    return found
 
 
 def rewrite(path: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:

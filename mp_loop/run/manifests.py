@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from mp_loop.run import file_errors
+from mp_loop.run import file_errors, files
 
 FILE = "manifest.json"
 _FORMAT = 1
@@ -50,6 +50,7 @@ class Manifest:
       healthy: the last step was not skipped.
       retried: a rollback has started from this checkpoint.
       tensors: for each name the `variable` it is of, its `dtype` and `shape`.
+      since_line: of the mean loss; see `mean_loss.MeanLoss.state`.
       files: for each file its length in `bytes` and its `sha256`.
     """
 
@@ -59,6 +60,7 @@ class Manifest:
     healthy: bool
     retried: bool
     tensors: Mapping[str, Mapping[str, Any]]
+    since_line: Mapping[str, float] = dataclasses.field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
@@ -81,7 +83,7 @@ def read(folder: pathlib.Path) -> Manifest:
       CorruptError: there is none, or it is not what `write` wrote.
     """
     try:
-        text, seal, rest = (folder / FILE).read_bytes().split(b"\n")
+        text, seal, rest = files.read_regular(folder / FILE)[0].split(b"\n")
         if rest or hashlib.sha256(text).hexdigest().encode() != seal:
             raise ValueError
         body = json.loads(text)
@@ -92,7 +94,7 @@ def read(folder: pathlib.Path) -> Manifest:
     if not _is_valid(body):
         raise CorruptError(f"{FILE} is of another checkpoint")
     names = [field.name for field in dataclasses.fields(Manifest)]
-    return Manifest(**{name: body[name] for name in names})
+    return Manifest(**{name: body[name] for name in names if name in body})
 
 
 def verify(folder: pathlib.Path, manifest: Manifest) -> None:
@@ -130,6 +132,14 @@ def _is_valid(body: Any) -> bool:
         and all(_has_types(one, _FILE_TYPES) for one in body["files"].values())
         and all(pathlib.PurePath(name).name == name for name in body["files"])
         and all(isinstance(v, (int, float)) for v in body["metrics"].values())
+        # Manifests of earlier versions have none.
+        and _has_numbers(body.get("since_line", {}))
+    )
+
+
+def _has_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(number, (int, float)) for number in value.values()
     )
 
 

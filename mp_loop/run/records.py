@@ -1,17 +1,19 @@
 """The files of a run folder by name, and how they are read back.
 
-metrics.jsonl, evaluations.jsonl and numerics.jsonl hold one JSON object a line;
-see `json_lines.read` for what happens to damaged lines.
+metrics.jsonl, evaluations.jsonl and numerics.jsonl hold one JSON object a line. What
+is damaged is left out wherever it is read, and named.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mp_loop.config import errors
-from mp_loop.run import json_lines, strict_json
+from mp_loop.run import files, json_lines, record_checks, strict_json
 
 FLAGS_FILE = "flags.txt"
 ENVIRONMENT_FILE = "environment.json"
@@ -23,45 +25,121 @@ MODEL_FILE = "model.keras"
 CHECKPOINTS_FOLDER = "checkpoints"
 TENSORBOARD_FOLDER = "tensorboard"
 
-LINE_FILES = (METRICS_FILE, EVALUATIONS_FILE, NUMERICS_FILE)
-
 Folder = str | os.PathLike[str]
 
+_MOST_NAMED = 3  # damaged lines in one warning
 
-def read_metrics(
-    output_dir: Folder, skip_damaged: bool = False
-) -> list[dict[str, Any]]:
-    """Reads the training metrics of a run, in order, before a resume included."""
-    return json_lines.read(pathlib.Path(output_dir) / METRICS_FILE, skip_damaged)
+logger = logging.getLogger(__name__)
 
 
-def read_evaluations(
-    output_dir: Folder, skip_damaged: bool = False
-) -> list[dict[str, Any]]:
-    """Reads the evaluations of a run, in order."""
-    return json_lines.read(pathlib.Path(output_dir) / EVALUATIONS_FILE, skip_damaged)
+def metric_key(line: Mapping[str, Any]) -> str:
+    """The key of the metric beside `eval_loss` in an evaluation or a summary."""
+    keys = (key for key in line if key.startswith("eval_") and key != "eval_loss")
+    return next(keys, "eval_accuracy")
 
 
-def read_numerics(
-    output_dir: Folder, skip_damaged: bool = False
-) -> list[dict[str, Any]]:
-    """Reads what the probes of a run saw, in order."""
-    return json_lines.read(pathlib.Path(output_dir) / NUMERICS_FILE, skip_damaged)
+def metric_title(key: str) -> str:
+    """The name of a metric for people: "accuracy", "mean squared error"."""
+    return key.removeprefix("eval_").replace("_", " ")
 
 
-def read_summary(output_dir: Folder) -> dict[str, Any]:
-    """Reads the summary of a finished run.
+def read(output_dir: Folder, name: str) -> json_lines.Read:
+    """Reads one of the files of lines; what is damaged is left out, and named.
 
     Raises:
-      RecordError: there is none, or it is not a JSON object.
+      RecordError: the file cannot be opened.
+    """
+    return json_lines.read(pathlib.Path(output_dir) / name, _DAMAGE[name])
+
+
+def read_metrics(output_dir: Folder) -> list[dict[str, Any]]:
+    """Reads the training metrics of a run, in order, before a resume included."""
+    return _read_and_warn(output_dir, METRICS_FILE)
+
+
+def read_evaluations(output_dir: Folder) -> list[dict[str, Any]]:
+    """Reads the evaluations of a run, in order."""
+    return _read_and_warn(output_dir, EVALUATIONS_FILE)
+
+
+def read_numerics(output_dir: Folder) -> list[dict[str, Any]]:
+    """Reads what the probes of a run saw, in order."""
+    return _read_and_warn(output_dir, NUMERICS_FILE)
+
+
+def summary_and_damage(output_dir: Folder) -> tuple[dict[str, Any], list[str]]:
+    """Reads the summary of a run.
+
+    Returns:
+      The values that are not damaged, none where there is no summary; and what is
+      damaged.
     """
     path = pathlib.Path(output_dir) / SUMMARY_FILE
     try:
-        summary = strict_json.parse(path.read_text(encoding="utf-8"))
+        summary = strict_json.parse(files.read_regular(path)[0])
         if not isinstance(summary, dict):
             raise ValueError("not a JSON object")
+    except FileNotFoundError:
+        return {}, []
     except (OSError, ValueError, RecursionError) as error:
-        raise errors.RecordError(
-            f"{path} is not the summary of a run: {error}."
-        ) from error
+        return {}, [errors.one_line(error)]
+    checks = record_checks.SUMMARY | record_checks.evaluation_checks(summary)
+    damaged = {
+        name: record_checks.described(name, summary[name])
+        for name, check in checks.items()
+        if name in summary and not check(summary[name])
+    }
+    kept = {name: value for name, value in summary.items() if name not in damaged}
+    return kept, list(damaged.values())
+
+
+def read_summary(output_dir: Folder, needed: Collection[str] = ()) -> dict[str, Any]:
+    """Reads the summary of a finished run.
+
+    Args:
+      output_dir: the run folder.
+      needed: names of values that it must have.
+
+    Raises:
+      RecordError: there is none, it is not a JSON object, or a value is damaged or
+        missing.
+    """
+    path = pathlib.Path(output_dir) / SUMMARY_FILE
+    summary, damaged = summary_and_damage(output_dir)
+    if not path.exists():
+        damaged = ["there is no such file"]
+    damaged += [f"it has no {name}" for name in needed if name not in summary]
+    if damaged:
+        raise errors.RecordError(f"{path} is not the summary of a run: {damaged[0]}.")
     return summary
+
+
+def damage_text(path: Folder, damaged: Sequence[str]) -> list[str]:
+    """Says in one line what of a file is left out; no line where nothing is."""
+    if not damaged:
+        return []
+    more = len(damaged) - _MOST_NAMED
+    also = f"; and {more} more" if more > 0 else ""
+    named = "; ".join(damaged[:_MOST_NAMED])
+    return [f"{path} is damaged and partly left out: {named}{also}."]
+
+
+def warn(path: Folder, damaged: Sequence[str]) -> None:
+    """Logs what of a file is left out."""
+    for text in damage_text(path, damaged):
+        logger.warning("%s", text)
+
+
+def _read_and_warn(output_dir: Folder, name: str) -> list[dict[str, Any]]:
+    found = read(output_dir, name)
+    warn(pathlib.Path(output_dir) / name, found.damaged)
+    return found.lines
+
+
+_DAMAGE: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    METRICS_FILE: lambda line: record_checks.damage(line, record_checks.METRICS),
+    EVALUATIONS_FILE: lambda line: record_checks.damage(
+        line, record_checks.evaluation_checks(line)
+    ),
+    NUMERICS_FILE: lambda line: record_checks.damage(line, record_checks.NUMERICS),
+}

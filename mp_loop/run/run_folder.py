@@ -16,7 +16,6 @@ which holds all that was logged: `run.rescued`.
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import shutil
 import threading
@@ -74,20 +73,15 @@ class RunFolder:
           flagfile: flags that replay the run; becomes flags.txt.
 
         Raises:
-          RecordError: the folder holds a run, is a file, or cannot be written.
+          RecordError: the folder holds something, is a file, or cannot be written.
         """
-        folder = _as_folder(output_dir)
-        refuse_used(folder)
-        for name in records.LINE_FILES:
-            if (folder / name).exists():
-                raise errors.RecordError(
-                    f"--output_dir ({output_dir}) holds a {name} that belongs to no "
-                    "run; choose another folder."
-                )
+        refuse_used(output_dir)
+        folder = pathlib.Path(output_dir)
         with _refuse_unwritable(output_dir):
             folder.mkdir(parents=True, exist_ok=True)
             with _released_on_error(locking.FolderLock(folder)) as lock:
-                refuse_used(folder)  # Another process may have been faster.
+                refuse_used(output_dir)  # Another process may have been faster.
+                files.remove_leftovers(folder)
                 _write_description(folder, flagfile)
                 return cls(folder, lock)
 
@@ -243,12 +237,29 @@ class RunFolder:
         self._logs, self.folder, self.rescued = logs, folder, True
 
 
-def refuse_used(output_dir: str | os.PathLike[str]) -> None:
-    """Raises RecordError if a folder holds a run."""
-    if (pathlib.Path(output_dir) / records.FLAGS_FILE).exists():
+def refuse_used(output_dir: str) -> None:
+    """Refuses to start a run in a folder that holds anything.
+
+    A run replaces files by name (the model, checkpoints): what is not its own would be
+    lost, or taken for its own. Temporary files of a process that died do not count.
+
+    Raises:
+      RecordError: the folder holds a run or other files, or cannot be read.
+    """
+    folder = _as_folder(output_dir)
+    with _refuse_unwritable(output_dir):
+        if not folder.exists():
+            return
+        found = [path.name for path in folder.iterdir() if not files.is_leftover(path)]
+    if records.FLAGS_FILE in found:
         raise errors.RecordError(
             f"--output_dir ({output_dir}) already holds a run; add --resume to "
             "continue it, or choose another folder."
+        )
+    if found:
+        raise errors.RecordError(
+            f"--output_dir ({output_dir}) must be new or empty; it holds "
+            f"{min(found)!r}, which belongs to no run. Choose another folder."
         )
 
 

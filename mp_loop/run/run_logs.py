@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,21 +60,23 @@ class RunLogs:
 
 
 def drop_after(folder: pathlib.Path, step: int) -> None:
-    """Removes from all logs of a folder what came after a step.
+    """Removes from all logs of a folder what came after a step, and what is damaged.
+
+    A file with damaged lines is kept as a copy, under its name and `.damaged`.
 
     Raises:
-      RecordError: a file is damaged; then nothing has been changed.
+      RecordError: a file cannot be read; then nothing has been changed.
     """
-    kept = {
-        records.METRICS_FILE: records.read_metrics(folder),
-        records.EVALUATIONS_FILE: records.read_evaluations(folder),
-    }
-    for name, lines in kept.items():
-        kept[name] = [line for line in lines if line["step"] <= step]
+    names = [records.METRICS_FILE, records.EVALUATIONS_FILE]
     if (folder / records.NUMERICS_FILE).exists():
+        names.append(records.NUMERICS_FILE)
+    read = {name: records.read(folder, name) for name in names}
+    for name, found in read.items():
         # A probe looks before the step that follows: it will look again.
-        seen = records.read_numerics(folder)
-        kept[records.NUMERICS_FILE] = [line for line in seen if line["step"] < step]
-    for name, lines in kept.items():
-        json_lines.rewrite(folder / name, lines)
+        last = step - 1 if name == records.NUMERICS_FILE else step
+        if found.damaged:
+            records.warn(folder / name, found.damaged)
+            shutil.copyfile(folder / name, folder / f"{name}.damaged")
+        kept = [line for line in found.lines if line["step"] <= last]
+        json_lines.rewrite(folder / name, kept)
     tensorboard.drop_events_after(folder / records.TENSORBOARD_FOLDER, step)

@@ -32,6 +32,7 @@ from mp_loop.run import (
     profiling,
     records,
     run_folder,
+    timing,
     watching,
     writers,
 )
@@ -67,6 +68,9 @@ class Session:
         """
         config = built.config
         plan = _plan(built)
+        # Traced before anything is written: a model that cannot be trained is told now.
+        with errors.bad_input(ValueError, flag="model", value=config.model.model):
+            graph = None if config.records.resume else _graph(built)
         self.experiment = built
         self.has_files = has_files
         self.done = 0
@@ -81,7 +85,7 @@ class Session:
                 value=config.records.output_dir,
             ):
                 self._open_files(lock)
-        self._plan = plan
+        self._plan, self._first_graph = plan, graph
         self._profile = profiling.Profile(
             os.path.join(config.records.output_dir, records.TENSORBOARD_FOLDER),
             plan.profile_range if has_files else None,
@@ -108,9 +112,9 @@ class Session:
         state = self.experiment.step.state
         self.experiment.workers.copy_from_first(list(state.named().values()))
         if self.has_files and not self.done:
-            self.writer.log_setup(
-                self.experiment.config.values(), _graph(self.experiment)
-            )
+            graph = self._first_graph or _graph(self.experiment)
+            self.writer.log_setup(self.experiment.config.values(), graph)
+        self._first_graph = None
         self.done = int(state.step.numpy())
 
     def train(
@@ -146,6 +150,8 @@ class Session:
                 lambda: self.experiment.workers.largest(should_stop()),
                 self._watcher(),
                 self._profile,
+                # Where a phase begins, a line has just been written.
+                since_line=None if results else self.checkpoints.since_line,
             )
             results.append(one_phase.train())
         self._profile.close()
@@ -168,6 +174,10 @@ class Session:
             "seed": config.training.seed,
         }
         del summary["evaluation"]
+        if not result.train_seconds:  # Every step was taken by earlier processes.
+            summary |= timing.of_earlier_processes(
+                self.writer.folder, config.data.batch_size
+            )
         self.writer.write_model(self.experiment.step.export())
         self.writer.write_summary(summary)
         return summary
@@ -175,14 +185,18 @@ class Session:
     def _open_files(self, lock: locking.FolderLock | None) -> None:
         config = self.experiment.config
         output_dir = config.records.output_dir
+        best_by, metric = config.records.best_by, self.experiment.metric
+        if best_by == "eval_accuracy":
+            best_by = metric.key
         checkpoints = checkpointing.Checkpoints(
             os.path.join(output_dir, records.CHECKPOINTS_FOLDER),
             self.experiment.step.state,
             config.records.keep_checkpoints,
-            config.records.best_by,
+            best_by,
             before_publishing=lambda: self.writer.sync(),
             rescue_folder=lambda: self.writer.rescue("a checkpoint cannot be written"),
             enter=self._enter,
+            higher_is_better=best_by == metric.key and metric.higher_is_better,
         )
         flagfile = config.replace(resume=False, change_precision=False).to_flagfile()
         if config.records.resume:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+
+from mp_loop.run import records
+
+_OF_A_PROCESS = (
+    "train_seconds",
+    "examples_per_second",
+    "milliseconds_per_step",
+    "peak_memory_bytes",
+)
 
 
 class StepTimer:
@@ -47,3 +57,32 @@ class StepTimer:
     def examples_per_second(self) -> float:
         """The same as throughput."""
         return self._batch_size / self.seconds_per_step
+
+
+def of_earlier_processes(
+    output_dir: str | os.PathLike[str], batch_size: int
+) -> dict[str, float]:
+    """Returns how long a finished run took, for a process that took no step of it.
+
+    They are those of its summary, or, if no process came to write one, what its lines
+    of metrics say; empty where nothing says it.
+    """
+    summary, _ = records.summary_and_damage(output_dir)
+    if summary.get("train_seconds"):
+        return {name: summary[name] for name in _OF_A_PROCESS if name in summary}
+    lines = records.read(output_dir, records.METRICS_FILE).lines
+    rated = [line for line in lines if line.get("examples_per_second")]
+    if not rated:
+        return {}
+    steps = [
+        b["step"] - a["step"]
+        for a, b in zip([{"step": 0}, *rated], rated, strict=False)
+    ]
+    speeds = [line["examples_per_second"] for line in rated]
+    speed = statistics.median(speeds[1:] or speeds)
+    seconds = sum(n * batch_size / v for n, v in zip(steps, speeds, strict=True))
+    return {
+        "train_seconds": seconds,
+        "examples_per_second": speed,
+        "milliseconds_per_step": batch_size / speed * 1e3,
+    }

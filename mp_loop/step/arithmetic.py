@@ -6,7 +6,7 @@ project's, `KerasArithmetic` gives the bits of Keras' mixed precision, to compar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -46,11 +46,9 @@ class Arithmetic:
         """Returns what the forward pass wrote, which is checked and a skip restores."""
         return of_step.written(before)
 
-    def applies(
-        self, gradients_finite: tf.Tensor, forward_finite: tf.Tensor
-    ) -> tf.Tensor:
-        """Decides whether an update is made, bool []: also the loss must be finite."""
-        return gradients_finite & forward_finite
+    def causes(self, found: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        """Returns which of the causes of a skip, bool [] by reason, count: all."""
+        return found
 
 
 class KerasArithmetic(Arithmetic):
@@ -77,12 +75,9 @@ class KerasArithmetic(Arithmetic):
         del of_step, before
         return []
 
-    def applies(
-        self, gradients_finite: tf.Tensor, forward_finite: tf.Tensor
-    ) -> tf.Tensor:
+    def causes(self, found: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         """The gradients alone decide."""
-        del forward_finite
-        return gradients_finite
+        return {name: found[name] for name in ("gradient", "norm")}
 
 
 def make(keras_arithmetic: bool, float32_layers: str = "") -> Arithmetic:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.distributed import replicas
-from mp_loop.step import autograph, gradients
+from mp_loop.step import gradients, losses
 
 
 class EvalStep:
@@ -24,7 +24,7 @@ class EvalStep:
           metric: Keras identifier or `keras.metrics.Metric`.
         """
         self._model = model
-        self._loss = autograph.convert(keras.losses.get(loss))
+        self._loss = losses.of(loss, names=getattr(model, "output_names", None))
         self._metric = keras.metrics.get(metric)
         if not isinstance(self._metric, keras.metrics.Metric):
             self._metric = keras.metrics.MeanMetricWrapper(self._metric)
@@ -45,7 +45,7 @@ class EvalStep:
 
     def _one_step(self, inputs: Any, labels: Any) -> None:
         outputs = self._model(inputs, training=False)
-        loss = gradients.mean_loss(self._loss, labels, outputs, None)
+        loss = self._loss(labels, gradients.outputs_in_float32(outputs))
         rows = tf.shape(tf.nest.flatten(labels)[0])[0]
         loss = tf.where(rows > 0, loss, 0.0)  # a replica may have none
         self._mean.update_state(loss, sample_weight=rows)

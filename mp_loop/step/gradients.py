@@ -13,45 +13,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
-
-from mp_loop.distributed import replicas
 
 Gradient = tf.Tensor | tf.IndexedSlices | None
 Gradients = Sequence[Gradient]
+# The squares of smaller numbers may be 0.
+_SQUARED_TO_ZERO = 2.0**-63
 # (inputs, labels, sample_weight), each batch first; the last may be None.
 Batch = tuple[Any, Any, Any]
 
 
 def outputs_in_float32(outputs: Any) -> Any:
-    """Casts what a model returns, nested, to the dtype of losses and metrics."""
-    return tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), outputs)
+    """Casts what a model returns, nested, to the dtype of losses and metrics.
 
-
-def mean_loss(
-    loss: Callable[..., Any], labels: Any, outputs: Any, sample_weight: Any
-) -> tf.Tensor:
-    """Returns the loss, averaged over the batch.
-
-    Args:
-      loss: a `keras.losses.Loss`, or a function of (labels, outputs).
-      labels: what the loss takes.
-      outputs: of the model, in any dtype; the loss sees float32.
-      sample_weight: float32 [batch], or None.
-
-    Returns:
-      float32 [].
+    Integers, such as numbers of users that are passed on, stay what they are.
     """
-    outputs = outputs_in_float32(outputs)
-    with replicas.as_one_device():
-        if isinstance(loss, keras.losses.Loss):
-            losses = loss(labels, outputs, sample_weight=sample_weight)
-        else:
-            losses = tf.cast(loss(labels, outputs), tf.float32)
-            if sample_weight is not None:
-                losses *= tf.cast(sample_weight, tf.float32)
-    return tf.reduce_mean(tf.cast(losses, tf.float32))
+
+    def wide(x: tf.Tensor) -> tf.Tensor:
+        if not x.dtype.is_floating or x.dtype == tf.float32:
+            return x
+        mask, x = getattr(x, "_keras_mask", None), tf.cast(x, tf.float32)
+        if mask is not None:
+            x._keras_mask = mask
+        return x
+
+    return tf.nest.map_structure(wide, outputs)
 
 
 def accumulated(
@@ -137,37 +123,53 @@ def half_squares(gradients: Gradients) -> tf.Tensor:
     return tf.stack(halves) if halves else tf.zeros([0])
 
 
-def each_finite(
-    scaled_grads: Gradients,
-    halves: tf.Tensor,
-    scale: tf.Tensor,
-    told_by_squares: Sequence[bool],
+def bounds(
+    scaled_grads: Gradients, halves: tf.Tensor, told_by_squares: Sequence[bool]
 ) -> tf.Tensor:
-    """Tells of each gradient whether it is finite once divided by the scale.
+    """Returns what no number of each gradient is larger than, float32 [n].
 
     Args:
-      scaled_grads: n gradients, float32; a missing one is finite.
+      scaled_grads: n gradients, float32, or None.
       halves: their `half_squares`.
-      scale: float32 [].
-      told_by_squares: for each gradient, whether its sum of squares tells; the others
-        take another pass over their numbers.
+      told_by_squares: for each gradient, whether the root of its sum of squares will
+        do, which may be inf for finite numbers; the others take another pass.
 
     Returns:
-      bool [n].
+      Magnitudes; inf where a number is.
     """
-    finite = tf.math.is_finite(halves)
+    roots = tf.sqrt(2.0 * halves) + _SQUARED_TO_ZERO
     pairs = zip(scaled_grads, told_by_squares, strict=True)
     told = [grad is None or by_squares for grad, by_squares in pairs]
     if all(told):
-        return finite
+        return roots
     return tf.stack(
         [
-            finite[i]
-            if told[i]
-            else tf.reduce_all(tf.math.is_finite(values(grad) / scale))
+            roots[i] if told[i] else tf.reduce_max(tf.abs(values(grad)))
             for i, grad in enumerate(scaled_grads)
         ]
     )
+
+
+def each_finite(
+    halves: tf.Tensor,
+    bounds: tf.Tensor,
+    scale: tf.Tensor,
+    told_by_squares: Sequence[bool],
+) -> tf.Tensor:
+    """Tells of each gradient whether it is finite once divided by the scale, bool [n].
+
+    Args:
+      halves: `half_squares` of n gradients; NaN where a number is.
+      bounds: their `bounds`.
+      scale: float32 [].
+      told_by_squares: as for `bounds`.
+    """
+    squares = tf.math.is_finite(halves)
+    if all(told_by_squares):
+        return squares
+    # A maximum may pass a NaN over.
+    numbers = tf.math.is_finite(bounds / scale) & ~tf.math.is_nan(halves)
+    return tf.where(list(told_by_squares), squares, numbers)
 
 
 def global_norm(halves: tf.Tensor) -> tf.Tensor:

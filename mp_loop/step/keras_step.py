@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.precision import cloning, copies, pairs
-from mp_loop.step import autograph, gradients, metrics, placement, train_state
+from mp_loop.step import gradients, losses, metrics, placement, train_state
 
 POLICIES = {
     "float16": "mixed_float16",
@@ -64,7 +64,7 @@ class KerasStep:
         """
         self.model = model
         self.mixed = under_policy(model, POLICIES[precision])
-        self._loss = autograph.convert(keras.losses.get(loss))
+        self._loss = losses.of(loss, names=getattr(model, "output_names", None))
         self.optimizer = optimizer
         self._optimizer = optimizer
         if scaling:
@@ -107,7 +107,7 @@ class KerasStep:
     def __call__(
         self, inputs: Any, labels: Any, sample_weight: Any = None
     ) -> dict[str, tf.Tensor]:
-        """Takes one step; returns the metrics of `TrainStep` but `grad_norm`."""
+        """Takes one step; returns the metrics of `TrainStep` but two."""
         return self._step(inputs, labels, sample_weight)
 
     def run(self, iterator: Iterator[Any], steps: int) -> dict[str, tf.Tensor]:
@@ -132,7 +132,8 @@ class KerasStep:
         return self._step.get_concrete_function(inputs, labels).graph
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        dtypes = {k: v for k, v in metrics.METRICS.items() if k != "grad_norm"}
+        ours = ("grad_norm", "skip_reason")
+        dtypes = {k: v for k, v in metrics.METRICS.items() if k not in ours}
         return metrics.stack_steps(lambda: self._step(*next(iterator)), dtypes, steps)
 
     def _one_step(
@@ -140,7 +141,8 @@ class KerasStep:
     ) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             outputs = self.mixed(inputs, training=True)
-            loss = gradients.mean_loss(self._loss, labels, outputs, sample_weight)
+            outputs = gradients.outputs_in_float32(outputs)
+            loss = self._loss(labels, outputs, sample_weight)
             for extra in self.mixed.losses:
                 loss += tf.cast(extra, tf.float32)
             scaled_loss = self._optimizer.scale_loss(loss)

@@ -1,11 +1,35 @@
-"""The losses that a flag can name."""
+"""The loss of a batch, as `compile` takes it.
+
+    loss = losses.of({"price": "mse", "kind": my_function}, {"price": 0.5})
+    loss(labels, outputs, sample_weight)              # float32 []
+
+Labels of shape [n] fit outputs of shape [n, 1], as in Keras' own wrapper of loss
+functions; other shapes that do not fit are refused before numbers are broadcast.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
+
+from mp_loop.distributed import replicas
+from mp_loop.step import autograph
+
+# Of (labels, outputs, sample_weight), float32 [].
+Loss = Callable[..., tf.Tensor]
+
+# Keras' losses whose labels are class numbers or sequences of them: their shape is
+# not that of the outputs.
+_OF_CLASS_NUMBERS = (
+    "categorical_generalized_cross_entropy",
+    "circle",
+    "ctc",
+    "sparse_categorical_crossentropy",
+)
 
 
 def make(name: str, from_logits: bool) -> Callable[..., Any]:
@@ -24,4 +48,227 @@ def make(name: str, from_logits: bool) -> Callable[..., Any]:
         return loss  # an object, which has its own `from_logits`
     if "crossentropy" not in name:
         return loss
-    return lambda labels, outputs: loss(labels, outputs, from_logits=from_logits)
+    return functools.partial(loss, from_logits=from_logits)
+
+
+def of(loss: Any, loss_weights: Any = None, names: Sequence[str] | None = None) -> Loss:
+    """Makes the mean loss of a batch of what a user gave.
+
+    Args:
+      loss: Keras identifier, `keras.losses.Loss`, or function of (labels, outputs)
+        that returns losses to be averaged; or a dict (by output) or list of such,
+        None for an output without a loss. None: no loss but what layers add. A loss
+        of Keras' own is that of each output; your own gets all outputs at once.
+      loss_weights: what the loss of each output is multiplied by: a number, or a dict
+        or list as `loss`.
+      names: of the outputs, where the model returns a list of them.
+
+    Returns:
+      A function of labels, outputs and sample weights (float32 [batch], None, or one
+      for each output).
+
+    Raises:
+      ValueError: `loss` is none of these. When called: labels, outputs, losses and
+        weights do not fit together.
+    """
+    if loss is None:
+        return lambda labels, outputs, sample_weight=None: tf.constant(0.0)
+    if isinstance(loss, dict | list | tuple):
+        single = keras.tree.map_structure(_single, loss)
+    else:
+        single = _single(loss)
+        if not _is_keras(single.given) and loss_weights is None:
+            return single
+    return functools.partial(_by_output, single, loss_weights, names)
+
+
+def _by_output(
+    losses: Any,
+    loss_weights: Any,
+    names: Sequence[str] | None,
+    labels: Any,
+    outputs: Any,
+    sample_weight: Any = None,
+) -> tf.Tensor:
+    """Adds up the weighted losses of a model's outputs."""
+    if isinstance(outputs, dict):
+        names, outputs = list(outputs), list(outputs.values())
+    elif isinstance(outputs, list | tuple):
+        names = names if names and len(names) == len(outputs) else None
+    else:
+        outputs = [outputs]
+    count = len(outputs)
+    names = list(names or range(count))[:count]
+    given = {
+        "loss": losses,
+        "loss_weights": loss_weights,
+        "labels": labels if count > 1 or isinstance(labels, dict) else [labels],
+        "sample_weight": sample_weight,
+    }
+    columns = [_one_each(argument, value, names) for argument, value in given.items()]
+    total = tf.constant(0.0)
+    for output, loss, factor, label, weight in zip(outputs, *columns, strict=True):
+        if loss is None:
+            continue
+        value = loss(label, output, weight)
+        total += value if factor is None else value * factor
+    return total
+
+
+def _one_each(argument: str, value: Any, names: Sequence[Any]) -> list[Any]:
+    """Returns what belongs to each output: by name, by place, or the same for all."""
+    if isinstance(value, dict):
+        if set(value) - set(names):
+            raise ValueError(
+                f"`{argument}` ({', '.join(map(str, value))}) must be for outputs of "
+                f"the model: {', '.join(map(str, names))}."
+            )
+        return [value.get(name) for name in names]
+    if not isinstance(value, list | tuple):
+        return [value] * len(names)
+    if len(value) != len(names):
+        raise ValueError(
+            f"`{argument}` ({len(value)} items) must have one item for each of the "
+            f"model's {len(names)} outputs."
+        )
+    return list(value)
+
+
+def _is_keras(loss: Any) -> bool:
+    """Tells whether Keras wrote a loss: a function, or the class of an object."""
+    return (getattr(_function(loss), "__module__", None) or "").startswith("keras.")
+
+
+def _single(given: Any) -> Single | None:
+    return None if given is None else Single(given)
+
+
+class _Weighed(keras.losses.Loss):
+    """Masks, weighs and averages losses as Keras' wrapper of a function does."""
+
+    def call(self, losses: tf.Tensor, outputs: Any) -> tf.Tensor:
+        del outputs  # the caller reads their mask
+        return losses
+
+
+class Single:
+    """One loss, of one output or of all at once.
+
+    Attributes:
+      given: what the user gave, an identifier resolved.
+    """
+
+    def __init__(self, given: Any):
+        """Resolves an identifier.
+
+        Raises:
+          ValueError: it is not a loss.
+        """
+        self.given = keras.losses.get(given)
+        self._function = autograph.convert(self.given)
+        self._weighed = _Weighed(name="loss")
+
+    def __call__(
+        self, labels: Any, outputs: Any, sample_weight: Any = None
+    ) -> tf.Tensor:
+        """Returns the mean loss, float32 [].
+
+        Raises:
+          ValueError: labels and outputs of one of Keras' losses do not fit.
+        """
+        self._check(labels, outputs)
+        with replicas.as_one_device():
+            if isinstance(self.given, keras.losses.Loss):
+                loss = self._function(labels, outputs, sample_weight=sample_weight)
+            else:
+                losses = self._losses(*_same_ranks(labels, outputs))
+                loss = tf.cast(losses, tf.float32)
+                masked = any(hasattr(x, "_keras_mask") for x in (loss, outputs))
+                if masked or sample_weight is not None:
+                    loss = self._weighed(loss, outputs, sample_weight=sample_weight)
+        return tf.reduce_mean(tf.cast(loss, tf.float32))  # of a reduction of "none"
+
+    def _losses(self, labels: Any, outputs: Any) -> tf.Tensor:
+        """Calls a function, with integer labels as float32 only if it needs them so.
+
+        Keras casts all labels to float32, which rounds large integers and leaves none
+        to a function that looks something up by them.
+        """
+        try:
+            return self._function(labels, outputs)
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError):
+            if not any(map(_is_integer, keras.tree.flatten(labels))):
+                raise
+            as_float32 = keras.tree.map_structure(
+                lambda x: tf.cast(x, tf.float32) if _is_integer(x) else x, labels
+            )
+            return self._function(as_float32, outputs)
+
+    def _check(self, labels: Any, outputs: Any) -> None:
+        """Refuses labels that one of Keras' losses would broadcast against outputs."""
+        function = _function(getattr(self.given, "fn", self.given))
+        name = getattr(function, "__name__", type(function).__name__)
+        nested = tf.nest.is_nested(labels) or tf.nest.is_nested(outputs)
+        if not _is_keras(function) or name in _OF_CLASS_NUMBERS or nested:
+            return
+        same = _same_ranks(labels, outputs)
+        if not all(isinstance(x, tf.Tensor) for x in same):
+            return  # sparse, ragged or none
+        if not same[0].shape.is_compatible_with(same[1].shape):
+            raise ValueError(
+                f"`loss` ({name}): labels of shape {_tensor(labels).shape} do not fit "
+                f"outputs of shape {_tensor(outputs).shape}. For class numbers use "
+                "sparse_categorical_crossentropy."
+            )
+
+
+def _function(loss: Any) -> Any:
+    """The function behind its partial applications."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return loss
+
+
+def _is_integer(labels: Any) -> bool:
+    return isinstance(labels, tf.Tensor) and labels.dtype.is_integer
+
+
+def _same_ranks(labels: Any, outputs: Any) -> tuple[Any, Any]:
+    """Gives labels and outputs of equal structure equal ranks, as Keras' wrapper does.
+
+    Floats are cast to float32.
+    """
+    labels, outputs = (
+        keras.tree.map_structure(_tensor, one) for one in (labels, outputs)
+    )
+    try:
+        keras.tree.assert_same_structure(labels, outputs)
+    except ValueError:
+        return labels, outputs
+    pairs = zip(*map(keras.tree.flatten, (labels, outputs)), strict=True)
+    columns = zip(*(_same_rank(label, output) for label, output in pairs), strict=True)
+    ours, theirs = (keras.tree.pack_sequence_as(outputs, list(c)) for c in columns)
+    return ours, theirs
+
+
+def _tensor(x: Any) -> Any:
+    if x is None or (tf.is_tensor(x) and not isinstance(x, tf.Tensor)):
+        return x  # sparse or ragged
+    x = tf.convert_to_tensor(x)
+    return tf.cast(x, tf.float32) if x.dtype.is_floating else x
+
+
+def _same_rank(one: Any, other: Any) -> tuple[Any, Any]:
+    """Adds a last axis of 1 to a vector, or takes one off, as Keras does."""
+    if not isinstance(one, tf.Tensor) or not isinstance(other, tf.Tensor):
+        return one, other
+    ranks = [x.shape.rank for x in (one, other)]
+    if None in ranks or abs(ranks[0] - ranks[1]) != 1:
+        return one, other
+    if ranks[0] < ranks[1]:
+        return tuple(reversed(_same_rank(other, one)))
+    if one.shape[-1] != 1:
+        return one, other
+    if ranks[1] == 1:
+        return one, other[:, tf.newaxis]
+    return tf.squeeze(one, -1), other

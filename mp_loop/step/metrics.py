@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-# What every step returns, scalars by name. `KerasStep` has no `grad_norm`.
+# What every step returns, scalars by name. `KerasStep` has no `grad_norm` and no
+# `skip_reason`.
 METRICS = {
     "loss": tf.float32,
     "grads_finite": tf.bool,
@@ -14,9 +15,29 @@ METRICS = {
     "loss_scale": tf.float32,
     "grad_norm": tf.float32,
     "learning_rate": tf.float32,
+    "skip_reason": tf.int32,
 }
+# Why a step was skipped, by `skip_reason`; "" is a step that was not. The first that
+# applies: the loss or a statistic, a gradient (or the sum of its squares, where these
+# are needed), the norm of all, or the learning rate was not finite, or the update would
+# have written something that is not.
+SKIP_REASONS = ("", "forward", "gradient", "norm", "rate", "update")
 
 Metrics = dict[str, tf.Tensor]
+
+
+def skip_reason(causes: Mapping[str, tf.Tensor], applied: tf.Tensor) -> tf.Tensor:
+    """Returns the place in `SKIP_REASONS` of why a step was skipped, int32 [].
+
+    Args:
+      causes: bool [] by reason, whether it was one.
+      applied: bool [], whether the update was made.
+    """
+    reason = tf.where(applied, 0, SKIP_REASONS.index("update"))
+    for name in reversed(SKIP_REASONS):
+        if name in causes:
+            reason = tf.where(causes[name], SKIP_REASONS.index(name), reason)
+    return reason
 
 
 def stack_steps(

@@ -9,14 +9,13 @@ loop of one's own can call it alone, and hand the gradients to `TrainStep.apply`
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from mp_loop.precision import recomputation
-from mp_loop.step import arithmetic, autograph, gradients, variables
+from mp_loop.step import arithmetic, gradients, losses, variables
 
 
 class ScaledGradients:
@@ -29,7 +28,7 @@ class ScaledGradients:
     def __init__(
         self,
         twin: keras.Model,
-        loss: Callable[..., Any],
+        loss: losses.Loss,
         of_step: variables.StepVariables,
         ways: arithmetic.Arithmetic,
         accumulate_steps: int = 1,
@@ -39,7 +38,7 @@ class ScaledGradients:
 
         Args:
           twin: the model that computes.
-          loss: a `keras.losses.Loss`, or a function of (labels, outputs).
+          loss: the mean loss of a batch; see `losses.of`.
           of_step: the variables whose gradients are wanted.
           ways: how sparse gradients are treated.
           accumulate_steps: micro-batches that a batch is split into.
@@ -47,14 +46,15 @@ class ScaledGradients:
         """
         self.accumulate_steps = accumulate_steps
         self._twin = twin
-        self._loss = autograph.convert(loss)
+        self._loss = loss
         self._variables = of_step
         self._arithmetic = ways
         self._recomputed = recomputed
 
     def loss(self, labels: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
         """Returns the mean loss of a batch, float32 [], without regularizers."""
-        return gradients.mean_loss(self._loss, labels, outputs, sample_weight)
+        outputs = gradients.outputs_in_float32(outputs)
+        return self._loss(labels, outputs, sample_weight)
 
     def forward(
         self, inputs: Any, recompute: bool = True

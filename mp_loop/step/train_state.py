@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from mp_loop.step import metrics
+
 COUNTERS = (
     "step",
     "applied_steps",
@@ -20,7 +22,10 @@ COUNTERS = (
     "overflows",
     "logged_overflows",
     "rollbacks",
+    "skip_reasons",
 )
+# What states of earlier versions did not have, and start without.
+LATER = ("skip_reasons",)
 
 
 class TrainState(tf.Module):
@@ -48,6 +53,7 @@ class TrainState(tf.Module):
         master had a loss or a gradient norm that was not finite.
       logged_overflows: likewise, `overflows` as it was when last logged.
       rollbacks: int64 [], how often the training went back to a checkpoint.
+      skip_reasons: int64 [5], skips by `metrics.SKIP_REASONS` after the first.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class TrainState(tf.Module):
         self.stuck_steps = _counter("stuck_steps")
         self.overflows = _counter("overflows", [len(self.master_weights)])
         self.rollbacks = _counter("rollbacks")
+        self.skip_reasons = _counter("skip_reasons", [len(metrics.SKIP_REASONS) - 1])
         self.logged_overflows = _counter("logged_overflows", [len(self.master_weights)])
 
     def named(self) -> dict[str, tf.Variable]:
@@ -142,6 +149,7 @@ class TrainState(tf.Module):
         applied: tf.Tensor,
         forward_finite: tf.Tensor,
         grads_finite: tf.Tensor | None = None,
+        skip_reason: tf.Tensor | None = None,
     ) -> None:
         """Counts one step.
 
@@ -150,6 +158,7 @@ class TrainState(tf.Module):
           forward_finite: bool [], whether its loss was finite.
           grads_finite: bool [number of masters], whether each gradient was; None
             where nobody looked.
+          skip_reason: int32 [], the place in `metrics.SKIP_REASONS`; or None.
         """
         one = tf.cast(applied, tf.int64)
         self.step.assign_add(1)
@@ -159,6 +168,11 @@ class TrainState(tf.Module):
         self.stuck_steps.assign((self.stuck_steps + 1) * (1 - one))
         if grads_finite is not None:
             self.overflows.assign_add(tf.cast(~grads_finite, tf.int64))
+        if skip_reason is not None:
+            reasons = len(metrics.SKIP_REASONS) - 1
+            self.skip_reasons.assign_add(
+                tf.one_hot(skip_reason - 1, reasons, dtype=tf.int64)
+            )
 
 
 def _counter(name: str, shape: Sequence[int] = ()) -> tf.Variable:

@@ -13,7 +13,7 @@ One step, in order:
     loss    = loss(labels, twin(inputs)) + regularizers(masters)    # float32
     scaled_grads = gradient(loss * scale, working_weights)          # 16 bits
     grads   = float32(scaled_grads) / scale          # summed over micro-batches
-    finite  = all(isfinite(grads))        # and the loss, and the norm if clipping
+    finite  = all(isfinite(grads))   # and the loss, the rate, and what is written
     masters, slots, statistics = updated if finite else as they were
     working_weights = 16 bits(masters)
     scale   = rule.next_state(scale, finite)
@@ -24,7 +24,7 @@ Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 to 3.3.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -37,6 +37,7 @@ from mp_loop.step import (
     arithmetic,
     gradients,
     loss_scale,
+    losses,
     metrics,
     placement,
     scaled_gradients,
@@ -70,16 +71,20 @@ class TrainStep:
       rule: the loss-scale rule.
       gradients: forward and backward pass, without what makes a step of them.
       state: `train_state.TrainState`, what a checkpoint must hold.
+      SKIP_REASONS: why a step can be skipped; the first is that it was not.
     """
+
+    SKIP_REASONS = metrics.SKIP_REASONS
 
     def __init__(
         self,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        loss: str | Callable[..., Any],
+        loss: Any,
         precision: str = "float16",
         loss_scale: loss_scale.LossScale | None = None,
         *,
+        loss_weights: Any = None,
         twin: keras.Model | None = None,
         float32_layers: str = "",
         clip_norm: float = 0.0,
@@ -96,10 +101,14 @@ class TrainStep:
             whatever, if you pass its `twin`.
           optimizer: any Keras optimizer but LossScaleOptimizer.
           loss: Keras identifier, `keras.losses.Loss`, or function of (labels,
-            outputs) that returns losses to be averaged.
+            outputs) that returns losses to be averaged; dict or list of such, by
+            output; None: what layers add is the loss. A function gets integer labels
+            as they are, or as float32 if it cannot compute with integers.
           precision: "float16", "bfloat16" or "float32".
           loss_scale: the rule; default: `DynamicLossScale()` for float16,
             `NoLossScale()` otherwise.
+          loss_weights: for the loss of each output: number, or dict or list as
+            `loss`.
           twin: a model of your own that computes in 16 bits, with the layers and
             weights of `model`: in the same places of a graph, in equal attributes, or
             under equal names.
@@ -151,7 +160,7 @@ class TrainStep:
         )
         self.gradients = scaled_gradients.ScaledGradients(
             self.twin,
-            keras.losses.get(loss),
+            losses.of(loss, loss_weights, getattr(model, "output_names", None)),
             self._variables,
             self._arithmetic,
             accumulate_steps,
@@ -197,8 +206,8 @@ class TrainStep:
           the loss and the statistics that the forward pass moved were finite; if
           so, a skip is the backward pass's overflow),
           `loss_scale` (float32, the one this step used), `grad_norm` (float32,
-          before clipping), and `learning_rate` (float32, the one this update
-          used or would have).
+          before clipping), `learning_rate` (float32, the one this update used
+          or would have), and `skip_reason` (int32, the place in `SKIP_REASONS`).
         """
         return self._step(inputs, labels, sample_weight)
 
@@ -296,18 +305,28 @@ class TrainStep:
         forward_finite = forward_finite & variables.all_finite(statistics)
         halves = gradients.half_squares(scaled_grads)
         norm = gradients.global_norm(halves) / scale
-        grads_finite = gradients.each_finite(
-            scaled_grads, halves, scale, self._told_by_squares
+        told = self._told_by_squares
+        bounds = gradients.bounds(scaled_grads, halves, told)
+        grads_finite = gradients.each_finite(halves, bounds, scale, told)
+        causes = self._arithmetic.causes(
+            {
+                "forward": ~forward_finite,
+                "gradient": ~tf.reduce_all(grads_finite),
+                "norm": ~tf.math.is_finite(norm) & self._needs_norm,
+                "rate": ~tf.math.is_finite(rate),
+            }
         )
-        finite = tf.reduce_all(grads_finite)
-        if self._needs_norm:
-            finite &= tf.math.is_finite(norm)
-        applied = self._arithmetic.applies(finite, forward_finite)
-        factor = gradients.clip_factor(norm, self._clip_norm)
-        self._update(scaled_grads, scale, applied, factor)
+        applied = self._update(
+            scaled_grads,
+            scale,
+            ~tf.reduce_any(list(causes.values())),
+            tf.reduce_max(bounds),
+            gradients.clip_factor(norm, self._clip_norm),
+        )
         updates.select(applied, statistics, before)
         self._variables.recast()
-        self.state.count(applied, forward_finite, grads_finite)
+        reason = metrics.skip_reason(causes, applied)
+        self.state.count(applied, forward_finite, grads_finite, reason)
         self.state.write_loss_scale(self.rule.next_state(scale_state, applied))
         return {
             "grads_finite": applied,
@@ -315,6 +334,7 @@ class TrainStep:
             "loss_scale": scale,
             "grad_norm": norm,
             "learning_rate": rate,
+            "skip_reason": reason,
         }
 
     @property

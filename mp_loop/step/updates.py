@@ -1,27 +1,34 @@
 """Applies scaled gradients to master weights, or leaves every bit as it was.
 
     update = make(optimizer, model.trainable_variables)
-    update(scaled_grads, scale, apply=grads_finite)        # branchless
+    applied = update(scaled_grads, scale, grads_finite, largest)
 
-The skip is arithmetic or a select, never a `tf.cond`: nothing waits for the
-host, and the same code runs under XLA. There are two ways:
+What an update would write is part of the check: it is made only if every number that
+was finite stays so. There are two ways:
 
-    KerasUpdate   any Keras optimizer, as it is
-    FusedUpdate   SGD, Adam and AdamW on TensorFlow's own kernels, which need
-                  neither a copy of every variable nor fifty operations for each
+    KerasUpdate   any Keras optimizer, as it is: what it wrote is checked, and undone
+    FusedUpdate   SGD, Adam and AdamW on TensorFlow's own kernels, in place: whether
+                  all stays finite is known before, from a few numbers
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
 from mp_loop.distributed import replicas
 from mp_loop.step import gradients
+
+# w + d is finite for every finite float32 w if |d| < 2^103, half a unit in the last
+# place of the largest: the sum is rounded to that. Half of it, for rounding on the way.
+_LARGEST_CHANGE = 2.0**102
+# The square of such a gradient is finite, and the sum of the squares of four.
+_LARGEST_GRADIENT = 2.0**63
+# With a smaller epsilon, Adam's largest possible change says nothing.
+_SMALLEST_EPSILON = 1e-10
 
 
 class KerasUpdate:
@@ -33,13 +40,17 @@ class KerasUpdate:
     """
 
     def __init__(
-        self, optimizer: keras.optimizers.Optimizer, masters: Sequence[keras.Variable]
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        masters: Sequence[keras.Variable],
+        checked: bool = True,
     ):
         """Builds the optimizer's slots.
 
         Args:
           optimizer: any Keras optimizer but LossScaleOptimizer.
           masters: the trainable float32 variables, in the order of the gradients.
+          checked: whether an update that writes inf or NaN is undone.
 
         Raises:
           ValueError: the optimizer scales the loss by itself.
@@ -53,6 +64,7 @@ class KerasUpdate:
         optimizer.build(masters)
         self._optimizer = optimizer
         self._masters = list(masters)
+        self._checked = checked
         self.slots = [variable.value for variable in optimizer.variables]
 
     @property
@@ -71,8 +83,9 @@ class KerasUpdate:
         scaled_grads: gradients.Gradients,
         scale: tf.Tensor,
         apply: tf.Tensor,
+        largest: tf.Tensor,
         factor: tf.Tensor | None = None,
-    ) -> None:
+    ) -> tf.Tensor:
         """Updates masters and slots where `apply`, else changes no bit of them.
 
         Args:
@@ -80,8 +93,14 @@ class KerasUpdate:
             a sparse one is left to the optimizer.
           scale: float32 [], what the gradients are divided by.
           apply: bool [].
+          largest: float32 [], what no number of the gradients is larger than.
           factor: float32 [], what they are multiplied by then, or None.
+
+        Returns:
+          bool [], whether the update was made: not if it would have made something
+          infinite or NaN that was not.
         """
+        del largest  # what was written tells
         masters = [variable.value for variable in self._masters]
         unique = {id(variable): variable for variable in [*self.slots, *masters]}
         variables = list(unique.values())
@@ -94,7 +113,10 @@ class KerasUpdate:
         grads = [gradients.map_gradient(unscaled, grad) for grad in scaled_grads]
         if any(grad is not None for grad in grads):
             replicas.call_once(self._apply, *grads)
+        if self._checked:
+            apply &= _stayed_finite(variables, before)
         select(apply, variables, before)
+        return apply
 
     def _apply(self, *grads: gradients.Gradient) -> None:
         self._optimizer.apply(grads, self._masters)
@@ -103,10 +125,12 @@ class KerasUpdate:
 class FusedUpdate(KerasUpdate):
     """The fast path: one kernel updates a master and its slots in place.
 
-    The kernels take the optimizer's own slots, so a checkpoint fits both paths.
-    On a skip they are fed a gradient and a learning rate of 0 and decay rates of
-    1, which leaves every bit as it was. The gradient is unscaled and masked in one
-    pass, as `scaled_grad * (1 / scale)`: exactly the quotient for powers of two.
+    The kernels take the optimizer's own slots, so a checkpoint fits both paths. The
+    gradient is unscaled in one pass, as `scaled_grad * (1 / scale)`: exactly the
+    quotient for powers of two.
+
+    On a processor a skip is a branch that does nothing. Elsewhere a branch would wait
+    for the host or for other replicas, and a select puts back what was there.
     """
 
     @classmethod
@@ -125,9 +149,13 @@ class FusedUpdate(KerasUpdate):
             "loss_scale_factor",
             "use_ema",
         )
+        averages = ("momentum", "beta_1", "beta_2")
         return (
             type(optimizer) in known
             and not any(getattr(optimizer, name, None) for name in extras)
+            and all(0 <= getattr(optimizer, name, 0) < 1 for name in averages)
+            and getattr(optimizer, "epsilon", 1.0) >= _SMALLEST_EPSILON
+            and 0 <= (optimizer.weight_decay or 0) <= 1
             and all(v.constraint is None and v.dtype == "float32" for v in masters)
         )
 
@@ -145,17 +173,12 @@ class FusedUpdate(KerasUpdate):
         scaled_grads: gradients.Gradients,
         scale: tf.Tensor,
         apply: tf.Tensor,
+        largest: tf.Tensor,
         factor: tf.Tensor | None = None,
-    ) -> None:
+    ) -> tf.Tensor:
         """Does what `KerasUpdate` does."""
-        optimizer = self._optimizer
         inverse = 1.0 / scale if factor is None else factor / scale
-        inverse = tf.where(apply, inverse, 0.0)
-        rate = tf.where(apply, self.learning_rate, 0.0)
-        if isinstance(optimizer, keras.optimizers.SGD):
-            step = self._sgd(rate, apply)
-        else:
-            step = self._adam(rate, apply)
+        apply &= self._stays_finite(largest, inverse)
         missing = [
             master.path
             for master, grad in zip(self._masters, scaled_grads, strict=True)
@@ -163,6 +186,26 @@ class FusedUpdate(KerasUpdate):
         ]
         if missing:  # Keras' optimizers warn likewise, once for each trace
             warnings.warn(f"No gradient reaches {', '.join(missing)}.", stacklevel=2)
+
+        def update() -> tf.Tensor:
+            self._run_kernels(scaled_grads, inverse)
+            return tf.constant(True)
+
+        iterations = self._optimizer.iterations.value
+        if _may_branch(iterations):
+            return tf.cond(apply, update, lambda: tf.constant(False))
+        variables = [*self.slots, *(master.value for master in self._masters)]
+        before = [tf.identity(variable) for variable in variables]
+        update()
+        select(apply, variables, before)
+        return apply
+
+    def _run_kernels(
+        self, scaled_grads: gradients.Gradients, inverse: tf.Tensor
+    ) -> None:
+        optimizer, rate = self._optimizer, self.learning_rate
+        is_sgd = isinstance(optimizer, keras.optimizers.SGD)
+        step = self._sgd(rate) if is_sgd else self._adam(rate)
         for index, scaled_grad in enumerate(scaled_grads):
             master = self._masters[index]
             if scaled_grad is None:
@@ -170,49 +213,73 @@ class FusedUpdate(KerasUpdate):
             if optimizer.weight_decay and optimizer._use_weight_decay(master):
                 value = master.value
                 value.assign(value - value * optimizer.weight_decay * rate)
-            # x * 0 is 0 here even if x is inf or NaN.
-            step(index, tf.math.multiply_no_nan(scaled_grad, inverse))
+            step(index, scaled_grad * inverse)
         iterations = optimizer.iterations.value
-        iterations.assign_add(tf.cast(apply, iterations.dtype))
+        iterations.assign_add(tf.ones([], iterations.dtype))
 
-    def _sgd(self, rate: tf.Tensor, apply: tf.Tensor) -> Any:
-        """Keras: m = momentum * m - rate * g; w += m, or Nesterov's w += m'."""
-        optimizer = self._optimizer
-        momentum = tf.where(apply, optimizer.momentum, 1.0)
-        minus = tf.where(apply, -1.0, 0.0)
+    def _stays_finite(self, largest: tf.Tensor, inverse: tf.Tensor) -> tf.Tensor:
+        """Tells whether all that the kernels would write is finite, bool [].
 
-        def descend(variable: tf.Variable, rate: tf.Tensor, grad: tf.Tensor) -> None:
-            tf.raw_ops.ResourceApplyGradientDescent(
-                var=variable.handle, alpha=rate, delta=grad
+        Nothing is read but this: masters may be any finite numbers, and slots what
+        such updates leave. A sum of gradients that decays by `momentum` is at most
+        the largest divided by `1 - momentum`; an average is at most the largest.
+
+        Args:
+          largest: float32 [], what no number of the scaled gradients is larger than.
+          inverse: float32 [], what they are multiplied by.
+        """
+        optimizer, rate = self._optimizer, self.learning_rate
+        largest = largest * inverse
+        if isinstance(optimizer, keras.optimizers.SGD):
+            change = tf.abs(rate) * largest / (1 - optimizer.momentum)
+            # TensorFlow may multiply by the two factors at once.
+            finite = (change < _LARGEST_CHANGE) & tf.math.is_finite(rate * inverse)
+        else:
+            first, second = map(self._power, (optimizer.beta_1, optimizer.beta_2))
+            alpha = tf.abs(rate) * tf.sqrt(1 - second) / (1 - first)
+            # |m| / (sqrt(v) + epsilon) <= 2 * largest / epsilon, rounding included.
+            highest = 2 * _LARGEST_GRADIENT / min(optimizer.epsilon, 1.0)
+            finite = (largest <= _LARGEST_GRADIENT) & (
+                alpha * highest < _LARGEST_CHANGE
             )
+        if optimizer.weight_decay:
+            part = rate * optimizer.weight_decay
+            finite &= (part >= 0) & (part <= 1)
+        return finite
+
+    def _power(self, beta: float) -> tf.Tensor:
+        """Returns `beta` to the power of the number of the next update."""
+        update = tf.cast(self._optimizer.iterations.value + 1, tf.float32)
+        return tf.pow(tf.constant(beta, tf.float32), update)
+
+    def _sgd(self, rate: tf.Tensor) -> Callable[[int, tf.Tensor], None]:
+        """Keras: m = momentum * m - rate * g; w += m, or Nesterov's w += m'."""
+        optimizer, momentum = self._optimizer, self._optimizer.momentum
 
         def step(index: int, grad: tf.Tensor) -> None:
             master = self._masters[index].value
-            if not optimizer.momentum:
-                descend(master, rate, grad)
+            if not momentum:
+                tf.raw_ops.ResourceApplyGradientDescent(
+                    var=master.handle, alpha=rate, delta=grad
+                )
                 return
             m = optimizer.momentums[index].value
             m.assign(m * momentum - grad * rate)
-            # No kernel for these leaves the master alone when m is not 0.
-            change = (
-                m * momentum - grad * rate if optimizer.nesterov else m.read_value()
-            )
-            descend(master, minus, change)
+            change = m * momentum - grad * rate if optimizer.nesterov else m
+            master.assign_add(change)
 
         return step
 
-    def _adam(self, rate: tf.Tensor, apply: tf.Tensor) -> Any:
+    def _adam(self, rate: tf.Tensor) -> Callable[[int, tf.Tensor], None]:
         """Kingma and Ba 2015 with epsilon outside the corrected root, as Keras."""
         optimizer = self._optimizer
-        update = tf.cast(optimizer.iterations.value + 1, tf.float32)
-        # Powers of the true rates, never of 1: they are divided by.
         arguments = {
-            "beta1_power": tf.pow(tf.constant(optimizer.beta_1, tf.float32), update),
-            "beta2_power": tf.pow(tf.constant(optimizer.beta_2, tf.float32), update),
+            "beta1_power": self._power(optimizer.beta_1),
+            "beta2_power": self._power(optimizer.beta_2),
             "lr": rate,
-            "beta1": tf.where(apply, optimizer.beta_1, 1.0),
-            "beta2": tf.where(apply, optimizer.beta_2, 1.0),
-            "epsilon": tf.constant(optimizer.epsilon, tf.float32),
+            "beta1": optimizer.beta_1,
+            "beta2": optimizer.beta_2,
+            "epsilon": optimizer.epsilon,
         }
 
         def step(index: int, grad: tf.Tensor) -> None:
@@ -237,11 +304,12 @@ def make(
     Args:
       optimizer: any Keras optimizer but LossScaleOptimizer.
       masters: the trainable float32 variables, in the order of the gradients.
-      fused: if False, Keras' own arithmetic, bit for bit.
+      fused: if False, Keras' own update, bit for bit, whatever it writes.
     """
     masters = list(masters)
-    fused = fused and FusedUpdate.can(optimizer, masters)
-    return (FusedUpdate if fused else KerasUpdate)(optimizer, masters)
+    if fused and FusedUpdate.can(optimizer, masters):
+        return FusedUpdate(optimizer, masters)
+    return KerasUpdate(optimizer, masters, checked=fused)
 
 
 def select(
@@ -250,3 +318,22 @@ def select(
     """Puts `before` back into the variables unless `keep` (bool [])."""
     for variable, old in zip(variables, before, strict=True):
         variable.assign(tf.where(keep, variable, old))
+
+
+def _stayed_finite(
+    variables: Sequence[tf.Variable], before: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    """Tells whether no number became inf or NaN that was neither before, bool []."""
+    checks = [
+        tf.reduce_all(tf.math.is_finite(variable) | ~tf.math.is_finite(old))
+        for variable, old in zip(variables, before, strict=True)
+        if variable.dtype.is_floating
+    ]
+    return tf.reduce_all(checks)
+
+
+def _may_branch(variable: tf.Variable) -> bool:
+    """Tells whether a branch around an update of the variable waits for nothing."""
+    if tf.distribute.has_strategy():
+        return False  # nor can mirrored variables be assigned in one
+    return tf.DeviceSpec.from_string(variable.device).device_type in (None, "CPU")

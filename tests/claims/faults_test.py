@@ -15,7 +15,14 @@ from tests.support import steps
 CLASSES, BATCH = 4, 8
 VALUES = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "huge": 3e38, "-huge": -3e38}
 # What a skip may change.
-MOVES = ("step", "skipped_steps", "stuck_steps", "forward_overflows", "overflows")
+MOVES = (
+    "step",
+    "skipped_steps",
+    "stuck_steps",
+    "forward_overflows",
+    "overflows",
+    "skip_reasons",
+)
 MOVES_BELOW = ("loss_scale/", "seeds/")
 
 

@@ -28,6 +28,12 @@ ENDS = {
         "Interrupted at step 7; a checkpoint was saved. Continue with: "
         f"{CONTINUE.format('out')}",
     ),
+    "a name that a shell would read": (
+        outcomes.interrupted(7, signal.SIGINT, "my runs;b"),
+        130,
+        "Interrupted at step 7; a checkpoint was saved. Continue with: python -m "
+        "mp_loop.train '--flagfile=my runs;b/flags.txt' --resume",
+    ),
     "worker": (
         outcomes.worker_lost("no answer."),
         75,

@@ -42,6 +42,11 @@ REFUSED = {
         ["--precision=float16", "--change_precision", "--seed=4"],
         "--seed (4, was 3) must be as in the run to be resumed.",
     ),
+    "the length of a schedule": (
+        ["--epochs=9"],
+        "--epochs (9, was 5) must be as in the run to be resumed. The learning rate "
+        "(--schedule=cosine) depends on the length of the run",
+    ),
     "a contradiction": (
         ["--strategy=mirrored", "--all_reduce_dtype=float16"],
         "--all_reduce_dtype (float16) needs --precision=float16",
@@ -52,8 +57,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_must_not_change_is_named(name):
     words, message = REFUSED[name]
+    before = BEFORE.replace(schedule="cosine") if "schedule" in name else BEFORE
     with pytest.raises(errors.UsageError) as error:
-        resume.continued_run(BEFORE, *given(*words))
+        resume.continued_run(before, *given(*words))
     assert str(error.value).startswith(message)
 
 
@@ -62,6 +68,24 @@ def test_change_precision_allows_another_precision_and_scale():
     config = resume.continued_run(BEFORE, *given(*words))
     assert config.precision.precision == "float16"
     assert config.scale.initial_scale == 8.0
+
+
+def test_auto_resumes_where_there_is_something(tmp_path):
+    words = [f"--output_dir={tmp_path}", "--resume=auto", "--change_precision"]
+    config, _ = app.parse(["train", *words])
+    assert config.records.resume == "auto"
+    new = resume.resolved(config, "flags.txt").records
+    assert (new.resume, new.change_precision) == (False, False)
+    (tmp_path / "flags.txt").write_text("")
+    old = resume.resolved(config, "flags.txt").records
+    assert (old.resume, old.change_precision) == (True, True)
+    assert resume.resolved(BEFORE, "flags.txt") == BEFORE
+
+
+@pytest.mark.parametrize("word", ["--resume=perhaps", "--resume="])
+def test_a_switch_with_a_word_takes_no_other_word(word):
+    with pytest.raises(errors.UsageError, match="resume"):
+        app.parse(["train", word])
 
 
 def test_every_setting_that_may_change_exists():

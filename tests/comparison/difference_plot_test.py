@@ -44,7 +44,9 @@ def test_the_picture_shows_what_there_is(pictures):
 
 def test_the_picture_of_another_unit_and_no_margin(pictures):
     results = {"custom:float16": equivalence.paired([1.0, 2.0, 3.0])}
-    assert difference_plot.draw("x.png", results, "keras:float16", share=False)
+    assert difference_plot.draw(
+        "x.png", results, "keras:float16", metric="mean absolute error"
+    )
     (axis,) = pictures[0].axes
     said = " ".join(text.get_text() for text in axis.texts)
     assert "+2.00 (+0.31 to +3.69)" in said

@@ -12,7 +12,15 @@ REFUSED = {
     "most": ({"seed": 2**31}, "--seed (2147483648) must be at most 2147483647."),
     "nan": ({"learning_rate": float("nan")}, "--learning_rate (nan) must be finite."),
     "inf": ({"initial_scale": float("inf")}, "--initial_scale (inf) must be finite."),
-    "lines": ({"model": "a\nb"}, "--model ('a\\nb') must be a single line."),
+    "lines": (
+        {"model": "a\nb"},
+        "--model ('a\\nb') must be a single line without control",
+    ),
+    "controls": ({"output_dir": "a\0b"}, "--output_dir ('a\\x00b') must be a single"),
+    "a blank at the end": (
+        {"output_dir": "a "},
+        "--output_dir ('a ') must not end with a blank: flagfiles do not keep it.",
+    ),
 }
 
 

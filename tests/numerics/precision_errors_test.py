@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from mp_loop.numerics import layer_search, precision_errors
-from mp_loop.step import gradients
+from mp_loop.step import losses
 from tests.support import steps
 
 
@@ -24,10 +24,9 @@ def squares():
 
 def meter(precision="float16", **arguments):
     model = squares()
-    loss = steps.loss()
     made = precision_errors.ErrorMeter(
         model,
-        lambda labels, outputs: gradients.mean_loss(loss, labels, outputs, None),
+        losses.of(steps.loss()),
         [steps.data(), steps.data(seed=1)],
         precision,
         **arguments,

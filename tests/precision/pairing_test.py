@@ -316,7 +316,7 @@ def test_a_graph_with_a_call_of_its_own_is_not_taken_apart():
         twin = mp_loop.half_precision_twin(model, "bfloat16")
         x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
         np.testing.assert_allclose(twin(x), model(x), atol=5e-2)
-        assert coverage.of(model, "bfloat16").share > 0.7
+        assert coverage.coverage(model, "bfloat16").share > 0.7
 
 
 def test_a_weight_of_two_layers_trains_in_float32():

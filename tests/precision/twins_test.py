@@ -500,7 +500,7 @@ def test_a_subclassed_model_multiplies_in_16_bits(make):
     keras.utils.set_random_seed(0)
     model = make()
     inputs = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
-    assert coverage.of(model, "bfloat16").share == 1
+    assert coverage.coverage(model, "bfloat16").share == 1
     step = mp_loop.TrainStep(model, keras.optimizers.SGD(0.1), "mse")
     assert step.twin(inputs).dtype == "float32"
     losses = [float(step(inputs, np.ones((8, 4)))["loss"]) for _ in range(5)]

@@ -131,6 +131,21 @@ def test_integers_of_the_scale_were_once_int32(tmp_path):
     assert int(again.state.read_loss_scale().good_steps) == 3
 
 
+def test_a_checkpoint_of_before_reasons_were_counted(tmp_path, monkeypatch):
+    step, keeper = make(tmp_path)
+    advance(step)
+    everything = step.state.named()
+    before = {n: v for n, v in everything.items() if n != "skip_reasons"}
+    monkeypatch.setattr(step.state, "named", lambda: before)
+    keeper.save()
+    keeper.wait()
+    again, restorer = make(tmp_path)
+    assert restorer.restore() == 1 and not restorer.converted
+    left = bits(again)
+    assert left.pop("skip_reasons") == bytes(5 * 8)
+    assert left == bits(step)
+
+
 def test_no_other_int32_is_taken_for_int64(tmp_path):
     step, keeper = make(tmp_path)
     step.state.rollbacks = tf.Variable(0)
@@ -312,6 +327,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert other.is_best({"eval_accuracy": 0.71})
     _, by_loss = make(tmp_path, best_by="eval_loss")
     assert by_loss.is_best({"eval_loss": 3.0})
+    _, by_error = make(tmp_path, best_by="eval_accuracy", higher_is_better=False)
+    assert by_error.is_best({"eval_accuracy": 0.01})
     _, none = make(tmp_path, best_by="none")
     assert not none.is_best({"eval_accuracy": 1.0})
 

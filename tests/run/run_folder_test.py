@@ -99,15 +99,17 @@ def test_a_half_written_last_line(folder, tail, kept):
     assert [read["step"] for read in records.read_metrics(again.folder)] == [*kept, 60]
 
 
-def test_a_damaged_line_in_the_middle_is_reported_and_nothing_is_changed(folder):
-    run = run_folder.RunFolder.create(str(folder), FLAGS)
-    run.close()
-    text = '{"step": 20}\n{"st\n{"step": 60}\n'
+def test_damaged_lines_are_named_and_left_out_before_a_run_goes_on(folder, caplog):
+    run_folder.RunFolder.create(str(folder), FLAGS).close()
+    text = '{"step": 20}\n{"st\n{"step": 40, "skipped_steps": null}\n{"step": 60}\n'
     (folder / "metrics.jsonl").write_text(text)
-    with pytest.raises(errors.RecordError, match="damaged: line 2"):
-        run_folder.RunFolder.reopen(str(folder), "other", 60)
-    assert (folder / "metrics.jsonl").read_text() == text
-    assert (folder / "flags.txt").read_text() == FLAGS
+    run_folder.RunFolder.reopen(str(folder), FLAGS, 60).close()
+    assert caplog.messages == [
+        f"{folder}/metrics.jsonl is damaged and partly left out: line 2: not an object "
+        "with a step; line 3: skipped_steps is null."
+    ]
+    assert records.read_metrics(folder) == [{"step": 20}, {"step": 60}]
+    assert (folder / "metrics.jsonl.damaged").read_text() == text
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(folder):
@@ -129,6 +131,12 @@ def a_file(path):
     return path
 
 
+def a_checkpoint(path):
+    checkpoint = path / "checkpoints" / "step-00000100"
+    checkpoint.mkdir(parents=True)
+    return checkpoint
+
+
 REFUSED = [
     pytest.param(lambda tmp: "", "must name a folder", id="no name"),
     pytest.param(lambda tmp: a_file(tmp / "f"), "must be a folder", id="a file"),
@@ -140,8 +148,18 @@ REFUSED = [
     ),
     pytest.param(
         lambda tmp: a_file(tmp / "metrics.jsonl").parent,
-        "holds a metrics.jsonl that belongs to no run",
+        "must be new or empty; it holds 'metrics.jsonl', which belongs to no run",
         id="metrics of something else",
+    ),
+    pytest.param(
+        lambda tmp: a_file(tmp / "model.keras").parent,
+        "it holds 'model.keras'",
+        id="a model, perhaps the one to be trained",
+    ),
+    pytest.param(
+        lambda tmp: a_checkpoint(tmp).parents[1],
+        "it holds 'checkpoints'",
+        id="checkpoints of something else",
     ),
 ]
 
@@ -156,6 +174,13 @@ def test_create_refuses(tmp_path, make, said):
     assert f"({output_dir})" in str(error.value) or not output_dir
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_a_killed_start_left_is_swept_away(folder):
+    folder.mkdir(parents=True)
+    (folder / ".flags.txt.4711").write_text("--mod")
+    run_folder.RunFolder.create(str(folder), FLAGS).close()
+    assert not list(folder.glob(".*"))
 
 
 def test_a_folder_that_vanishes_is_replaced_by_one_with_all_lines(

@@ -1,5 +1,6 @@
 """How long steps take, by a clock of ours."""
 
+import json
 import math
 
 from mp_loop.run import timing
@@ -27,3 +28,24 @@ def test_one_window_alone_counts_and_none_is_nan():
             now[0] += 2.0
     timer.close_window()
     assert timer.seconds_per_step == 2.0
+
+
+def test_a_process_that_took_no_step_tells_what_the_run_took(tmp_path):
+    assert timing.of_earlier_processes(tmp_path, 8) == {}
+    lines = [
+        {"step": step, "examples_per_second": speed}
+        for step, speed in ((2, 1.6), (4, 16.0), (6, 4.0), (8, 8.0))
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert timing.of_earlier_processes(tmp_path, 8) == {
+        "train_seconds": 17.0,
+        "examples_per_second": 8.0,
+        "milliseconds_per_step": 1000.0,
+    }
+    summary = {"train_seconds": 17.5, "peak_memory_bytes": 5, "steps": 8}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert timing.of_earlier_processes(tmp_path, 8) == {
+        "train_seconds": 17.5,
+        "peak_memory_bytes": 5,
+    }

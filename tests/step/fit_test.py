@@ -235,6 +235,72 @@ class OwnLoss(keras.Sequential):
         return 0.0
 
 
+class OwnLossClass(keras.losses.Loss):
+    def call(self, labels, outputs):
+        return keras.ops.mean(keras.ops.square(labels - outputs), -1)
+
+
+class OwnMetric(keras.metrics.Metric):
+    def __init__(self):
+        super().__init__(name="total")
+        self.total = self.add_weight(initializer="zeros", name="total")
+
+    def update_state(self, labels, outputs, sample_weight=None):
+        self.total.assign_add(keras.ops.sum(outputs))
+
+    def result(self):
+        return self.total
+
+
+class OwnOptimizer(keras.optimizers.SGD):
+    pass
+
+
+class OwnSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.01 / (1.0 + keras.ops.cast(step, "float32"))
+
+
+def closure(power):
+    def loss(labels, outputs):
+        return keras.ops.mean(abs(labels - outputs) ** power, -1)
+
+    return loss
+
+
+OWN = {
+    "classes": lambda: {
+        "optimizer": OwnOptimizer(OwnSchedule()),
+        "loss": OwnLossClass(),
+        "metrics": [OwnMetric(), lambda labels, outputs: outputs],
+    },
+    "functions": lambda: {
+        "optimizer": "sgd",
+        "loss": closure(2.0),
+        "weighted_metrics": [OwnMetric()],
+    },
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_objects_need_no_registration(name):
+    inputs, _ = data()
+    labels = inputs.mean((1, 2))
+    histories = []
+    for mixed in (False, True):
+        model = make_model()
+        model = mp_loop.for_fit(model, "float32") if mixed else model
+        model.compile(**OWN[name]())
+        histories.append(model.fit(inputs, labels, BATCH, 2, shuffle=False, verbose=0))
+    theirs, ours = (history.history for history in histories)
+    for key in theirs:
+        np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-5)
+    model = mp_loop.for_fit(make_model(), "float16")
+    model.compile(**OWN[name]())
+    model.fit(inputs, labels, BATCH, verbose=0)
+    assert int(model.mixed_precision.step.state.applied_steps) == COUNT // BATCH
+
+
 LAYERS = [keras.Input((2,)), keras.layers.Dense(1)]
 REFUSED = {
     "a step of its own": (lambda: OwnStep(LAYERS), {}, "`train_step` of its own"),

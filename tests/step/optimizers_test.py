@@ -34,7 +34,8 @@ def test_weight_decay_takes_its_part_of_kernels_alone(name):
     layer.build((None, 3))
     optimizer = optimizers.make(name, 0.5, weight_decay=0.25)
     update = updates.make(optimizer, layer.trainable_variables)
-    update([tf.zeros((3, 2)), tf.zeros(2)], tf.constant(1.0), tf.constant(True))
+    one = tf.constant(1.0)
+    update([tf.zeros((3, 2)), tf.zeros(2)], one, tf.constant(True), one)
     np.testing.assert_array_equal(layer.kernel, np.full((3, 2), 1 - 0.5 * 0.25))
     np.testing.assert_array_equal(layer.bias, np.ones(2))
 

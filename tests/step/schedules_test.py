@@ -62,9 +62,9 @@ def test_the_schedule_reads_applied_updates_only(fused):
     variable = keras.Variable([1.0])
     update = updates.make(keras.optimizers.SGD(schedule), [variable], fused)
     grads, scale = [tf.constant([8.0])], tf.constant(8.0)
-    update(grads, scale, tf.constant(False))
+    update(grads, scale, tf.constant(False), scale)
     assert float(update.learning_rate) == 0.25
-    update(grads, scale, tf.constant(True))
+    update(grads, scale, tf.constant(True), scale)
     assert float(update.learning_rate) == 0.5
     assert float(variable[0]) == 0.75
 

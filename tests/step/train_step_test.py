@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.step import keras_step
+from mp_loop.step import keras_step, updates
 from tests.support import steps
 
 OPTIMIZERS = {
@@ -98,6 +98,54 @@ def test_metrics_tell_a_forward_overflow_from_a_backward_one():
     assert steps.trained(step) == before
     assert int(step.state.forward_overflows) == 0
     assert int(step.state.skipped_steps) == 1
+
+
+class NanOnce(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return tf.where(tf.equal(step, 1), float("nan"), 0.01)
+
+
+REASONS = {
+    "forward": {"value": np.nan},
+    "gradient": {"slope": np.inf},
+    "norm": {"slope": 1.9e19, "clip_norm": 1.0, "optimizer": keras.optimizers.SGD},
+    "rate": {"optimizer": lambda: keras.optimizers.RMSprop(NanOnce())},
+    "update": {"slope": 1e21, "loss_scale": mp_loop.StaticLossScale(2.0**-14)},
+    "update, any optimizer": {"slope": 1e21, "optimizer": keras.optimizers.Nadam},
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_a_skip_says_why(name):
+    """Also where all gradients are finite, and the weights would not be."""
+    arguments = dict(REASONS[name])
+    values = {n: arguments.pop(n, 1.0) for n in ("value", "slope")}
+    explode = steps.Explode()
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((4,)), keras.layers.Dense(3), explode, keras.layers.Dense(2)]
+    step = mp_loop.TrainStep(
+        keras.Sequential(layers),
+        arguments.pop("optimizer", keras.optimizers.Adam)(),
+        lambda labels, outputs: outputs,
+        "float32",
+        **arguments,
+    )
+    inputs, labels = np.ones((8, 4), np.float32), np.zeros((8, 2), np.float32)
+    assert step.SKIP_REASONS[int(step(inputs, labels)["skip_reason"])] == ""
+    explode.factor.assign(values["slope"])
+    before = steps.trained(step)
+    data = tf.data.Dataset.from_tensors((values["value"] * inputs, labels))
+    metrics = step.run(iter(data.repeat()), 2)
+    assert metrics["grads_finite"].numpy().tolist() == [False, False]
+    reason = name.split(",")[0]
+    assert [step.SKIP_REASONS[i] for i in metrics["skip_reason"]] == [reason] * 2
+    assert steps.trained(step) == before
+    assert step.state.skip_reasons.numpy().tolist() == [
+        2 * (reason == known) for known in step.SKIP_REASONS[1:]
+    ]
+    explode.factor.assign(1.0)
+    if reason != "rate":
+        assert step(inputs, labels)["grads_finite"]
 
 
 def test_random_seeds_move_on_in_a_skip():
@@ -281,14 +329,23 @@ def test_many_steps_in_a_call_equal_single_calls_and_trace_once():
     assert many._run.experimental_get_tracing_count() == 1
 
 
-def test_the_step_has_no_branch():
+@pytest.mark.parametrize("on_processor", [True, False])
+def test_a_step_branches_only_where_that_waits_for_nothing(monkeypatch, on_processor):
+    """On a processor the update alone does; elsewhere nothing."""
+    monkeypatch.setattr(updates, "_may_branch", lambda variable: on_processor)
     step = steps.make()
+    before = steps.trained(step)
+    step(np.full((steps.BATCH, 8, 8, 1), np.nan, np.float32), steps.data()[1])
+    assert steps.trained(step) == before
+    step(*steps.data())
+    assert steps.trained(step) != before
     graph = step._step.get_concrete_function(
         *map(tf.constant, steps.data()), None
     ).graph
     functions = [graph, *(f.graph for f in graph._functions.values())]
-    kinds = {op.type for g in functions for op in g.get_operations()}
-    assert not kinds & {"If", "StatelessIf", "Switch", "Case"}
+    kinds = [op.type for g in functions for op in g.get_operations()]
+    branches = {"If", "StatelessIf", "Switch", "Case"}
+    assert [kind for kind in kinds if kind in branches] == ["If"] * on_processor
 
 
 def test_runs_under_xla_with_the_same_result():

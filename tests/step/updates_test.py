@@ -40,12 +40,31 @@ def contents(variables):
     return [np.asarray(variable).tobytes() for variable in variables]
 
 
+def assert_a_skip_keeps_odd_numbers(update, variables):
+    """What arithmetic changes even if it adds nothing: -0.0 and subnormal numbers."""
+    odd = np.float32([-0.0, 1e-40, -1e-45, 3.4e38, -1.0])
+    before = [variable.numpy().copy() for variable in variables]
+    for variable, value in zip(variables, before, strict=True):
+        if variable.dtype.is_floating:
+            variable.assign(np.resize(odd, value.shape))
+    held = contents(variables)
+    grads = [tf.fill(shape, np.float32(-1.0)) for shape in ((7, 5), (3,), (4, 3))]
+    one = tf.constant(1.0)
+    assert not update(grads, one, tf.constant(False), one)
+    assert contents(variables) == held
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["plain", "xla"])
 @pytest.mark.parametrize("name", FUSED)
 def test_fused_kernels_equal_keras(name, jit_compile):
     (fused, ours), (plain, theirs) = both_updates(FUSED[name], jit_compile)
     generator = np.random.default_rng(1)
     scale, before = tf.constant(2.0**10), contents(ours)
+    assert_a_skip_keeps_odd_numbers(fused, ours)
+    assert_a_skip_keeps_odd_numbers(plain, theirs)
+    assert contents(ours) == before
     for step in range(40):
         grads = [
             tf.constant(generator.normal(size=shape) * 2.0**10, tf.float32)
@@ -55,8 +74,9 @@ def test_fused_kernels_equal_keras(name, jit_compile):
         if not apply:
             grads[step % 3] *= float("inf") if step % 2 else float("nan")
             grads[1] += float("inf")
-        fused(grads, scale, apply)
-        plain(grads, scale, apply)
+        largest = tf.constant(2.0**20)
+        fused(grads, scale, apply, largest)
+        plain(grads, scale, apply, largest)
         if not apply:
             assert contents(ours) == before  # exact, and neutral from step 0 on
         before = contents(ours)
@@ -88,3 +108,58 @@ def test_a_constrained_master_is_left_to_keras():
     layer.build((None, 3))
     update = updates.make(keras.optimizers.SGD(), layer.trainable_variables)
     assert type(update) is updates.KerasUpdate
+
+
+FINITE = {
+    **{name: make for name, make in FUSED.items() if name != "scheduled"},
+    "amsgrad": lambda: keras.optimizers.Adam(amsgrad=True),
+    "ema": lambda: keras.optimizers.SGD(use_ema=True, ema_overwrite_frequency=2),
+    "rmsprop": lambda: keras.optimizers.RMSprop(momentum=0.9),
+    "adagrad": lambda: keras.optimizers.Adagrad(),
+    "adadelta": lambda: keras.optimizers.Adadelta(),
+    "nadam": lambda: keras.optimizers.Nadam(),
+    "lamb": lambda: keras.optimizers.Lamb(),
+    "ftrl": lambda: keras.optimizers.Ftrl(),
+    "tiny epsilon": lambda: keras.optimizers.Adam(epsilon=1e-30),
+    "full momentum": lambda: keras.optimizers.SGD(momentum=1.0),
+}
+SIZES = [1e-30, 1e-3, 1e10, 1e17, 1e21, 1e25, 1e30, 3e38]
+RATES = [1e-8, 1e-3, 1.0, 1e20, 1e38, float("nan")]
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_what_an_update_writes_is_finite_or_it_is_not_made(name):
+    generator = np.random.default_rng(0)
+    masters = [keras.Variable(np.float32([1.0, -0.0, 3.0, -1e-40, 0.1]))]
+    optimizer = FINITE[name]()
+    update = updates.make(optimizer, masters)
+    if type(update) is updates.FusedUpdate:  # it must hold for all finite masters
+        masters[0].assign([1.0, -0.0, 3.4e38, -3.4e38, 3e38])
+    variables = [*update.slots, masters[0].value]
+    rate = optimizer.variables[1]
+    assert "learning_rate" in rate.path
+    step = tf.function(update)
+    scale, made = tf.constant(2.0**-10), {}
+    start = [variable.numpy().copy() for variable in variables]
+    for size in SIZES:
+        for change in RATES:
+            grad = size * generator.choice([1.0, -1.0, 0.5], 5)
+            scaled = [tf.constant(grad * 2.0**-10, tf.float32)]
+            rate.assign(change)
+            before = contents(variables)
+            largest = tf.reduce_max(tf.abs(scaled[0]))
+            applied = bool(step(scaled, scale, tf.constant(True), largest))
+            told = f"gradient {size:g}, rate {change:g}"
+            if applied:
+                for variable in variables:
+                    number = np.array(variable)
+                    assert variable is rate.value or np.isfinite(number).all(), told
+            else:
+                assert contents(variables) == before, told
+            made[size, change] = applied
+            for variable, value in zip(variables, start, strict=True):
+                variable.assign(value)
+    # Nothing that any training could want is refused.
+    wanted = {(size, rate) for size in SIZES[:4] for rate in RATES[:3]}
+    assert wanted <= {key for key, applied in made.items() if applied}
+    assert not any(made[size, RATES[-1]] for size in SIZES)

@@ -1,0 +1,205 @@
+"""Names of models, losses, metrics and data sets, checked before TensorFlow loads.
+
+    names.check(config)      # UsageError: --loss (mze) ... Did you mean mse?
+
+What the installed Keras and TFDS know is read from their files, without importing
+them. Where that is not possible, or a name may be a user's own, nothing is refused
+here: it is looked up again when it is used.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib.util
+import os
+import pathlib
+import re
+from collections.abc import Collection, Iterator
+
+from mp_loop.config import errors, sections, settings
+
+OWN_MODELS = ("mlp", "cnn", "resnet9", "vit_tiny")
+EMBEDDED_DATA = ("fashion_mnist_mini",)
+# What `compile` makes of these names depends on the labels; here on class numbers.
+METRIC_ALIASES = {
+    "accuracy": "sparse_categorical_accuracy",
+    "acc": "sparse_categorical_accuracy",
+    "crossentropy": "sparse_categorical_crossentropy",
+    "ce": "sparse_categorical_crossentropy",
+}
+_TEXT_MODEL = "keras_hub:"
+_NO_DATA_SETS = ("builder", "config", "test")
+_CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
+
+
+def check(config: settings.Config) -> None:
+    """Refuses names that nothing can have.
+
+    Raises:
+      UsageError: the message names what is known and close to it.
+    """
+    model = config.model
+    _check_model(model)
+    if model.weights:
+        _check_weights(model.weights)
+    for flag in ("loss", "metric"):
+        _check_identifier(flag, getattr(model, flag), ":" in model.model)
+    _check_data_set(config.data)
+
+
+def hint(name: str, known: Collection[str]) -> str:
+    """Returns " Did you mean X or Y?", or "" where nothing is close."""
+    lower = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(name.lower(), lower, cutoff=0.7)
+    return (
+        f" Did you mean {' or '.join(lower[word] for word in close)}?" if close else ""
+    )
+
+
+def _check_model(model: sections.Model) -> None:
+    name = model.model
+    if name.endswith(".keras"):
+        _require_file("model", name)
+    elif ":" in name and not name.startswith(_TEXT_MODEL):
+        _check_function(name)
+    elif ":" not in name:
+        architectures = {n for n in _exports("applications") if n[:1].isupper()}
+        known = {*OWN_MODELS, *architectures}
+        depth = re.fullmatch(r"resnet([1-9]\d{0,3})", name.lower())
+        valid = depth and int(depth[1]) % 6 == 2 and int(depth[1]) >= 8
+        if not architectures or valid or name.lower() in {n.lower() for n in known}:
+            return
+        if depth:
+            raise errors.UsageError(
+                f"--model ({name}): the depth must be 6n+2, n >= 1."
+            )
+        raise errors.UsageError(
+            f"--model ({name}) must be one of {', '.join(OWN_MODELS)}, resnet{{6n+2}} "
+            "(such as resnet20), an architecture of keras.applications (such as "
+            "MobileNetV2), a path ending in .keras, keras_hub:PRESET_OR_FOLDER, or "
+            f"package.module:function.{hint(name, {*known, 'resnet20'})}"
+        )
+
+
+def _check_function(name: str) -> None:
+    """Refuses a module that is written as a path, or that is not there."""
+    module, _, function = name.partition(":")
+    if module.endswith(".py") or "/" in module:
+        dotted = re.sub(r"^\.+|\.py$", "", module).strip("/").replace("/", ".")
+        raise errors.UsageError(
+            f"--model ({name}) must be package.module:function, not a path. Did you "
+            f"mean {dotted}:{function}?"
+        )
+    package = module.partition(".")[0]
+    if not package.isidentifier() or importlib.util.find_spec(package) is None:
+        raise errors.UsageError(
+            f"--model ({name}) must be package.module:function: there is no module "
+            f"'{package}' here or in Python's path."
+        )
+
+
+def _check_weights(weights: str) -> None:
+    if weights.endswith((".keras", ".weights.h5")):
+        _require_file("weights", weights)
+    elif weights != "imagenet":
+        raise errors.UsageError(
+            f"--weights ({weights}) must be imagenet, or a file that ends in .keras or "
+            ".weights.h5."
+        )
+
+
+def _require_file(flag: str, path: str) -> None:
+    if not os.path.isfile(path):
+        raise errors.UsageError(f"--{flag} ({path}): there is no such file.")
+
+
+def _check_identifier(flag: str, name: str, users_code: bool) -> None:
+    """Refuses what is no Keras identifier; a user's module may register its own."""
+    known = {*_exports("losses" if flag == "loss" else "metrics")}
+    if not known or users_code or ">" in name:
+        return
+    if flag == "metric":
+        known |= METRIC_ALIASES.keys()
+    if name not in known:
+        raise errors.UsageError(
+            f"--{flag} ({name}) must be a Keras identifier, such as "
+            f"{getattr(sections.Model(), flag)}.{hint(name, known)}"
+        )
+
+
+def _check_data_set(data: sections.Data) -> None:
+    """Refuses what is neither in the folder nor in TFDS."""
+    name, _, version = data.dataset.partition(":")
+    name = name.partition("/")[0]
+    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    root = pathlib.Path(os.path.expanduser(data.data_dir or default))
+    if version and not re.match(r"[\d*]", version):
+        return  # of another collection: namespace:name
+    try:
+        here = {*EMBEDDED_DATA, *(path.name for path in root.iterdir())}
+    except OSError:
+        here = set(EMBEDDED_DATA)
+    if name in here:
+        return
+    known = set(_tfds_names())
+    if not known or name in known:
+        return
+    raise errors.UsageError(
+        f"--dataset ({data.dataset}) is neither in '{root}' nor known to TFDS; "
+        f"embedded: {', '.join(EMBEDDED_DATA)}; point --data_dir at the folder that "
+        f"holds it.{hint(name, known | here)}"
+    )
+
+
+@functools.cache
+def _exports(module: str) -> tuple[str, ...]:
+    """The public names of a module of Keras, and the identifiers that it knows."""
+    root = _package("keras")
+    if root is None:
+        return ()
+    found: list[str] = []
+    for path in (root / module, root / "src" / module):
+        try:
+            tree = ast.parse((path / "__init__.py").read_text(encoding="utf-8"))
+        except (OSError, ValueError, SyntaxError):
+            return ()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                found += [alias.asname or alias.name for alias in node.names]
+            if isinstance(node, ast.Dict):  # {"mse": MeanSquaredError, ...}
+                found += [k.value for k in node.keys if isinstance(k, ast.Constant)]
+    # A class is also known by its name in lower case, with underscores.
+    return tuple({*found, *map(_snake_case, found)})
+
+
+@functools.cache
+def _tfds_names() -> tuple[str, ...]:
+    """The data sets that the installed TFDS can build."""
+    root = _package("tensorflow_datasets")
+    return tuple(_builders(root)) if root else ()
+
+
+def _builders(root: pathlib.Path) -> Iterator[str]:
+    """Names of folders and of classes: more than the data sets, but all of them."""
+    for path in root.rglob("*.py"):
+        if path.relative_to(root).parts[0] in ("core", "scripts", "testing"):
+            continue
+        yield path.parts[-2]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found = map(_snake_case, _CLASS.findall(text))
+        yield from (name for name in found if not name.endswith(_NO_DATA_SETS))
+
+
+def _package(name: str) -> pathlib.Path | None:
+    """The folder of an installed package; it is not imported."""
+    spec = importlib.util.find_spec(name)
+    places = spec.submodule_search_locations if spec else None
+    return pathlib.Path(next(iter(places))) if places else None
+
+
+def _snake_case(name: str) -> str:
+    """As Keras and TFDS make an identifier of a class's name."""
+    words = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)
+    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", words).lower()

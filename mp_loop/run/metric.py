@@ -1,0 +1,62 @@
+"""The metric that `--metric` names: what it is called, and which way is better.
+
+found = metric.make("mse", from_logits=True)
+found.key                  # "eval_mean_squared_error"
+found.higher_is_better     # False
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+
+import keras
+
+from mp_loop.config import names
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationMetric:
+    """A metric of the test data.
+
+    Attributes:
+      metric: Keras' object.
+      key: of its value in evaluations and summaries: `eval_accuracy` for every kind of
+        accuracy, else `eval_` and the metric's name.
+      higher_is_better: None where the metric does not say.
+    """
+
+    metric: keras.metrics.Metric
+    key: str
+    higher_is_better: bool | None
+
+
+def make(name: str, from_logits: bool) -> EvaluationMetric:
+    """Makes a metric of class numbers from its Keras identifier.
+
+    Args:
+      name: the identifier. `accuracy`, `acc`, `crossentropy` and `ce` mean what
+        `compile` makes of them for class numbers.
+      from_logits: whether the model's outputs are logits; a metric that asks is told.
+
+    Raises:
+      ValueError: Keras knows no such metric, or it needs arguments.
+    """
+    try:
+        found = keras.metrics.get(names.METRIC_ALIASES.get(name, name))
+    except TypeError as error:
+        raise ValueError(
+            f"needs arguments that a flag cannot give ({error})."
+        ) from error
+    if not isinstance(found, keras.metrics.Metric):
+        found = keras.metrics.MeanMetricWrapper(found)
+    if "from_logits" in inspect.signature(type(found).__init__).parameters:
+        found = type(found)(from_logits=from_logits)
+    plain = re.sub(r"_\d+$", "", found.name)  # Keras counts objects: auc_1
+    key = "eval_accuracy" if "accuracy" in plain else f"eval_{plain}"
+    # Keras' own say it: "up" or "down".
+    direction = getattr(found, "_direction", None)
+    if direction is None and "accuracy" in plain:
+        direction = "up"
+    return EvaluationMetric(found, key, {"up": True, "down": False}.get(direction))

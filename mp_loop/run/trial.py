@@ -1,0 +1,90 @@
+"""Tries the loss and the metric on a few examples, before anything is written.
+
+    trial.check(config.model, model, loss, source)     # UsageError: --loss (mse): ...
+
+What a flag names may exist and still not fit the labels, which are class numbers, or
+the outputs of the model. TensorFlow would say so in the first step, or, where shapes
+happen to broadcast, never.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mp_loop.config import errors, sections
+from mp_loop.data import batching, sources
+from mp_loop.models import heads
+from mp_loop.run import metric
+from mp_loop.step import losses
+
+# Not the number of classes: labels of shape [n] must not broadcast with [n, n].
+_ROWS = (3, 2)
+
+
+def check(
+    named: sections.Model,
+    model: keras.Model,
+    loss: Callable[..., Any],
+    source: sources.Source,
+) -> None:
+    """Computes loss and metric of a few test examples.
+
+    Args:
+      named: the names of loss, metric and model.
+      model: the user's float32 model.
+      loss: of (labels, outputs).
+      source: the data.
+
+    Raises:
+      UsageError: one of them fails, or does not fit; the message names the flag.
+    """
+    rows = next(n for n in _ROWS if n != source.num_classes)
+    inputs, labels = next(iter(batching.evaluation_batches(source, rows)))
+    with _blamed("model", named.model, "cannot take a batch"):
+        outputs = tf.cast(model(inputs, training=False), tf.float32)
+    shapes = f"labels {labels.shape} and outputs {outputs.shape}"
+    with _blamed("loss", named.loss, f"does not fit {shapes}", _sparse(named.loss)):
+        losses.of(loss)(labels, outputs)
+    with _blamed("metric", named.metric, f"does not fit {shapes}"):
+        _try_metric(named.metric, model, labels, outputs)
+
+
+def _try_metric(
+    name: str, model: keras.Model, labels: tf.Tensor, outputs: tf.Tensor
+) -> None:
+    found = metric.make(name, heads.from_logits(model)).metric
+    is_kerass = type(found).__module__.startswith("keras.")
+    of_class_numbers = type(found).__name__.startswith("Sparse")
+    fits = outputs.shape[1:] in ([], [1]) or labels.shape == outputs.shape
+    if is_kerass and not (of_class_numbers or fits):
+        raise ValueError(
+            "labels are class numbers, as for accuracy and "
+            "sparse_top_k_categorical_accuracy"
+        )
+    found.update_state(labels, outputs)
+    float(np.asarray(found.result()))
+
+
+@contextlib.contextmanager
+def _blamed(flag: str, value: str, what: str, hint: str = "") -> Iterator[None]:
+    """Inside, what a user's loss, metric or model raises is told in one line."""
+    try:
+        yield
+    except Exception as error:  # A user's function can raise any type.
+        why = error.message if isinstance(error, tf.errors.OpError) else error
+        said = errors.because(f"--{flag} ({value}) {what}", why)
+        raise errors.UsageError(f"{said}{hint}") from error
+
+
+def _sparse(loss: str) -> str:
+    """Names the loss of class numbers where there is one."""
+    sparse = f"sparse_{loss}"
+    if not hasattr(keras.losses, sparse):
+        return ""
+    return f" The labels are class numbers: --loss={sparse}."

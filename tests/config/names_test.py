@@ -1,0 +1,92 @@
+"""Names are refused before TensorFlow loads, and nothing else is."""
+
+import subprocess
+import sys
+
+import keras
+import pytest
+import tensorflow_datasets as tfds
+
+from mp_loop.config import errors, names, settings
+from mp_loop.data import download
+from mp_loop.models import applications, small_networks
+
+REFUSED = {
+    "a loss": ({"loss": "mean_squared_eror"}, "Did you mean mean_squared_error"),
+    "a metric": (
+        {"metric": "acuracy"},
+        "--metric (acuracy) must be a Keras identifier",
+    ),
+    "a model": ({"model": "mobilnet"}, "Did you mean MobileNet"),
+    "a depth": ({"model": "resnet21"}, "the depth must be 6n+2"),
+    "a path": ({"model": "my_model.py:build"}, "Did you mean my_model:build?"),
+    "a deep path": ({"model": "./a/b.py:f"}, "Did you mean a.b:f?"),
+    "a module": ({"model": "no_such:f"}, "there is no module 'no_such'"),
+    "a file": ({"model": "no.keras"}, "--model (no.keras): there is no such file"),
+    "weights": ({"weights": "no.weights.h5"}, "there is no such file"),
+    "kind of weights": ({"weights": "imagenet1k"}, "must be imagenet, or a file"),
+    "a data set": ({"dataset": "cifar_10"}, "Did you mean cifar10"),
+    "embedded data": (
+        {"dataset": "fashion_mnist_min"},
+        "Did you mean fashion_mnist_mini",
+    ),
+}
+KNOWN = {
+    "defaults": {},
+    "aliases": {"loss": "mse", "metric": "acc"},
+    "classes": {"loss": "Huber", "metric": "SparseCategoricalAccuracy"},
+    "any depth": {"model": "ResNet8"},
+    "any case": {"model": "mobilenetv2", "weights": "imagenet"},
+    "a function": {"model": "tests.claims.victim:model", "loss": "my>loss"},
+    "a function's own loss": {"model": "tests.claims.victim:model", "loss": "own"},
+    "a version": {"dataset": "mnist:3.*.*"},
+    "a configuration": {"dataset": "glue/sst2"},
+    "a collection": {"dataset": "huggingface:anything"},
+    "text": {"model": "keras_hub:bert_tiny_en_uncased"},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_unknown_names_are_refused(name):
+    values, said = REFUSED[name]
+    with pytest.raises(errors.UsageError) as error:
+        names.check(settings.Config.of(**values))
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_names_pass(name):
+    names.check(settings.Config.of(**KNOWN[name]))
+
+
+def test_a_folder_in_data_dir_is_a_data_set(tmp_path):
+    (tmp_path / "mine").mkdir()
+    names.check(settings.Config.of(dataset="mine", data_dir=str(tmp_path)))
+
+
+def test_what_is_read_from_files_holds_all_that_keras_and_tfds_know():
+    exported = {name.lower() for name in names._exports("applications")}
+    assert set(applications.architectures()) <= exported
+    assert set(keras.src.losses.ALL_OBJECTS_DICT) <= {*names._exports("losses")}
+    assert set(keras.src.metrics.ALL_OBJECTS_DICT) <= {*names._exports("metrics")}
+    assert set(tfds.list_builders()) <= {*names._tfds_names()}
+    assert set(names.OWN_MODELS) == set(small_networks.BY_NAME)
+    for name in names.EMBEDDED_DATA:
+        assert download.prepared_builder(name, "").info.name == name
+
+
+def test_a_command_refuses_a_name_before_tensorflow_loads(tmp_path):
+    program = (
+        "import sys\n"
+        "from mp_loop import train\n"
+        "from mp_loop.cli import app\n"
+        "try:\n    app.main(train.run)\n"
+        "finally:\n    assert 'tensorflow' not in sys.modules\n"
+    )
+    words = ["--loss=mze", f"--output_dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("--loss (mze) must be a Keras identifier")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,43 @@
+"""Metrics: what they are called, and which way is better."""
+
+import keras
+import numpy as np
+import pytest
+
+from mp_loop.run import metric
+
+METRICS = {
+    "accuracy": ("eval_accuracy", True),
+    "sparse_top_k_categorical_accuracy": ("eval_accuracy", True),
+    "ce": ("eval_sparse_categorical_crossentropy", False),
+    "mse": ("eval_mean_squared_error", False),
+    "AUC": ("eval_auc", True),
+    "mean": ("eval_mean", None),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_knows_its_name_and_its_direction(name):
+    found = metric.make(name, from_logits=True)
+    assert (found.key, found.higher_is_better) == METRICS[name]
+
+
+def test_accuracy_is_that_of_class_numbers():
+    found = metric.make("accuracy", from_logits=True).metric
+    found.update_state(np.array([1, 0]), np.array([[0.0, 2.0], [0.0, 2.0]]))
+    assert float(found.result()) == 0.5
+
+
+def test_a_metric_that_asks_is_told_of_logits():
+    logits = np.array([[0.0, 2.0]], np.float32)
+    found = metric.make("crossentropy", from_logits=True).metric
+    found.update_state(np.array([1]), logits)
+    wanted = keras.losses.sparse_categorical_crossentropy(
+        np.array([1]), logits, from_logits=True
+    )
+    assert float(found.result()) == pytest.approx(float(wanted[0]))
+
+
+def test_a_metric_with_arguments_is_refused():
+    with pytest.raises(ValueError, match="needs arguments"):
+        metric.make("mean_io_u", from_logits=True)
