@@ -49,13 +49,7 @@ class Emission:
         Returns:
           What its outputs become, likewise.
         """
-        found = {
-            id(value): self._kind(tensor)
-            for value, tensor in zip(graph.inputs, tensors, strict=True)
-            if value.is_float32
-        }
-        known = found | dict(kinds or {})
-        plan = planning.plan(graph, known, self.narrow, self.float32_scopes)
+        plan = self.plan(graph, tensors, kinds or {})
         made = _Made(self, plan)
         for value, tensor in zip(graph.inputs, tensors, strict=True):
             made.tensors[id(value)] = tensor
@@ -63,9 +57,21 @@ class Emission:
             made.emit(item)
         return [made.get(value) for value in graph.outputs]
 
-    def _kind(self, tensor: tf.Tensor) -> rules.Kind:
-        narrow = tensor.dtype == self.narrow
-        return rules.Kind.NARROW if narrow else rules.Kind.FLOAT32
+    def plan(
+        self,
+        graph: nodes.Graph,
+        tensors: Sequence[tf.Tensor | tf.TensorSpec],
+        kinds: Mapping[int, rules.Kind],
+    ) -> planning.Plan:
+        """Decides how a graph is emitted; see `graph`."""
+        found = {
+            id(value): (
+                rules.Kind.NARROW if x.dtype == self.narrow else rules.Kind.FLOAT32
+            )
+            for value, x in zip(graph.inputs, tensors, strict=True)
+            if value.is_float32
+        }
+        return planning.plan(graph, found | kinds, self.narrow, self.float32_scopes)
 
 
 class _Made:

@@ -1,9 +1,10 @@
 """Which operation runs in which dtype, by the types of its operands.
 
 Products read 16 bits. What only moves numbers, adds them or multiplies two of them
-follows its operands. All else, known or not, runs in float32: softmax, exponentials,
-logarithms, powers, norms, reductions, cumulative sums, losses. A constant is never
-rounded: one that 16 bits do not hold exactly makes its operation run in float32.
+follows its operands, unless a constant makes it larger. All else, known or not, runs in
+float32: softmax, exponentials, logarithms, powers, norms, reductions, cumulative sums,
+losses. A constant is never rounded: one that 16 bits do not hold exactly makes its
+operation run in float32.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def decide(node: nodes.Node, kinds: list[Kind]) -> tuple[Run, Kind]:
         return Run.FLOAT32, Kind.FLOAT32
     if wide:
         return Run.FLOAT32, Kind.WIDE
-    if Kind.NARROW in kinds and not _is_power(node):
+    if Kind.NARROW in kinds and not _may_grow(node):
         casts = (Kind.NARROW, Kind.EXACT, Kind.WEIGHT)
         if all(kind in casts for kind in kinds):
             return Run.NARROW, Kind.NARROW
@@ -163,12 +164,15 @@ def contracts(op: tf.Operation) -> bool:
     )
 
 
-def _is_power(node: nodes.Node) -> bool:
-    """Tells whether a tensor meets itself, or divides."""
-    one, *others = node.inputs
+def _may_grow(node: nodes.Node) -> bool:
+    """Tells whether a product of two tensors is a power, or a quotient, or larger."""
+    if node.type not in ("Mul", "RealDiv"):
+        return False
+    one, other = node.inputs
+    constants = [x.constant for x in (one, other) if x.constant is not None]
     if node.type == "RealDiv":
-        return others[0].constant is None
-    return node.type == "Mul" and others[0] is one
+        return other.constant is None or bool(np.any(np.abs(other.constant) < 1))
+    return one is other or any(np.any(np.abs(x) > 1) for x in constants)
 
 
 def _shapes_agree(node: nodes.Node) -> bool:

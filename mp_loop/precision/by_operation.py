@@ -48,32 +48,70 @@ def operation(
     return _Operation(operation, how, float32_outputs)
 
 
+def is_twin(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer is one that this module made."""
+    return isinstance(layer, _ByOperation)
+
+
 def gains(layer: keras.Operation, how: emission.Emission) -> bool:
     """Tells whether some of what a layer does would run, or be stored, in 16 bits.
-
-    Of layers that are not Keras' own it is taken for granted: not all can be called on
-    a batch of unknown size.
 
     Args:
       layer: one that was called in a functional model.
       how: which 16 bits.
     """
-    if not type(layer).__module__.startswith("keras.src."):
+    if not _is_of_keras(layer):
         return True
     arguments = layer._inbound_nodes[0].arguments
+    given = keras.tree.map_structure(
+        lambda x: _specification(x, how.narrow), (arguments.args, arguments.kwargs)
+    )
+    return _planned(layer, given, how)[1].gains
 
-    def specify(x: Any) -> Any:
-        if not isinstance(x, keras.KerasTensor):
-            return x
-        return tf.TensorSpec(x.shape, x.dtype)
 
-    given = keras.tree.map_structure(specify, (arguments.args, arguments.kwargs))
+def _is_of_keras(layer: keras.Operation) -> bool:
+    """Tells whether a layer can surely be called on a batch of unknown size."""
+    return type(layer).__module__.startswith("keras.src.")
+
+
+def _specification(x: Any, dtype: Any = None) -> Any:
+    """A tensor that is not there yet; a float of `dtype`, if one is given."""
+    if not isinstance(x, keras.KerasTensor):
+        return x
+    is_float32 = dtype and x.dtype == "float32"
+    return tf.TensorSpec(x.shape, dtype if is_float32 else x.dtype)
+
+
+def _planned(
+    layer: keras.Operation, given: Any, how: emission.Emission
+) -> tuple[calls.Traced, planning.Plan]:
+    """Traces a call, and plans it, without a trace of it."""
     with keras.StatelessScope():  # nothing is written
         traced = calls.trace(
             lambda given: layer(*given[0], **given[1]), given, how.narrow
         )
-    kinds = {id(v): rules.Kind.NARROW for v in traced.graph.inputs if v.is_float32}
-    return planning.plan(traced.graph, kinds, how.narrow, how.float32_scopes).gains
+    return traced, how.plan(traced.graph, traced.tensors, traced.kinds)
+
+
+def _output_spec(
+    layer: keras.Operation, how: emission.Emission, args: tuple, kwargs: dict
+) -> Any:
+    """What a layer returns; a dtype that is not known is said to be float32."""
+    spec = layer.compute_output_spec(*args, **kwargs)
+    if not _is_of_keras(layer):
+        return spec
+    given = keras.tree.map_structure(_specification, (args, kwargs))
+    traced, plan = _planned(layer, given, how)
+    narrow = iter(
+        plan.kinds.get(id(value)) is rules.Kind.NARROW for value in traced.graph.outputs
+    )
+
+    def told(x: Any) -> Any:
+        if not isinstance(x, keras.KerasTensor) or not next(narrow):
+            return x
+        return keras.KerasTensor(x.shape, how.narrow.name, name=x.name)
+
+    return keras.tree.map_structure(told, spec)
 
 
 def _made(layer: Any, how: emission.Emission, base: type, float32_outputs: bool) -> Any:
@@ -107,8 +145,10 @@ class _ByOperation:
         """Leaves the mask that the layer's own call has set."""
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """As the layer tells it; a dtype of 16 bits may be said to be float32."""
-        return self.layer.compute_output_spec(*args, **kwargs)
+        """As the layer tells it; of layers not of Keras, all floats are of float32."""
+        if self._float32_outputs:
+            return self.layer.compute_output_spec(*args, **kwargs)
+        return _output_spec(self.layer, self._how, args, kwargs)
 
     def emit(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         outer = stateless_scope.get_stateless_scope()
@@ -165,7 +205,9 @@ class _Operation(keras.Operation):
         self._float32_outputs = float32_outputs
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        return self._operation.compute_output_spec(*args, **kwargs)
+        if self._float32_outputs:
+            return self._operation.compute_output_spec(*args, **kwargs)
+        return _output_spec(self._operation, self._how, args, kwargs)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         def call(arguments: Any) -> Any:

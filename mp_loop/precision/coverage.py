@@ -1,7 +1,7 @@
 """How much of a model multiplies in 16 bits.
 
     print(coverage.coverage(model, "float16"))
-    # 97.1 % of this model's multiply-adds run in float16; float32: lm_head 2.9 %
+    # 97.1 % of this model's multiply-adds run in float16; in float32: head (2.9 %).
 
 The forward pass of the twin is traced and its products are counted, by the type of
 their operands and the layer that makes them.
@@ -25,6 +25,13 @@ from mp_loop.precision import twins
 
 # What an unknown length counts as; shares hardly depend on it.
 LENGTH = 64
+
+
+def percent(share: float) -> str:
+    """Says a share such that nearly all is not rounded to all."""
+    return (
+        f"{100 * share:.0f} %" if share in (0, 1) else f"{min(100 * share, 99.9):.1f} %"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,23 +72,51 @@ class Coverage:
         total = sum(layer.total for layer in self.layers)
         return sum(layer.narrow for layer in self.layers) / total if total else 0.0
 
+    @property
+    def by_layer(self) -> tuple[Share, ...]:
+        """The same for the model's own layers, what is inside them added up."""
+        sums: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+        for part in self.layers:
+            found = sums[part.layer.split("/")[0]]
+            found[0] += part.narrow
+            found[1] += part.float32
+        return tuple(Share(name, *found) for name, found in sums.items())
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A table by layer, with a head."""
+        total = max(sum(layer.total for layer in self.layers), 1)
+        return [
+            ("layer", "of all multiply-adds", f"in {self.dtype}"),
+            *(
+                (x.layer, percent(x.total / total), percent(x.narrow / (x.total or 1)))
+                for x in self.by_layer
+            ),
+        ]
+
+    def values(self) -> dict[str, Any]:
+        """What a run keeps of it."""
+        return {"text": str(self), "share": self.share, "layers": self.rows()}
+
     def __str__(self) -> str:
         total = sum(layer.total for layer in self.layers)
-        if not total:
-            return f"This model multiplies nothing in {self.dtype} or float32."
+        if not self.share:
+            return (
+                f"Nothing of this model multiplies in {self.dtype}: it is as slow, and "
+                "takes as much memory, as in float32."
+            )
         line = (
-            f"{_percent(self.share)} of this model's multiply-adds run in {self.dtype}"
+            f"{percent(self.share)} of this model's multiply-adds run in {self.dtype}"
         )
-        left = sorted(self.layers, key=lambda layer: -layer.float32)
+        left = sorted(self.by_layer, key=lambda layer: -layer.float32)
         named = [
-            f"{layer.layer} {_percent(layer.float32 / total)}"
+            f"{layer.layer} ({percent(layer.float32 / total)})"
             for layer in left
             if layer.float32
         ]
         if not named:
             return f"{line}."
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-        return f"{line}; float32: {', '.join(named[:3])}{more}."
+        return f"{line}; in float32: {', '.join(named[:3])}{more}."
 
 
 def coverage(
@@ -118,6 +153,15 @@ def of_twin(
         counts[_layer(op, names)][not narrow] += multiply_adds(op) * times
     shares = [Share(name, *found) for name, found in counts.items()]
     return Coverage(dtype, tuple(shares))
+
+
+def is_nothing(twin: keras.Model, model: keras.Model) -> bool:
+    """Tells whether a twin is known to multiply nothing in 16 bits."""
+    if any(v.dtype in choices.HALF_PRECISIONS for v in twin.weights):
+        return False
+    if not getattr(model, "inputs", None):
+        return False
+    return not of_twin(twin, model, "float16").share
 
 
 def multiply_adds(op: tf.Operation) -> int:
@@ -173,8 +217,9 @@ def _layer(op: tf.Operation, names: set[str]) -> str:
 
 def _inputs(model: keras.Model) -> Any:
     """What a model takes, as far as it knows."""
-    if getattr(model, "inputs", None):
-        return model.input
+    inputs = getattr(model, "inputs", None)
+    if inputs:
+        return inputs[0] if len(inputs) == 1 else model.input
     shapes = getattr(model, "_build_shapes_dict", None) or {}
     if list(shapes) == ["input_shape"] and isinstance(shapes["input_shape"], tuple):
         return keras.KerasTensor(shapes["input_shape"], "float32")
@@ -187,8 +232,3 @@ def _inputs(model: keras.Model) -> Any:
 def _placeholder(tensor: Any) -> tf.Tensor:
     shape = [1, *(LENGTH if size is None else size for size in tensor.shape[1:])]
     return tf.compat.v1.placeholder(tensor.dtype, shape)
-
-
-def _percent(share: float) -> str:
-    """Says a share such that neither a little nor nearly all is rounded away."""
-    return "100 %" if share == 1 else f"{min(100 * share, 99.9):.1f} %"
