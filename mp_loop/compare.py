@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from mp_loop.cli import app, folders, outcomes, signals
+from mp_loop.cli import app, folders, outcomes, resume, signals
 from mp_loop.comparison import designs, output, runs, side_by_side
 from mp_loop.config import errors, names, settings
 from mp_loop.hardware import startup
@@ -69,6 +69,7 @@ def declare(flag_values: flags.FlagValues) -> None:
 def run(config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Runs the comparison; returns the exit code."""
     names.check(config)
+    config = resume.resolved(config, designs.FILE)
     resumes = config.records.resume and not flag_values.exact
     if config.precision.precision == "auto" and not resumes:
         with startup.quiet_start():

@@ -8,8 +8,9 @@ weight of that value, and the loss scales at which float16 keeps it as a gradien
 The table of ranges follows; without a value only this table is printed.
 
 A VALUE is a decimal number (1e-8), a power (2^-24), a fraction (1/3), inf, nan,
-or the bits of a type (float16:0x7bff). Nothing is rounded on the way: values are
-exact until they are stored. Exit codes: 0 done, 2 an argument is not a VALUE.
+or the bits of a type (float16:0x7bff); after -- every word is one. Nothing is
+rounded on the way: values are exact until they are stored. Exit codes: 0 done, 2 an
+argument is not a VALUE.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from mp_loop.numerics import float_tables
 
 def main(words: Sequence[str]) -> int:
     """Runs the command; returns its exit code."""
-    if {"-h", "--help"} & set(words):
+    end = words.index("--") if "--" in words else len(words)
+    flags, values = words[:end], words[end + 1 :]
+    if {"-h", "--help"} & set(flags):
         print(__doc__)
         return 0
     try:
-        blocks = [float_tables.of_value(word) for word in words]
+        blocks = [float_tables.of_value(word) for word in (*flags, *values)]
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

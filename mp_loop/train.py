@@ -27,7 +27,7 @@ from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.rendering import figures
 from mp_loop.report import numerics_plots, recorded_runs, run_page, training_plot
-from mp_loop.run import build, locking, run_folder
+from mp_loop.run import build, locking, records, run_folder
 
 if TYPE_CHECKING:  # They import TensorFlow, which takes seconds.
     from mp_loop.run import loop, session
@@ -53,6 +53,7 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
         has_files = cluster.task().is_chief
     with contextlib.ExitStack() as held:
         lock = None
+        config = resume.resolved(config, records.FLAGS_FILE)
         if has_files and config.records.resume:
             config = resume.read_run(config, flag_values)
             lock = held.enter_context(locking.FolderLock(config.records.output_dir))
@@ -64,9 +65,9 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
         from mp_loop.run import session
 
         current = held.enter_context(session.Session(built, lock, has_files))
-        slower = machine.slowdown_warning(built.config.precision.precision)
-        if slower:
-            print(f"Warning: {slower}", file=sys.stderr)
+        slower = machine.slowdown_note(built.config.precision.precision)
+        if slower and not config.records.quiet:
+            print(f"Note: {slower}", file=sys.stderr)
         current.begin()
         return _train(current)
 

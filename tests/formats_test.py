@@ -63,6 +63,13 @@ def test_help_is_the_docstring(capsys):
     assert capsys.readouterr().out.startswith("Shows how numbers are stored")
 
 
+def test_two_dashes_end_the_flags(capsys):
+    assert formats.main(["--", "-4200000000", "--help"]) == 2
+    assert formats.main(["0.5", "--", "-4200000000"]) == 0
+    said = capsys.readouterr()
+    assert "VALUE (--help)" in said.err and "-4.2" in said.out
+
+
 def test_a_reader_that_has_seen_enough_is_no_error():
     words = [sys.executable, "-m", "mp_loop.formats", *map(str, range(1, 120))]
     command = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -109,7 +109,8 @@ def test_a_metric_that_is_no_accuracy_is_not_called_one(tmp_path, capsys):
     assert train.run(config(*words), None) == 0
     said = capsys.readouterr().out
     assert "sparse categorical crossentropy " in said and "accuracy" not in said
-    assert "accuracy" not in (folder / "report.html").read_text().split("</style>")[1]
+    page = (folder / "report.html").read_text().split("Configuration")[0]
+    assert "sparse categorical crossentropy" in page and "accuracy" not in page
     key = "eval_sparse_categorical_crossentropy"
     first, second = records.read_evaluations(folder)
     assert set(first) == {"step", "eval_loss", key}
@@ -233,6 +234,17 @@ def test_the_folder_is_locked_until_the_last_file_is_written(
     locking.FolderLock(folder).release()  # was given back
 
 
+def test_resume_auto_begins_and_continues(tmp_path, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.run(config(*QUICK, f"--output_dir={whole}"), None)
+    words = [*QUICK, f"--output_dir={parts}", "--resume=auto"]
+    assert train.run(config(*words, "--steps=8"), None) == 0
+    assert train.run(config(*words), None) == 0
+    assert lines(parts) == lines(whole)
+    assert weights(parts) == weights(whole)
+    assert "--noresume" in (parts / "flags.txt").read_text()
+
+
 def test_auto_is_resolved_once_and_recorded(tmp_path, monkeypatch):
     from mp_loop.hardware import machine
 
@@ -266,8 +278,9 @@ def test_a_run_slower_than_float32_says_so_at_its_start(tmp_path, capsys, monkey
         words = [*QUICK, "--steps=2", f"--output_dir={tmp_path / precision}"]
         assert train.run(config(*words, f"--precision={precision}"), None) == 0
         said = capsys.readouterr().err
-        warning = f"Warning: {precision} is slower than float32 on CPU:0"
-        assert said.count(warning) == said.count("Warning:") == lines_said
+        note = f"Note: {precision} takes longer than float32 on CPU:0"
+        assert said.count(note) == said.count("longer") == lines_said
+        assert "Warning" not in said
 
 
 def test_a_run_that_diverges_says_so_once(tmp_path, capsys):

@@ -62,6 +62,21 @@ PRECISION_MAY_CHANGE = (
 )
 
 
+def resolved(config: settings.Config, description: str) -> settings.Config:
+    """Returns the settings with --resume=auto resolved.
+
+    Args:
+      config: what the command line says.
+      description: the name of the file that --output_dir holds once there is something
+        to resume.
+    """
+    if config.records.resume != "auto":
+        return config
+    if os.path.exists(os.path.join(config.records.output_dir, description)):
+        return config.replace(resume=True)
+    return config.replace(resume=False, change_precision=False)
+
+
 def settings_given(
     config: settings.Config, flag_values: flags.FlagValues | None
 ) -> dict[str, fields.Value]:

@@ -37,6 +37,8 @@ def cells(comparison: Mapping[str, Any]) -> tuple[list[list[str]], str]:
     if repeats > 1:
         note = f"Median (smallest to largest) of {repeats} runs. {note}, run by run"
     note += "."
+    if repeats == 1:
+        note += " Of one run each: --repeats=3 shows how much of it is noise."
     results = [arm.get("difference") for arm in each]
     if any(results):
         added, said = _difference_rows(results, comparison["margin"], shown[0].title)

@@ -81,8 +81,9 @@ def write(
         run.name: recorded_runs.RecordedRun.read(folder / run.name, run.arm.name)
         for run in planned
     }
-    drawn = training_plot.draw(folder / CURVES_FILE, list(recorded.values()))
-    curves = folder / CURVES_FILE if drawn else None
+    curves = folder / CURVES_FILE
+    if not training_plot.draw(curves, list(recorded.values()), _title(design)):
+        curves = None
     results = {
         name: equivalence.Equivalence(**arm["difference"])
         for name, arm in comparison["arms"].items()
@@ -96,3 +97,8 @@ def write(
     cells, note = comparison_table.cells(comparison)
     report = comparison_page.write(folder, cells, recorded, note)
     return Written(folder, table, report, curves, differences)
+
+
+def _title(design: designs.Design) -> str:
+    config = design.config
+    return f"{config.model.model} on {config.data.dataset}, {design.repeats} runs each"

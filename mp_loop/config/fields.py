@@ -25,6 +25,7 @@ Value = str | int | float | bool | None
 class Valid:
     """Which values a setting may have; `None` sets no limit.
 
+    Switches are valid, with choices too: these are words for something in between.
     Numbers must also be finite and no larger than float32 allows; texts must be what
     a line of a flagfile can keep.
     """
@@ -40,6 +41,8 @@ class Valid:
         if value is None:
             return
         given = f"--{flag} ({value})"
+        if isinstance(value, bool):
+            return
         if self.choices is not None and value not in self.choices:
             known = ", ".join(filter(None, self.choices))
             raise ValueError(f"{given} must be one of: {known}.")

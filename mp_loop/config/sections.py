@@ -304,7 +304,11 @@ class Records(fields.Section):
     """What is kept of the run and shown: read by the commands."""
 
     output_dir: str = fields.setting("", "Run folder (required).")
-    resume: bool = fields.setting(False, "Continue the run in --output_dir.")
+    resume: bool | str = fields.setting(
+        False,
+        "Continue the run in --output_dir; --resume=auto: begin it if there is none.",
+        choices=("auto",),
+    )
     change_precision: bool = fields.setting(
         False,
         "With --resume: --precision and the flags of the loss scale may "

@@ -140,6 +140,9 @@ def declare_flags(flag_values: flags.FlagValues) -> None:
 
     for name, field in FIELDS.items():
         help_text, choices = field.metadata["help"], field.metadata["valid"].choices
+        if isinstance(field.default, bool) and choices:
+            _define_switch_or_word(name, field.default, help_text, choices, flag_values)
+            continue
         if choices:
             help_text += f" One of: {', '.join(filter(None, choices))}."
         define = flags.DEFINE_string
@@ -150,3 +153,22 @@ def declare_flags(flag_values: flags.FlagValues) -> None:
         elif field.type.startswith("float"):
             define = flags.DEFINE_float
         define(name, field.default, help_text, flag_values=flag_values)
+
+
+def _define_switch_or_word(
+    name: str,
+    default: bool,
+    help_text: str,
+    choices: tuple[str, ...],
+    flag_values: flags.FlagValues,
+) -> None:
+    """Declares a flag that is --name, --noname, or --name=word."""
+    from absl import flags
+
+    class Parser(flags.BooleanParser):
+        def parse(self, argument: str | bool) -> bool | str:
+            return argument if argument in choices else super().parse(argument)
+
+    flag = flags.BooleanFlag(name, default, help_text)
+    flag.parser = Parser()
+    flags.DEFINE_flag(flag, flag_values)

@@ -3,7 +3,7 @@
     gpu = Device("GPU", "GPU:0", "Tesla T4", compute_capability=(7, 5))
     support(gpu, "float16")     # Support("yes", "tensor cores multiply float16")
     choose([gpu])               # Choice("float16", "...")
-    slowdown_warning([gpu], "bfloat16")   # "bfloat16 is slower than float32 ..."
+    slowdown_note([gpu], "bfloat16")   # "bfloat16 takes longer than float32 ..."
 
 Nothing is looked up or measured here (`devices` and `product_timing` do), so that the
 rules for every GPU can be tested on a machine without one.
@@ -172,7 +172,7 @@ def choose(devices: Sequence[Device]) -> Choice:
 _NOT = {"no": "no gain", "memory": "no speed", "perhaps": "no measured gain"}
 
 
-def slowdown_warning(devices: Sequence[Device], precision: str) -> str | None:
+def slowdown_note(devices: Sequence[Device], precision: str) -> str | None:
     """Returns one line if a run would be slower than in float32, else None.
 
     Args:
@@ -187,15 +187,16 @@ def slowdown_warning(devices: Sequence[Device], precision: str) -> str | None:
             measured = "" if ratio is None else f"; {ratio:.2f} of its time, measured"
             best = choose(devices).precision
             return (
-                f"{precision} is slower than float32 on {device.name}: "
-                f"{ruled.reason}{measured}. --precision={best} is the fastest here; "
-                "python -m mp_loop.doctor shows why."
+                f"{precision} takes longer than float32 on {device.name}: "
+                f"{ruled.reason}{measured}. Expect the results of {precision}, and not "
+                f"its speed; --precision={best} is the fastest here, and python -m "
+                "mp_loop.doctor shows why."
             )
     return None
 
 
 def must_measure(devices: Sequence[Device], precision: str) -> bool:
-    """Tells whether `slowdown_warning` can only decide after a measurement."""
+    """Tells whether `slowdown_note` can only decide after a measurement."""
     return precision in PREFERRED and any(
         support(device, precision).gain in ("perhaps", "memory")
         for device in used_for_training(devices)

@@ -1,7 +1,7 @@
 """What pays on this machine: the rules of `capability`, applied to its devices.
 
     best_precision()                   # "bfloat16", say
-    slowdown_warning("float16")        # one line, or None
+    slowdown_note("float16")        # one line, or None
     examine()                          # what `python -m mp_loop.doctor` prints
 
 Each of them may time a few products first, which takes seconds, once in a process.
@@ -29,12 +29,12 @@ def best_precision() -> str:
     return capability.choose(measured).precision
 
 
-def slowdown_warning(precision: str) -> str | None:
-    """Returns `capability.slowdown_warning` for this machine; measures if it must."""
+def slowdown_note(precision: str) -> str | None:
+    """Returns `capability.slowdown_note` for this machine; measures if it must."""
     found = devices.find()
     if capability.must_measure(found, precision):
         found = product_timing.with_ratios(found, product_timing.measure(found))
-    return capability.slowdown_warning(found, precision)
+    return capability.slowdown_note(found, precision)
 
 
 def examine() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mp_loop.rendering import numbers
 from mp_loop.report import heat_map, line_chart, recorded_runs
+from mp_loop.run import records
 
 _MOST_LOOKS = 40  # columns of a heat map
 
@@ -32,10 +33,12 @@ def curves(runs: Sequence[recorded_runs.RecordedRun]) -> str:
     ]
     crosses = " (crosses: skipped steps)" if marks else ""
     scales = _metrics(runs, "loss_scale", stairs=True)
+    key = recorded_runs.metric_key(runs)
     charts = [
-        line_chart.draw("Training loss", _metrics(runs, "loss")),
-        line_chart.draw("Evaluation accuracy", _evaluations(runs, "eval_accuracy")),
-        line_chart.draw("Evaluation loss", _evaluations(runs, "eval_loss")),
+        *_losses(runs),
+        line_chart.draw(
+            f"Evaluation {records.metric_title(key)}", _evaluations(runs, key)
+        ),
         line_chart.draw(f"Loss scale{crosses}", scales, marks, log=2),
         line_chart.draw("Gradient norm", _metrics(runs, "grad_norm"), log=10),
         line_chart.draw("Examples/s", _metrics(runs, "examples_per_second")),
@@ -83,6 +86,20 @@ def _panel(
         ],
     )
     return heat_map.draw(title, grid, low, high)
+
+
+def _losses(runs: Sequence[recorded_runs.RecordedRun]) -> list[str]:
+    """Training and evaluation loss: of one run in one chart."""
+    if len(runs) > 1:
+        return [
+            line_chart.draw("Training loss", _metrics(runs, "loss")),
+            line_chart.draw("Evaluation loss", _evaluations(runs, "eval_loss")),
+        ]
+    both = [
+        _series("training", runs[0].metrics, "loss"),
+        _series("evaluation", runs[0].evaluations, "eval_loss"),
+    ]
+    return [line_chart.draw("Loss", both)]
 
 
 def _metrics(

@@ -99,6 +99,16 @@ def configuration(flags: Mapping[str, str]) -> str:
     )
 
 
+def run_title(flags: Mapping[str, str]) -> str:
+    """What was trained, and how: "cnn on mnist, float16, custom loop"."""
+    parts = [f"{flags.get('model', 'model')} on {flags.get('dataset', 'data')}"]
+    if "precision" in flags:
+        parts.append(flags["precision"])
+    if "loop" in flags:
+        parts.append(f"{flags['loop']} loop")
+    return ", ".join(parts)
+
+
 def read_flags(folder: pathlib.Path) -> dict[str, str]:
     """The flags of the run in a folder, by name; empty where there are none."""
     try:

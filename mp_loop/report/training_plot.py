@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mp_loop.rendering import figures
-from mp_loop.report import recorded_runs
+from mp_loop.report import recorded_runs, sections
+from mp_loop.run import records
 
 if TYPE_CHECKING:
     from matplotlib import axes, figure
@@ -36,28 +38,41 @@ def draw_run(
     """
     path = os.path.join(output_dir, TRAINING_FILE)
     run = run or recorded_runs.RecordedRun.read(output_dir)
-    return path if draw(path, [run]) else None
+    title = sections.run_title(sections.read_flags(pathlib.Path(output_dir)))
+    return path if draw(path, [run], title) else None
 
 
 def draw(
-    path: str | os.PathLike[str], runs: Sequence[recorded_runs.RecordedRun]
+    path: str | os.PathLike[str],
+    runs: Sequence[recorded_runs.RecordedRun],
+    title: str = "",
 ) -> bool:
     """Draws the curves of runs.
 
     A cross marks a logged line since whose predecessor at least one step was
     skipped.
 
+    Args:
+      path: of the PNG file.
+      runs: what they recorded.
+      title: says what was trained.
+
     Returns:
       False, and draws nothing, where matplotlib is missing.
     """
-    return figures.draw(path, (8, 8), lambda picture: _fill(picture, runs))
+    return figures.draw(path, (8, 8), lambda picture: _fill(picture, runs, title))
 
 
-def _fill(picture: figure.Figure, runs: Sequence[recorded_runs.RecordedRun]) -> None:
+def _fill(
+    picture: figure.Figure, runs: Sequence[recorded_runs.RecordedRun], title: str
+) -> None:
     """Draws on an empty figure."""
     from matplotlib import ticker
 
-    losses, accuracies, scales = picture.subplots(3, 1, sharex=True)
+    picture.suptitle(title or None, x=0.01, ha="left")
+    losses, metrics, scales = picture.subplots(3, 1, sharex=True)
+    key = recorded_runs.metric_key(runs)
+    metric = records.metric_title(key)
     labels = list(dict.fromkeys(run.label for run in runs))
     for index, run in enumerate(runs):
         color = f"C{labels.index(run.label)}"
@@ -68,23 +83,24 @@ def _fill(picture: figure.Figure, runs: Sequence[recorded_runs.RecordedRun]) -> 
         steps = [line["step"] for line in run.metrics]
         loss = recorded_runs.column(run.metrics, "loss")
         losses.plot(steps, loss, label=label, **style)
-        accuracies.plot(
-            [line["step"] for line in run.evaluations],
-            recorded_runs.column(run.evaluations, "eval_accuracy"),
-            marker="o",
-            markersize=4,
-            **style,
-        )
+        evaluated = [line["step"] for line in run.evaluations]
+        dots = {"marker": "o", "markersize": 4, **style}
+        evaluation = recorded_runs.column(run.evaluations, "eval_loss")
+        losses.plot(evaluated, evaluation, linestyle="--", **dots)
+        metrics.plot(evaluated, recorded_runs.column(run.evaluations, key), **dots)
         scale = recorded_runs.column(run.metrics, "loss_scale")
         scales.step(steps, scale, where="post", **style)
         _mark_skips(scales, run, "crimson" if len(labels) == 1 else color)
-    losses.set_title("Training loss", loc="left")
-    accuracies.set_title("Evaluation accuracy", loc="left")
+    losses.set_title("Loss: training (line), evaluation (dashes)", loc="left")
+    losses.set_ylabel("loss")
+    metrics.set_title(f"Evaluation: {metric}", loc="left")
+    metrics.set_ylabel(metric)
+    scales.set_ylabel("loss scale")
     scales.set_title(f"Loss scale{_note(runs)}", loc="left")
     _scale_axis(scales, runs)
     scales.set_xlabel("step")
     scales.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    for axis in (losses, accuracies, scales):
+    for axis in (losses, metrics, scales):
         axis.grid(alpha=0.3)
         figures.hide_spines(axis)
     if any(labels):

@@ -57,6 +57,7 @@ class Entry:
     phase: int
     healthy: bool
     retried: bool
+    since_line: Mapping[str, float]
 
 
 class Checkpoints:
@@ -64,6 +65,7 @@ class Checkpoints:
 
     Attributes:
       converted: what was restored was of another precision.
+      since_line: of what was restored; see `manifests.Manifest`.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Checkpoints:
         self._before_publishing = before_publishing
         self._rescue_folder = rescue_folder
         self.converted = False
+        self.since_line: Mapping[str, float] = {}
         self._best: float | None = None
         self._best_is_known = False
         self._damaged: set[pathlib.Path] = set()
@@ -111,7 +114,10 @@ class Checkpoints:
         self._error: BaseException | None = None
 
     def save(
-        self, metrics: Mapping[str, float] | None = None, retried: bool = False
+        self,
+        metrics: Mapping[str, float] | None = None,
+        retried: bool = False,
+        since_line: Mapping[str, float] | None = None,
     ) -> None:
         """Copies the state and starts to write it under its step number.
 
@@ -120,6 +126,7 @@ class Checkpoints:
         Args:
           metrics: of an evaluation of this very state.
           retried: marks the checkpoint as the start of a rollback.
+          since_line: of the mean loss; see `mean_loss.MeanLoss.state`.
 
         Raises:
           SaveError: the write before this one failed.
@@ -142,6 +149,7 @@ class Checkpoints:
             phase=self._phase,
             healthy=int(tensors["stuck_steps"]) == 0,
             retried=retried,
+            since_line=dict(since_line or {}),
             tensors={
                 name: {
                     "variable": variables[name].name,
@@ -227,6 +235,7 @@ class Checkpoints:
                 id(variable) not in filled and name not in train_state.LATER
                 for name, variable in self._state.named().items()
             )
+            self.since_line = _read_manifest(path).since_line
             return int(self._state.step.numpy())
         if damaged:
             raise CheckpointError(

@@ -23,6 +23,7 @@ from mp_loop.run import (
     checkpointing,
     counters,
     divergence,
+    mean_loss,
     planning,
     profiling,
     timing,
@@ -76,6 +77,7 @@ class Loop:
       watcher: looks into steps.
       profile: of the steps that the plan names; the caller closes it.
       clock: returns the time in seconds.
+      since_line: what earlier processes added to the mean loss of the next line.
     """
 
     step: protocol.Step
@@ -89,10 +91,12 @@ class Loop:
     watcher: watching.Watcher = watching.NullWatcher()
     profile: profiling.Profile = profiling.Profile("", None)
     clock: Callable[[], float] = time.perf_counter
+    since_line: Mapping[str, float] | None = None
 
     def __post_init__(self):
         self._position = int(self.step.state.step.numpy())
         self._iterator: Iterator[Any] | None = None
+        self._mean_loss = mean_loss.MeanLoss(self.since_line)
         self._values: dict[str, float | None] = {}
         self._evaluation: dict[str, float] = {}
         self._origin = ""  # of the last overflow
@@ -123,7 +127,7 @@ class Loop:
             evaluation = self._evaluate() if due.evaluate else {}
             is_best = due.evaluate and self.checkpoints.is_best(evaluation)
             if due.save or is_best:
-                self.checkpoints.save(evaluation)
+                self._save(evaluation)
             if self.run.failure:
                 self._save_elsewhere()
             self.checkpoints.check()
@@ -146,6 +150,7 @@ class Loop:
             metrics = self.step.run(self._iterator, count)
             if due.anything:
                 self._values = _last_values(metrics)  # waits for the device
+        self._mean_loss.add(metrics)
         self.watcher.remember(self._position, metrics)
         self._position += count
         self.profile.after(self._position, metrics)
@@ -155,6 +160,7 @@ class Loop:
         line = {
             **counters.read(self.step.state),
             **self._values,
+            "loss": self._mean_loss.take(self._values["loss"]),
             "examples_per_second": self._timer.close_window(),
             "overflowed": counters.new_overflows(self.step),
             "skip_reasons": counters.skip_reasons(self.step.state),
@@ -171,10 +177,13 @@ class Loop:
         self.on_log({"step": self._position, **self._evaluation})
         return self._evaluation
 
+    def _save(self, evaluation: Mapping[str, float]) -> None:
+        self.checkpoints.save(evaluation, since_line=self._mean_loss.state())
+
     def _stop_if_asked(self, evaluation: Mapping[str, float]) -> None:
         number = self.should_stop()
         if number:
-            self.checkpoints.save(evaluation)
+            self._save(evaluation)
             self.checkpoints.wait()
             raise Interrupted(self._position, number)
 
@@ -197,7 +206,8 @@ class Loop:
         self.step.back_off()
         self.checkpoints.forget_after(entry.step)
         self.run.rewind(entry.step)
-        self.checkpoints.save(entry.metrics, retried=True)
+        self.checkpoints.save(entry.metrics, True, entry.since_line)
+        self._mean_loss = mean_loss.MeanLoss(entry.since_line)
         self.checkpoints.wait()
         self.watcher.forget()
         self._position, self._iterator, self._origin = entry.step, None, ""

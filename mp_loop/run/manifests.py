@@ -50,6 +50,7 @@ class Manifest:
       healthy: the last step was not skipped.
       retried: a rollback has started from this checkpoint.
       tensors: for each name the `variable` it is of, its `dtype` and `shape`.
+      since_line: of the mean loss; see `mean_loss.MeanLoss.state`.
       files: for each file its length in `bytes` and its `sha256`.
     """
 
@@ -59,6 +60,7 @@ class Manifest:
     healthy: bool
     retried: bool
     tensors: Mapping[str, Mapping[str, Any]]
+    since_line: Mapping[str, float] = dataclasses.field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
@@ -92,7 +94,7 @@ def read(folder: pathlib.Path) -> Manifest:
     if not _is_valid(body):
         raise CorruptError(f"{FILE} is of another checkpoint")
     names = [field.name for field in dataclasses.fields(Manifest)]
-    return Manifest(**{name: body[name] for name in names})
+    return Manifest(**{name: body[name] for name in names if name in body})
 
 
 def verify(folder: pathlib.Path, manifest: Manifest) -> None:
@@ -130,6 +132,14 @@ def _is_valid(body: Any) -> bool:
         and all(_has_types(one, _FILE_TYPES) for one in body["files"].values())
         and all(pathlib.PurePath(name).name == name for name in body["files"])
         and all(isinstance(v, (int, float)) for v in body["metrics"].values())
+        # Manifests of earlier versions have none.
+        and _has_numbers(body.get("since_line", {}))
+    )
+
+
+def _has_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(number, (int, float)) for number in value.values()
     )
 
 

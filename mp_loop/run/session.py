@@ -150,6 +150,8 @@ class Session:
                 lambda: self.experiment.workers.largest(should_stop()),
                 self._watcher(),
                 self._profile,
+                # Where a phase begins, a line has just been written.
+                since_line=None if results else self.checkpoints.since_line,
             )
             results.append(one_phase.train())
         self._profile.close()

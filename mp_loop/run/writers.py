@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -68,8 +69,13 @@ class Writer(Protocol):
 class CheckpointStore(Protocol):
     """What a training loop saves to and goes back to."""
 
+    since_line: Mapping[str, float]
+
     def save(
-        self, metrics: Mapping[str, float] | None = None, retried: bool = False
+        self,
+        metrics: Mapping[str, float] | None = None,
+        retried: bool = False,
+        since_line: Mapping[str, float] | None = None,
     ) -> None:
         """Saves the state as it is now."""
 
@@ -143,8 +149,13 @@ class NullWriter:
 class NullCheckpoints:
     """Saves nothing: for a worker that writes no files."""
 
+    since_line: Mapping[str, float] = types.MappingProxyType({})
+
     def save(
-        self, metrics: Mapping[str, float] | None = None, retried: bool = False
+        self,
+        metrics: Mapping[str, float] | None = None,
+        retried: bool = False,
+        since_line: Mapping[str, float] | None = None,
     ) -> None:
         """Does nothing."""
 

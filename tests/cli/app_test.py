@@ -27,6 +27,9 @@ GOOD = [
     pytest.param(["--seed=3", "--seed=4"], {"seed": 4}, id="the last one wins"),
     pytest.param(["--deterministic"], {"deterministic": True}, id="switch on"),
     pytest.param(["--nodeterministic"], {}, id="switch off"),
+    pytest.param(["--resume=auto"], {"resume": "auto"}, id="a word for a switch"),
+    pytest.param(["--resume"], {"resume": True}, id="that switch alone"),
+    pytest.param(["--resume=auto", "--noresume"], {}, id="that switch off"),
     pytest.param(["--min_scale=.5"], {"min_scale": 0.5}, id="a constant"),
     pytest.param(["--float32_layers=a#b"], {"float32_layers": "a#b"}, id="a hash"),
 ]

@@ -70,5 +70,23 @@ def test_change_precision_allows_another_precision_and_scale():
     assert config.scale.initial_scale == 8.0
 
 
+def test_auto_resumes_where_there_is_something(tmp_path):
+    words = [f"--output_dir={tmp_path}", "--resume=auto", "--change_precision"]
+    config, _ = app.parse(["train", *words])
+    assert config.records.resume == "auto"
+    new = resume.resolved(config, "flags.txt").records
+    assert (new.resume, new.change_precision) == (False, False)
+    (tmp_path / "flags.txt").write_text("")
+    old = resume.resolved(config, "flags.txt").records
+    assert (old.resume, old.change_precision) == (True, True)
+    assert resume.resolved(BEFORE, "flags.txt") == BEFORE
+
+
+@pytest.mark.parametrize("word", ["--resume=perhaps", "--resume="])
+def test_a_switch_with_a_word_takes_no_other_word(word):
+    with pytest.raises(errors.UsageError, match="resume"):
+        app.parse(["train", word])
+
+
 def test_every_setting_that_may_change_exists():
     assert set(resume.PRECISION_MAY_CHANGE) <= set(settings.FIELDS)

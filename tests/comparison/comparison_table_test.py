@@ -32,7 +32,8 @@ def test_table_of_one_run_each():
         "| examples/s, ratio  |          1.000 |         1.000 |\n"
         "| peak memory, ratio |          0.500 |         1.000 |\n"
         "\n"
-        "Ratios: divided by keras:float16.\n"
+        "Ratios: divided by keras:float16. Of one run each: --repeats=3 shows how much "
+        "of it is noise.\n"
     )
 
 

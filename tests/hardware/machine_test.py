@@ -8,8 +8,8 @@ from mp_loop.hardware import capability, environment, machine
 
 def test_float16_warns_on_a_cpu_alone():
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    assert (machine.slowdown_warning("float16") is None) == on_gpu
-    assert machine.slowdown_warning("float32") is None
+    assert (machine.slowdown_note("float16") is None) == on_gpu
+    assert machine.slowdown_note("float32") is None
 
 
 def gpu(index, *compute_capability):

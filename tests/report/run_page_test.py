@@ -64,9 +64,9 @@ def test_a_finished_run(folder):
     page, said = read_page(path)
     for part in (
         "cnn on fashion_mnist_mini", "float16, custom loop", "0.8750", "2^13", "512",
-        "1,234", "Training loss", "Evaluation accuracy", "Loss scale (crosses: skipped",
-        "Gradient norm", "Examples/s", "Learning rate", "a/kernel, b/bias",
-        "Environment", "tensorflow",
+        "1,234", "training", "evaluation", "Evaluation accuracy",
+        "Loss scale (crosses: skipped", "Gradient norm", "Examples/s", "Learning rate",
+        "a/kernel, b/bias", "Environment", "tensorflow",
     ):  # fmt: skip
         assert part in said, part
     assert page.values.count("cross") == 1

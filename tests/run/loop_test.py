@@ -60,6 +60,7 @@ class Session:
                 self.checkpoints,
                 self.lines.append,
                 lambda: 15 * (int(self.step.state.step) == self.stop_at),
+                since_line=self.checkpoints.since_line,
             ).train()
         finally:
             self.run.close()
@@ -79,11 +80,36 @@ def test_lines_counters_and_result(tmp_path):
     assert [line["loss_scale"] for line in lines] == [2.0**15, *[2.0**14] * 2] + [
         2.0**13
     ] * 2
-    assert np.isnan(lines[0]["loss"]) and np.isfinite(lines[1]["loss"])
+    assert all(np.isfinite(line["loss"]) for line in lines)
     assert [e["step"] for e in records.read_evaluations(tmp_path / "run")] == [4, 8, 10]
     assert (result.steps, result.applied_steps, result.skipped_steps) == (10, 8, 2)
     assert result.final_loss_scale == 2.0**13
     assert 0 <= result.evaluation["eval_accuracy"] <= 1
+
+
+def test_the_loss_of_a_line_is_the_mean_of_the_updates_since_the_line_before(tmp_path):
+    session = Session(tmp_path / "run", total=8, poison={1, 6, 7})
+    losses, run = [], session.step.run
+
+    def noting(iterator, steps):
+        metrics = run(iterator, steps)
+        pairs = zip(
+            metrics["loss"].numpy(), metrics["grads_finite"].numpy(), strict=True
+        )
+        losses.extend(float(loss) if applied else None for loss, applied in pairs)
+        return metrics
+
+    session.step.run = noting
+    session()
+    lines = records.read_metrics(tmp_path / "run")
+    for number, line in enumerate(lines):
+        two = losses[2 * number : 2 * number + 2]
+        counted = [loss for loss in two if loss is not None]
+        if counted:
+            assert line["loss"] == sum(counted) / len(counted)
+        else:
+            assert np.isnan(line["loss"])
+    assert losses.count(None) == 3
 
 
 @pytest.mark.parametrize("stop_at", [6, 8, 9])

@@ -29,6 +29,15 @@ def sealed(folder, **changes):
     (folder / manifests.FILE).write_text(f"{text}\n{seal}\n")
 
 
+def test_a_manifest_of_an_earlier_version_is_read(folder):
+    body = json.loads((folder / manifests.FILE).read_bytes().split(b"\n")[0])
+    del body["since_line"]
+    text = json.dumps(body)
+    seal = hashlib.sha256(text.encode()).hexdigest()
+    (folder / manifests.FILE).write_text(f"{text}\n{seal}\n")
+    assert manifests.read(folder).since_line == {}
+
+
 def test_what_is_written_is_read(folder):
     manifest = manifests.read(folder)
     manifests.verify(folder, manifest)
