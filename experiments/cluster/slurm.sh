@@ -20,6 +20,9 @@ output=${OUTPUT:-runs/cluster}  # only the first worker writes to it
 port=$((20000 + SLURM_JOB_ID % 10000))
 WORKERS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/.*/\"&:$port\"/" | paste -sd,)
 export WORKERS
+# What the workers share and strangers on the network do not; srun hands it on.
+MP_LOOP_CLUSTER_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
+export MP_LOOP_CLUSTER_TOKEN
 
 flags=(--flagfile=experiments/exp.flags --strategy=multi_worker --batch_size=2048
        --output_dir="$output")

@@ -7,23 +7,26 @@ signals meanwhile and reports nothing. So the workers meet here first: within a
 bounded time all of them are present and have the same flags, or the error names
 the worker that is missing or differs.
 
-The chief listens on a socket. Each worker sends one line of JSON, its number and
-its flags, and waits. When all have reported, the chief answers each of them with
-one line: "go", or the reason why the cluster does not start.
+The chief listens at its own address. A worker that connects gets a nonce, sends its
+number and its flags with the proof that it knows the cluster's secret, and waits. When
+all have reported, the chief answers each of them, with a proof of its own: "go", or
+the reason why the cluster does not start.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import socket
 import time
 
-from mp_loop.distributed import cluster
+from mp_loop.distributed import cluster, messages, roll_call, secret
 
 _RETRY_SECONDS = 0.2
-_LONGEST_LINE = 100_000
+_SECONDS_TO_CONNECT = 5.0
 _GO = "go"
+
+logger = logging.getLogger(__name__)
 
 
 def wait_for_all(task: cluster.Task, flags: str, seconds: float) -> None:
@@ -38,104 +41,107 @@ def wait_for_all(task: cluster.Task, flags: str, seconds: float) -> None:
 
     Raises:
       WorkerLost: not all workers started in time.
-      ClusterError: a worker has other flags, or the chief's address does not belong
-        to this machine or is in use.
+      ClusterError: a worker has other flags or another's place, the chief's address
+        does not belong to this machine or is in use, or machines share no secret.
     """
     if len(task.addresses) == 1:
         return
+    key = secret.read()
+    if not key:
+        _refuse_machines_without_secret(task)
     deadline = time.monotonic() + seconds
-    with contextlib.ExitStack() as stack:
-        if task.is_chief:
-            _serve(task, flags, deadline, seconds, stack)
-        else:
-            _report(task, flags, deadline, seconds)
+    if task.is_chief:
+        _serve(task, flags, key, deadline, seconds)
+    else:
+        _report(task, flags, key, deadline, seconds)
+
+
+def _refuse_machines_without_secret(task: cluster.Task) -> None:
+    """Without a secret only this machine's own processes may call."""
+    if not task.is_on_loopback:
+        raise cluster.ClusterError(
+            f"{secret.TOKEN} (or {secret.TOKEN_FILE}) must be set on every machine, to "
+            "the same secret: TF_CONFIG names more than this machine, and anybody "
+            "could pose as a worker. Make one with: openssl rand -hex 32"
+        )
+    if task.is_chief:
+        logger.warning(
+            "%s is not set: any process on this machine can pose as a worker.",
+            secret.TOKEN,
+        )
 
 
 def _serve(
-    task: cluster.Task,
-    flags: str,
-    deadline: float,
-    seconds: float,
-    stack: contextlib.ExitStack,
+    task: cluster.Task, flags: str, key: bytes, deadline: float, seconds: float
 ) -> None:
-    """The chief's side: hears every worker, then answers all of them."""
-    port = int(task.addresses[0].rsplit(":", 1)[1])
-    try:
-        server = stack.enter_context(socket.create_server(("", port)))
-    except OSError as error:
-        cluster.refuse(
-            f"address ({task.addresses[0]})", f"be free on this machine: {error}"
-        )
-    connections: dict[int, socket.socket] = {}
-    answer = _GO
-    while len(connections) < len(task.addresses) - 1:
-        try:
-            server.settimeout(max(deadline - time.monotonic(), 0.001))
-            line = stack.enter_context(server.accept()[0])
-            line.settimeout(max(min(deadline - time.monotonic(), 5.0), 0.001))
-            message = json.loads(_read_line(line))
-            number, theirs = int(message["number"]), str(message["flags"])
-        except TimeoutError:
-            if time.monotonic() < deadline:
-                continue  # not one of ours: it connected and sent nothing
-            missing = set(range(1, len(task.addresses))) - set(connections)
-            names = ", ".join(f"{i} ({task.addresses[i]})" for i in sorted(missing))
+    """The chief's side."""
+    with (
+        contextlib.closing(_listen(task)) as server,
+        roll_call.RollCall(server, len(task.addresses), flags, key) as call,
+    ):
+        if not call.hear(deadline):
+            names = ", ".join(f"{i} ({task.addresses[i]})" for i in call.absent)
             raise cluster.WorkerLost(
                 f"worker {names} did not start within {seconds:g} seconds."
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # not one of ours
-        connections[number] = line
-        if theirs != flags and answer == _GO:
-            answer = f"worker {number} has {_first_difference(flags, theirs)}."
-    for line in connections.values():
-        with contextlib.suppress(OSError):
-            line.sendall(answer.encode() + b"\n")
-            line.recv(1)  # the worker closes first, which frees the port at once
+            )
+        answer = call.difference or _GO
+        call.answer(answer, deadline)
     if answer != _GO:
         raise cluster.ClusterError(answer)
 
 
-def _report(task: cluster.Task, flags: str, deadline: float, seconds: float) -> None:
+def _listen(task: cluster.Task) -> socket.socket:
+    """Opens the chief's socket at the address that TF_CONFIG names."""
+    host, port = task.endpoint(0)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, *_, address = found[0]
+        if cluster.is_loopback(address[0]) and not task.is_on_loopback:
+            # Some systems give a machine's own name a loopback address, at which the
+            # other machines cannot call.
+            return socket.create_server(("", port))
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        cluster.refuse(
+            f"address ({task.addresses[0]})", f"be free on this machine: {error}"
+        )
+
+
+def _report(
+    task: cluster.Task, flags: str, key: bytes, deadline: float, seconds: float
+) -> None:
     """A worker's side: reports to the chief and waits for the answer."""
-    host, port = task.addresses[0].rsplit(":", 1)
-    message = json.dumps({"number": task.number, "flags": flags}).encode() + b"\n"
     reason = "no answer"
     while time.monotonic() < deadline:
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), 5.0) as line:
-                line.sendall(message)
-                line.settimeout(max(deadline - time.monotonic(), 0.001))
-                answer = _read_line(line)
+            answer = _call(task, flags, key, deadline)
         except OSError as error:  # not started yet; its name may not resolve either
-            reason = str(error)
-            time.sleep(_RETRY_SECONDS)
-            continue
+            answer, reason = "", str(error)
         if answer == _GO:
             return
         if answer:
             raise cluster.ClusterError(answer)
-        time.sleep(_RETRY_SECONDS)  # the chief stopped; it may start again
+        time.sleep(_RETRY_SECONDS)  # the chief stopped, or it is not the chief
     raise cluster.WorkerLost(
         f"the chief ({task.addresses[0]}) did not start within {seconds:g} seconds: "
         f"{reason}."
     )
 
 
-def _read_line(line: socket.socket) -> str:
-    """Reads up to a newline; returns "" if the other side closes before it."""
-    received = b""
-    while not received.endswith(b"\n") and len(received) < _LONGEST_LINE:
-        some = line.recv(4096)
-        if not some:
+def _call(task: cluster.Task, flags: str, key: bytes, deadline: float) -> str:
+    """Calls the chief once; returns its answer, "" from anybody else."""
+    soon = min(deadline, time.monotonic() + _SECONDS_TO_CONNECT)
+    with socket.create_connection(task.endpoint(0), _SECONDS_TO_CONNECT) as line:
+        challenge = messages.parse(messages.read_line(line, soon)).get("nonce")
+        if not isinstance(challenge, str):
             return ""
-        received += some
-    return received.decode(errors="replace").strip()
-
-
-def _first_difference(ours: str, theirs: str) -> str:
-    mine, other = set(ours.splitlines()), set(theirs.splitlines())
-    return (
-        f"other flags than the chief: {', '.join(sorted(other - mine)) or 'fewer'} "
-        f"instead of {', '.join(sorted(mine - other)) or 'none'}"
-    )
+        nonce, number = secret.nonce(), str(task.number)
+        proof = secret.proof(key, challenge, nonce, number, flags)
+        report = {"number": task.number, "flags": flags, "nonce": nonce, "proof": proof}
+        line.sendall(messages.encode(report))
+        message = messages.parse(messages.read_line(line, deadline))
+    answer = message.get("answer")
+    parts = (challenge, nonce, "chief", str(answer))
+    if not secret.is_proof(key, message.get("proof"), *parts):
+        return ""
+    return messages.printable(str(answer))

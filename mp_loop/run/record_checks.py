@@ -81,6 +81,7 @@ METRICS: Mapping[str, Check] = {
     **dict.fromkeys(_COUNTS, _is_count),
     **dict.fromkeys(_NUMBERS, _is_number_or_none),
     "overflowed": _is_mapping_of(_is_count),
+    "skip_reasons": _is_mapping_of(_is_count),
     "overflow": _is_record({"text": _is_text, "step": _is_count}),
 }
 _ENTRY = {

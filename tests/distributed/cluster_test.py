@@ -1,5 +1,6 @@
 """TF_CONFIG, and the examples that set it."""
 
+import json
 import os
 import pathlib
 import re
@@ -48,12 +49,59 @@ BAD = {
         '{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}',
         r"cluster \(a\) must hold addresses of the form host:port",
     ),
+    "brackets": ("[" * 100_000, "TF_CONFIG must be JSON of the form"),
+    "a port beyond all ports": (
+        '{"cluster": {"worker": ["a:99999"]}, "task": {"type": "worker", "index": 0}}',
+        r"cluster \(a:99999\) must hold .* with a port from 1 to 65535",
+    ),
+    "a long name": (
+        '{"cluster": {"worker": ["%s:1"]}, "task": {"type": "worker", "index": 0}}'
+        % ("a" * 300),
+        "must hold addresses of the form host:port",
+    ),
+    "escape codes": (
+        '{"cluster": {"worker": ["\\u001b[31m:1"]}, '
+        '"task": {"type": "worker", "index": 0}}',
+        r"cluster \(\?\[31m:1\) must hold addresses",
+    ),
+    "IPv6 without brackets": (
+        '{"cluster": {"worker": ["::1:22"]}, "task": {"type": "worker", "index": 0}}',
+        "must hold addresses of the form",
+    ),
+    "an address in another case": (
+        '{"cluster": {"worker": ["a:1", "A:1"]}, '
+        '"task": {"type": "worker", "index": 0}}',
+        "cluster must not name an address twice",
+    ),
+    "an index of truth": (
+        tf_config.of_process(index=True),
+        r"index \(True\) must be at least 0",
+    ),
     "twice the same": (
         '{"cluster": {"worker": ["a:1", "a:1"]}, '
         '"task": {"type": "worker", "index": 0}}',
         "cluster must not name an address twice",
     ),
 }
+
+
+ENDPOINTS = {
+    "host.name:2222": ("host.name", 2222, False),
+    "a_b-0.c:65535": ("a_b-0.c", 65535, False),
+    "127.0.0.9:1": ("127.0.0.9", 1, True),
+    "localhost:80": ("localhost", 80, True),
+    "[::1]:2222": ("::1", 2222, True),
+    "[fe80::1]:2222": ("fe80::1", 2222, False),
+}
+
+
+@pytest.mark.parametrize("address", ENDPOINTS)
+def test_addresses(address):
+    text = json.dumps(
+        {"cluster": {"worker": [address]}, "task": {"type": "worker", "index": 0}}
+    )
+    task = cluster.task(text)
+    assert (*task.endpoint(0), task.is_on_loopback) == ENDPOINTS[address]
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -70,7 +118,8 @@ STAND_INS = {
     "scontrol": '[ "$1" = show ] && printf "one\\ntwo\\n" || echo "$@" >> requeued',
     "srun": 'shift; for i in 0 1; do SLURM_PROCID=$i "$@" || code=$?; done; '
     "exit ${code:-0}",
-    "python": 'echo "$TF_CONFIG" | tr -d "\\n" >> told; echo "|$@" >> told; exit $CODE',
+    "python": 'echo "$TF_CONFIG" | tr -d "\\n" >> told; echo "|$@" >> told; '
+    'echo "$MP_LOOP_CLUSTER_TOKEN" >> tokens; exit $CODE',
 }
 
 
@@ -110,6 +159,8 @@ def test_the_slurm_example(tmp_path, stand_ins, code):
     assert {task.addresses for task, _ in found} == {("one:20123", "two:20123")}
     assert all("--strategy=multi_worker" in words for _, words in found)
     assert not any("--resume" in words for _, words in found)
+    (token,) = set((tmp_path / "tokens").read_text().split())
+    assert len(token) == 64
     assert (tmp_path / "requeued").exists() == (code == 75)
     (tmp_path / "runs" / "cluster").mkdir(parents=True)
     (tmp_path / "runs" / "cluster" / "flags.txt").touch()
