@@ -29,7 +29,7 @@ import tensorflow as tf
 from mp_loop.config import choices
 from mp_loop.numerics import counting, layer_observer, observation, overflow_origin
 from mp_loop.precision import pairs
-from mp_loop.step import train_step
+from mp_loop.step import gradients, train_step
 
 # How many powers of two below a scale that overflows are searched for one that does
 # not.
@@ -211,7 +211,7 @@ class Probe:
         count = step.gradients.accumulate_steps
 
         def first(x: Any) -> Any:
-            return x[: tf.shape(x)[0] // count] if count > 1 else x
+            return x[: gradients.micro_batch_size(x, count)[1]] if count > 1 else x
 
         inputs, labels = tf.nest.map_structure(first, (inputs, labels))
         if sample_weight is not None:

@@ -11,13 +11,17 @@ is replaced. `evaluate`, `predict` and `save` use its float32 weights, as ever.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from mp_loop.hardware import devices
-from mp_loop.step import loss_scale, placement, train_step
+from mp_loop.step import gradients, loss_scale, placement, train_step, updates
+
+# What the logs hold beside Keras'.
+_LOGS = ("loss_scale", "skipped_steps")
 
 
 def for_fit(
@@ -31,14 +35,18 @@ def for_fit(
     What `compile` and `fit` can do works as before: metrics, callbacks,
     `class_weight`, `sample_weight`, `steps_per_execution`, several outputs. Weights
     that a callback sets are used by the next step. The logs also hold `loss_scale`
-    and `skipped_steps` (of all steps since `compile`); the `loss` of an epoch is the
-    mean over the batches whose loss was finite. `jit_compile="auto"` means XLA on a
-    GPU alone: on a processor the plain kernels are faster.
+    and `skipped_steps` (of all steps since `compile`); loss and metrics of an epoch are
+    those of the batches whose loss was finite, NaN if there was none.
+    `jit_compile="auto"` means XLA on a GPU alone: on a processor the plain kernels are
+    faster. A model with a `compute_loss` of its own is trained on that. Called again,
+    the last call counts.
 
     Args:
       model: as for `TrainStep`.
       precision: "float16", "bfloat16" or "float32".
-      loss_scale: as for `TrainStep`. `compile` starts it anew.
+      loss_scale: as for `TrainStep`. `compile` starts it anew, and so does a model
+        that was loaded: it is in no saved model. A rule with the last `loss_scale` of
+        the logs as its `initial_scale` goes on from there.
       **arguments: others of `TrainStep`: `twin`, `float32_layers`, `clip_norm`,
         `keras_arithmetic`.
 
@@ -47,16 +55,19 @@ def for_fit(
       batch on.
 
     Raises:
-      ValueError: the model has a `train_step` or a `compute_loss` of its own, or an
-        argument has no meaning here, by name. When training starts: as `TrainStep`,
-        or there is more than one replica.
+      ValueError: the model has a `train_step` of its own, or an argument has no
+        meaning here, by name. When training starts: as `TrainStep`, or there is more
+        than one replica.
     """
-    for name in ("train_step", "compute_loss"):
-        own = getattr(model, name)
-        if getattr(own, "__func__", own) is not getattr(keras.Model, name):
-            raise ValueError(
-                f"`model` ({model.name}) must not have a `{name}` of its own."
-            )
+    previous = getattr(model, "mixed_precision", None)
+    if isinstance(previous, _Fit):
+        previous.leave()
+    if _has_own(model, "train_step"):
+        raise ValueError(
+            f"`model` ({model.name}) must not have a `train_step` of its own, whose "
+            "forward pass would run in float32. Move its loss to a `compute_loss`, or "
+            "take the steps with `mp_loop.TrainStep` and a loss function."
+        )
     for name in ("accumulate_steps", "jit_compile"):
         if name in arguments:
             raise ValueError(
@@ -65,11 +76,14 @@ def for_fit(
                 "`compile`."
             )
     arguments |= {"precision": precision, "loss_scale": loss_scale}
-    fitting = _Fit(model, arguments)
-    model.make_train_function = fitting.make_train_function
-    model.train_step = fitting.train_step
-    model.mixed_precision = fitting
+    model.mixed_precision = _Fit(model, arguments)
     return model
+
+
+def _has_own(model: keras.Model, name: str) -> bool:
+    """Tells whether a method is not the one of `keras.Model`."""
+    method = getattr(model, name)
+    return getattr(method, "__func__", method) is not getattr(keras.Model, name)
 
 
 class _Fit:
@@ -79,11 +93,23 @@ class _Fit:
       step: the `TrainStep`; None before the first batch.
     """
 
+    _REPLACED = ("make_train_function", "train_on_batch", "train_step")
+
     def __init__(self, model: keras.Model, arguments: dict[str, Any]):
+        """Replaces the methods."""
         self._model = model
         self._arguments = arguments
         self._make_train_function = model.make_train_function
+        self._train_on_batch = model.train_on_batch
         self.step = None
+        for name in self._REPLACED:
+            setattr(model, name, getattr(self, name))
+        model.train_function = None  # of a `fit` before, in float32
+
+    def leave(self) -> None:
+        """Gives the model its own methods back."""
+        for name in self._REPLACED:
+            delattr(self._model, name)
 
     def make_train_function(self, force: bool = False) -> None:
         model = self._model
@@ -91,13 +117,9 @@ class _Fit:
             replicas = model.distribute_strategy.num_replicas_in_sync
             if replicas > 1:
                 raise ValueError(f"`fit` takes one replica, not {replicas}.")
-            if model._compile_loss is None:
-                raise ValueError("`loss` (None) must be given to `compile`.")
             if model._compile_config.config.get("jit_compile") == "auto":
                 model.jit_compile = model.jit_compile and devices.use_xla("auto")
-            self.step = train_step.TrainStep(
-                model, model.optimizer, _CompiledLoss(model), **self._arguments
-            )
+            self.step = None
             self._take_step = self._one_step
             if model.jit_compile and not model.run_eagerly:
                 self._take_step = placement.Compiled(
@@ -111,8 +133,52 @@ class _Fit:
         self._make_train_function(force)
         model.jit_compile = jit_compile
 
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        logs = self._train_on_batch(x, y, sample_weight, class_weight, return_dict=True)
+        if return_dict:
+            return logs
+        kept = {name: logs[name] for name in logs if name not in _LOGS}
+        return self._model._flatten_metrics_in_order(kept)
+
     def train_step(self, data: Any) -> dict[str, Any]:
+        if self.step is None:
+            with tf.init_scope():  # outside of the function that is being traced
+                self._build(data)
         return self._take_step(data)
+
+    def _build(self, data: Any) -> None:
+        """Makes the step, and all variables that Keras would make in the first one."""
+        model = self._model
+        if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+            raise ValueError(_scaled_twice(model))
+        if not model.run_eagerly or not model.built:
+            model._symbolic_build(data_batch=data)
+        loss = None if model._compile_loss is None else _CompiledLoss(model)
+        self.step = train_step.TrainStep(
+            model, model.optimizer, loss, **self._arguments
+        )
+        if _has_own(model, "compute_loss"):
+            self.step.gradients.total = self._own_loss
+
+    def _own_loss(
+        self, batch: gradients.Batch, outputs: Any, added: list[tf.Tensor]
+    ) -> tf.Tensor:
+        """The model's own, for which `model.losses` are those of the twin."""
+        model = self._model
+        before, model._losses_override = model._losses_override, added
+        try:
+            return tf.cast(
+                model._compute_loss(batch[0], batch[1], outputs, batch[2]), tf.float32
+            )
+        finally:
+            model._losses_override = before
 
     def _leave_xla(self) -> None:
         self._model.jit_compile = False  # nor can evaluation be compiled
@@ -120,21 +186,43 @@ class _Fit:
     def _one_step(self, data: Any) -> dict[str, Any]:
         model, step = self._model, self.step
         inputs, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        counted = [v.value for metric in model.metrics for v in metric.variables]
+        before = [tf.identity(variable) for variable in counted]
         step.reload()  # a callback may have set the masters
         trace = step.trace(inputs, labels, sample_weight)
         metrics = trace.metrics
-        finite = metrics["forward_finite"]
-        size = tf.shape(tf.nest.flatten(inputs)[0])[0]
         mean = model._loss_tracker
-        mean.update_state(
-            tf.where(finite, metrics["loss"], 0.0),
-            sample_weight=tf.where(finite, size, 0),
-        )
+        size = tf.shape(tf.nest.flatten(inputs)[0])[0]
+        mean.update_state(metrics["loss"], sample_weight=size)
         logs = model.compute_metrics(inputs, labels, trace.outputs, sample_weight)
-        logs["loss"] = tf.where(mean.count > 0, mean.result(), float("nan"))
+        # A batch that overflowed says nothing about the loss and metrics of an epoch.
+        updates.select(metrics["forward_finite"], counted, before)
+        logs = tf.nest.map_structure(
+            functools.partial(_or_nan, mean.count > 0),
+            {**logs, **model.get_metrics_result()},
+        )
         logs["loss_scale"] = metrics["loss_scale"]
         logs["skipped_steps"] = step.state.skipped_steps.read_value()
         return logs
+
+
+def _or_nan(some: tf.Tensor, result: Any) -> tf.Tensor:
+    """Returns the result of a metric, or NaN where it has seen nothing."""
+    result = tf.convert_to_tensor(result)
+    return tf.where(some, result, float("nan")) if result.dtype.is_floating else result
+
+
+def _scaled_twice(model: keras.Model) -> str:
+    """Says why an optimizer that scales the loss is refused, and the way on."""
+    said = (
+        f"`optimizer` ({model.optimizer.name}) must not scale the loss: the step does."
+    )
+    if model.dtype_policy.name == "mixed_float16":
+        return (
+            f"{said} Keras wrapped it, because the model was made under the policy "
+            'mixed_float16: call `keras.config.set_dtype_policy("float32")` before.'
+        )
+    return f"{said} Give its `inner_optimizer` to `compile`."
 
 
 class _CompiledLoss(keras.losses.Loss):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 Gradient = tf.Tensor | tf.IndexedSlices | None
@@ -40,56 +41,86 @@ def outputs_in_float32(outputs: Any) -> Any:
     return tf.nest.map_structure(wide, outputs)
 
 
+def micro_batch_size(batch: Batch, count: int) -> tuple[Any, Any]:
+    """Returns the rows of a batch, and of each of its micro-batches but the last.
+
+    Args:
+      batch: tensors whose first axis is the batch.
+      count: into how many micro-batches it is split at most.
+
+    Returns:
+      Integers where the batch has a static size, else int32 [].
+    """
+    leaf = next(x for x in keras.tree.flatten(batch) if x is not None)
+    rows = leaf.shape[0]
+    if rows is None:
+        rows = tf.shape(leaf)[0]
+        return rows, tf.maximum((rows + count - 1) // count, 1)
+    return rows, max((rows + count - 1) // count, 1)
+
+
 def accumulated(
     loss_and_gradients: Callable[[Batch], tuple[tf.Tensor, Gradients]],
     batch: Batch,
     count: int,
 ) -> tuple[tf.Tensor, Gradients]:
-    """Returns the means of loss and gradients over the micro-batches of a batch.
+    """Returns the means of loss and gradients over the rows of a batch.
 
     Args:
-      loss_and_gradients: of a micro-batch; its dense gradients are added up.
-      batch: as many rows as are divisible by `count`.
-      count: how many micro-batches; 1: the whole batch.
+      loss_and_gradients: of a micro-batch, means over its rows; its dense gradients
+        are added up, those of a last micro-batch of fewer rows with less weight.
+      batch: any number of rows.
+      count: how many micro-batches, or fewer if there are too few rows; 1: the whole
+        batch.
 
     Returns:
       float32 [], and one gradient for each variable.
     """
     if count == 1:
         return loss_and_gradients(batch)
-    tf.debugging.assert_equal(
-        tf.shape(tf.nest.flatten(batch)[0])[0] % count,
-        0,
-        f"`accumulate_steps` ({count}) must divide the batch.",
-    )
+    rows, size = micro_batch_size(batch, count)
+    whole, rest = rows // size, rows % size
+    static = isinstance(rows, int)
 
     def micro_batch(i: tf.Tensor | int) -> Batch:
-        def rows(x: tf.Tensor | None) -> tf.Tensor | None:
-            if x is None:
-                return None
-            size = tf.shape(x)[0] // count
-            return x[i * size : (i + 1) * size]
-
-        return tf.nest.map_structure(rows, batch)
-
-    def without_none(gradients: Gradients) -> list[tf.Tensor]:
-        return [
-            tf.zeros([]) if g is None else tf.convert_to_tensor(g) for g in gradients
-        ]
+        return keras.tree.map_structure(
+            lambda x: None if x is None else x[i * size : (i + 1) * size], batch
+        )
 
     # The first one tells which gradients there are.
     loss, first = loss_and_gradients(micro_batch(0))
 
-    def add(i: tf.Tensor, loss: tf.Tensor, sums: list[tf.Tensor]) -> tuple:
+    def add(
+        i: Any, loss: tf.Tensor, sums: list[tf.Tensor], weight: Any = None
+    ) -> tuple:
         more_loss, more = loss_and_gradients(micro_batch(i))
-        sums = [a + b for a, b in zip(sums, without_none(more), strict=True)]
-        return i + 1, loss + more_loss, sums
+        terms = [more_loss, *_without_none(more)]
+        if weight is not None:
+            terms = [weight * x for x in terms]
+        loss, *sums = [a + b for a, b in zip([loss, *sums], terms, strict=True)]
+        return i + 1, loss, sums
 
+    def add_next(i: tf.Tensor, loss: tf.Tensor, sums: list[tf.Tensor]) -> tuple:
+        weight = None if static else _ratio(tf.minimum(rows - i * size, size), size)
+        return add(i, loss, sums, weight)
+
+    number = whole if static else whole + tf.cast(rest > 0, tf.int32)
     _, loss, sums = tf.while_loop(
-        lambda i, *_: i < count, add, (tf.constant(1), loss, without_none(first))
+        lambda i, *_: i < number, add_next, (tf.constant(1), loss, _without_none(first))
     )
+    if static and rest:  # apart, because XLA takes no slices of two sizes
+        _, loss, sums = add(whole, loss, sums, rest / size)
+    total = _ratio(rows, size)
     pairs = zip(first, sums, strict=True)
-    return loss / count, [None if g is None else s / count for g, s in pairs]
+    return loss / total, [None if g is None else s / total for g, s in pairs]
+
+
+def _ratio(rows: int | tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:
+    return tf.cast(rows, tf.float32) / tf.cast(size, tf.float32)
+
+
+def _without_none(gradients: Gradients) -> list[tf.Tensor]:
+    return [tf.zeros([]) if g is None else tf.convert_to_tensor(g) for g in gradients]
 
 
 def map_gradient(

@@ -51,28 +51,30 @@ def make(name: str, from_logits: bool) -> Callable[..., Any]:
     return functools.partial(loss, from_logits=from_logits)
 
 
-def of(loss: Any, loss_weights: Any = None, names: Sequence[str] | None = None) -> Loss:
+def of(
+    loss: Any, loss_weights: Any = None, names: Sequence[str] | None = None
+) -> Loss | None:
     """Makes the mean loss of a batch of what a user gave.
 
     Args:
       loss: Keras identifier, `keras.losses.Loss`, or function of (labels, outputs)
         that returns losses to be averaged; or a dict (by output) or list of such,
-        None for an output without a loss. None: no loss but what layers add. A loss
-        of Keras' own is that of each output; your own gets all outputs at once.
+        None for an output without a loss. A loss of Keras' own is that of each
+        output; your own gets all outputs at once.
       loss_weights: what the loss of each output is multiplied by: a number, or a dict
         or list as `loss`.
       names: of the outputs, where the model returns a list of them.
 
     Returns:
       A function of labels, outputs and sample weights (float32 [batch], None, or one
-      for each output).
+      for each output); None if there is no loss.
 
     Raises:
       ValueError: `loss` is none of these. When called: labels, outputs, losses and
         weights do not fit together.
     """
     if loss is None:
-        return lambda labels, outputs, sample_weight=None: tf.constant(0.0)
+        return None
     if isinstance(loss, dict | list | tuple):
         single = keras.tree.map_structure(_single, loss)
     else:

@@ -28,7 +28,7 @@ class ScaledGradients:
     def __init__(
         self,
         twin: keras.Model,
-        loss: losses.Loss,
+        loss: losses.Loss | None,
         of_step: variables.StepVariables,
         ways: arithmetic.Arithmetic,
         accumulate_steps: int = 1,
@@ -38,7 +38,7 @@ class ScaledGradients:
 
         Args:
           twin: the model that computes.
-          loss: the mean loss of a batch; see `losses.of`.
+          loss: the mean loss of a batch, see `losses.of`; None: what is added to it.
           of_step: the variables whose gradients are wanted.
           ways: how sparse gradients are treated.
           accumulate_steps: micro-batches that a batch is split into.
@@ -54,7 +54,32 @@ class ScaledGradients:
     def loss(self, labels: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
         """Returns the mean loss of a batch, float32 [], without regularizers."""
         outputs = gradients.outputs_in_float32(outputs)
+        if self._loss is None:
+            return tf.constant(0.0)
         return self._loss(labels, outputs, sample_weight)
+
+    def total(
+        self, batch: gradients.Batch, outputs: Any, added: list[tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns what is minimized, float32 []; to be replaced by a loss in one piece.
+
+        Args:
+          batch: (inputs, labels, sample_weight).
+          outputs: of the twin, in float32.
+          added: float32 [] each, of regularizers and layers.
+
+        Raises:
+          ValueError: there is no loss.
+        """
+        if self._loss is None and not added:
+            raise ValueError(
+                "`loss` (None) must be given: neither a layer nor a regularizer adds "
+                "one."
+            )
+        loss = self.loss(batch[1], outputs, batch[2])
+        for extra in added:
+            loss += extra
+        return loss
 
     def forward(
         self, inputs: Any, recompute: bool = True
@@ -106,19 +131,20 @@ class ScaledGradients:
         self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool
     ) -> tuple[tf.Tensor, gradients.Gradients, Any]:
         """Returns the loss, its gradients times `scale` in float32, and the outputs."""
-        inputs, labels, sample_weight = batch
         workings = [variable.value for variable in self._variables.workings]
         regularized = {
             i: self._variables.masters[i] for i in self._variables.regularized
         }
         with tf.GradientTape() as tape:
-            outputs, added = self.forward(inputs, recompute)
+            outputs, added = self.forward(batch[0], recompute)
             outputs = gradients.outputs_in_float32(outputs)
-            loss = self.loss(labels, outputs, sample_weight)
-            for master in regularized.values():
-                loss += tf.cast(master.regularizer(master.value), tf.float32)
-            for extra in added:
-                loss += tf.cast(extra, tf.float32)  # add_loss of a 16-bit layer
+            added = [
+                *(master.regularizer(master.value) for master in regularized.values()),
+                *added,
+            ]
+            # 16 bits -> float32: what a layer of the twin added
+            added = [tf.cast(extra, tf.float32) for extra in added]
+            loss = self.total(batch, outputs, added)
             scaled_loss = loss * scale
         sources = [*workings, *(master.value for master in regularized.values())]
         found = tape.gradient(scaled_loss, sources)

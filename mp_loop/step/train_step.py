@@ -79,7 +79,7 @@ class TrainStep:
     def __init__(
         self,
         model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: str | keras.optimizers.Optimizer,
         loss: Any,
         precision: str = "float16",
         loss_scale: loss_scale.LossScale | None = None,
@@ -99,7 +99,7 @@ class TrainStep:
         Args:
           model: a built functional or Sequential float32 Keras model. Any model
             whatever, if you pass its `twin`.
-          optimizer: any Keras optimizer but LossScaleOptimizer.
+          optimizer: any Keras optimizer but LossScaleOptimizer, or its identifier.
           loss: Keras identifier, `keras.losses.Loss`, or function of (labels,
             outputs) that returns losses to be averaged; dict or list of such, by
             output; None: what layers add is the loss. A function gets integer labels
@@ -132,7 +132,8 @@ class TrainStep:
           ValueError: an argument is out of range, or the model cannot be
             converted; the message names it.
         """
-        _check(precision, clip_norm, accumulate_steps)
+        _check(model, precision, clip_norm, accumulate_steps)
+        optimizer = keras.optimizers.get(optimizer)
         self._replicas = replicas.Replicas(all_reduce_dtype)
         self._replicas.check_supported(
             model,
@@ -373,7 +374,14 @@ class TrainStep:
         )
 
 
-def _check(precision: str, clip_norm: float, accumulate_steps: int) -> None:
+def _check(
+    model: keras.Model, precision: str, clip_norm: float, accumulate_steps: int
+) -> None:
+    if not model.built and not model.weights:
+        raise ValueError(
+            f"`model` ({model.name}) must be built: begin a Sequential with "
+            "`keras.Input(shape)`, or call the model on a batch first."
+        )
     if precision not in choices.PRECISIONS:
         raise ValueError(
             f"`precision` ({precision}) must be one of {choices.PRECISIONS}."

@@ -59,7 +59,7 @@ class KerasUpdate:
         if scales or getattr(optimizer, "loss_scale_factor", None):
             raise ValueError(
                 f"`optimizer` ({optimizer.name}) must not scale the loss: the step "
-                "does."
+                "does. Pass the optimizer that it wraps, without `loss_scale_factor`."
             )
         optimizer.build(masters)
         self._optimizer = optimizer

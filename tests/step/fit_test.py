@@ -1,11 +1,14 @@
 """`model.fit` with our step: the same bits, and everything else as it was."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import mp_loop
+from mp_loop.step import fit
 
 BATCH, COUNT, EPOCHS = 16, 64, 3
 RULE = mp_loop.DynamicLossScale(2.0**17, growth_interval=3)
@@ -225,14 +228,114 @@ def test_several_outputs():
     assert {"kind_accuracy", "kind_loss", "size_loss"} <= set(history)
 
 
+@keras.saving.register_keras_serializable("fit_test")
+class Same(keras.metrics.Metric):
+    """How many numbers are equal as integers."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.count = self.add_weight(initializer="zeros", name="count")
+
+    def update_state(self, labels, outputs, sample_weight=None):
+        same = keras.ops.cast(labels, "int64") == keras.ops.cast(outputs, "int64")
+        self.count.assign_add(keras.ops.sum(keras.ops.cast(same, "float32")))
+
+    def result(self):
+        return self.count
+
+
+def test_a_batch_that_overflows_spoils_no_log_of_an_epoch():
+    """Nor do integers that are passed on lose bits: 2^24 + 1 is no float32."""
+    keras.utils.set_random_seed(0)
+    x, user = keras.Input((8,), name="x"), keras.Input((1,), name="user", dtype="int64")
+    hidden = keras.layers.Dense(4)(x)  # in float16; the last one is not
+    outputs = {
+        "size": keras.layers.Dense(4, name="size")(hidden),
+        "user": keras.layers.Identity(dtype="int64")(user),
+    }
+    model = mp_loop.for_fit(
+        keras.Model({"x": x, "user": user}, outputs), "float16", RULE
+    )
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        {"size": "mse", "user": None},
+        metrics={"size": ["mae", "mse"], "user": [Same(name="same")]},
+    )
+    inputs = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32)
+    users = np.arange(32)[:, None] + 2**24 + 1
+    labels = {"size": np.zeros((32, 4), np.float32), "user": users}
+
+    def logs(spoiled, rows=slice(None)):
+        x = inputs.copy()
+        x[spoiled] *= 1e9
+        given = {"x": x[rows], "user": users[rows]}
+        wanted = {name: value[rows] for name, value in labels.items()}
+        history = model.fit(given, wanted, batch_size=8, shuffle=False, verbose=0)
+        found = {name: values[0] for name, values in history.history.items()}
+        return {k: v for k, v in found.items() if k not in fit._LOGS}
+
+    clean = logs([], slice(8, None))
+    assert clean["user_same"] == 24 and np.isfinite(list(clean.values())).all()
+    assert logs(slice(0, 8)) == clean
+    assert np.isnan(list(logs(slice(None)).values())).all()
+
+
 class OwnStep(keras.Sequential):
     def train_step(self, data):
         return {}
 
 
-class OwnLoss(keras.Sequential):
-    def compute_loss(self, *args, **kwargs):
-        return 0.0
+class OwnLoss(keras.Model):
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        parts = [keras.ops.mean(abs(y_pred[name] - y)) for name in ("one", "two")]
+        return parts[0] + 2.0 * parts[1] + 0.1 * keras.ops.mean(x)
+
+
+class AddedLoss(OwnLoss):
+    def compute_loss(self, x, y, y_pred, sample_weight=None):
+        loss = super().compute_loss(x, y, y_pred)
+        return loss + keras.Model.compute_loss(self, x, y, y_pred, sample_weight)
+
+
+class Activity(keras.layers.Layer):
+    def call(self, inputs):
+        self.add_loss(keras.ops.mean(abs(inputs)))
+        return inputs
+
+
+def heads(kind):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    hidden = keras.layers.Dense(4, kernel_regularizer="l2", activation="relu")(
+        keras.layers.Flatten()(inputs)
+    )
+    outputs = {x: Activity()(keras.layers.Dense(1)(hidden)) for x in ("one", "two")}
+    return kind(inputs, outputs)
+
+
+KINDS = {"own": OwnLoss, "on top of Keras'": AddedLoss, "added by layers": keras.Model}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_losses_in_the_model(name):
+    inputs, _ = data()
+    labels = inputs.mean((1, 2))
+    histories = []
+    for mixed in (False, True):
+        model = heads(KINDS[name])
+        model = mp_loop.for_fit(model, "float32") if mixed else model
+        model.compile(keras.optimizers.SGD(0.1))
+        histories.append(
+            model.fit(inputs, labels, BATCH, 2, shuffle=False, verbose=0).history
+        )
+    np.testing.assert_allclose(histories[1]["loss"], histories[0]["loss"], rtol=1e-5)
+
+
+def test_no_loss_at_all_is_refused():
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Dense(1)])
+    step = mp_loop.TrainStep(model, "sgd", None)
+    with pytest.raises(ValueError, match=r"`loss` \(None\) must be given"):
+        step(data()[0], None)
 
 
 class OwnLossClass(keras.losses.Loss):
@@ -304,7 +407,6 @@ def test_own_objects_need_no_registration(name):
 LAYERS = [keras.Input((2,)), keras.layers.Dense(1)]
 REFUSED = {
     "a step of its own": (lambda: OwnStep(LAYERS), {}, "`train_step` of its own"),
-    "a loss of its own": (lambda: OwnLoss(LAYERS), {}, "`compute_loss` of its own"),
     "accumulation": (make_model, {"accumulate_steps": 2}, r"`accumulate_steps` \(2\)"),
     "jit_compile": (make_model, {"jit_compile": True}, r"`jit_compile` \(True\)"),
 }
@@ -319,16 +421,72 @@ def test_what_is_refused(name):
 
 def test_what_is_refused_when_training_starts():
     model = mp_loop.for_fit(make_model())
-    model.compile("adam")
-    with pytest.raises(ValueError, match=r"`loss` \(None\)"):
-        fitted(model)
     model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()), loss())
-    with pytest.raises(ValueError, match="must not scale the loss"):
+    with pytest.raises(ValueError, match="must not scale the loss.*inner_optimizer"):
+        fitted(model)
+    with policy("mixed_float16"):
+        model = mp_loop.for_fit(make_model())
+    model.compile("adam", loss())
+    with pytest.raises(ValueError, match="policy mixed_float16: call"):
         fitted(model)
     model = mp_loop.for_fit(make_model(), "float8")
     model.compile("adam", loss())
     with pytest.raises(ValueError, match=r"`precision` \(float8\)"):
         fitted(model)
+
+
+@contextlib.contextmanager
+def policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_after_fit_in_float32_and_called_again():
+    """The train function that Keras keeps is not used on."""
+    inputs, labels = data()
+    model = make_model()
+    model.compile(keras.optimizers.Adam(1e-2), loss())
+    fitted(model, epochs=1)
+    mp_loop.for_fit(model, "float16", RULE)
+    fitted(model, epochs=1)
+    first = model.mixed_precision.step
+    assert int(first.state.step) == COUNT // BATCH
+    assert int(model.optimizer.iterations) == COUNT // BATCH + int(
+        first.state.applied_steps
+    )
+    mp_loop.for_fit(model, "bfloat16")
+    fitted(model, epochs=1)
+    second = model.mixed_precision.step
+    assert second is not first and second.working_weights[0].dtype == tf.bfloat16
+    assert int(first.state.step) == int(second.state.step) == COUNT // BATCH
+
+
+def test_a_sequential_model_without_an_input():
+    inputs, labels = data()
+    layers = [keras.layers.Flatten(), keras.layers.Dense(4)]
+    with pytest.raises(ValueError, match="must be built.*`keras.Input"):
+        mp_loop.TrainStep(keras.Sequential(layers), "adam", loss())
+    model = mp_loop.for_fit(keras.Sequential(layers))
+    model.compile("adam", loss())
+    fitted(model, epochs=1)
+    assert int(model.mixed_precision.step.state.applied_steps) == COUNT // BATCH
+
+
+def test_train_on_batch_returns_what_keras_returns():
+    inputs, labels = data()
+    for metrics in ((), ["accuracy"]):
+        model = compiled("float32", None, metrics=metrics)
+        plain = make_model()
+        plain.compile(keras.optimizers.Adam(1e-2), loss(), metrics=metrics)
+        for rows in (slice(0, BATCH), slice(BATCH, 3 * BATCH)):
+            ours, theirs = (
+                m.train_on_batch(inputs[rows], labels[rows]) for m in (model, plain)
+            )
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_train_on_batch_and_evaluate():

@@ -278,10 +278,33 @@ def test_one_bad_micro_batch_skips_the_whole_step_and_counts_once():
     assert int(step.state.skipped_steps) == 1
 
 
-def test_a_batch_that_cannot_be_split_evenly_is_refused():
-    step = steps.make(accumulate_steps=3)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="must divide the batch"):
-        step(*steps.data())
+@pytest.mark.parametrize("way", ["static", "unknown", "compiled"])
+def test_a_batch_that_cannot_be_split_evenly_is_used_row_by_row(way):
+    """The last batch of an epoch: of 10 and 3 rows in 4 micro-batches, and of one."""
+    steppers = [
+        steps.make(
+            "float32",
+            keras.optimizers.SGD(0.1),
+            dense_model(),
+            accumulate_steps=count,
+            jit_compile=way == "compiled",
+        )
+        for count in (1, 4)
+    ]
+    inputs, labels = steps.data()
+    weights = np.linspace(0.0, 2.0, steps.BATCH, dtype=np.float32)
+    rows = (16, 10, 1) if way == "unknown" else (10, 3)
+    for count in rows:
+        batch = [x[:count] for x in (inputs, labels, weights)]
+        if way == "unknown":
+            dataset = tf.data.Dataset.from_tensors(tuple(batch)).unbatch().batch(16)
+            losses = [float(step.run(iter(dataset), 1)["loss"][0]) for step in steppers]
+        else:
+            losses = [float(step(*batch)["loss"]) for step in steppers]
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+    for one, other in zip(*(step.master_weights for step in steppers), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert int(steppers[1].state.skipped_steps) == 0
 
 
 @pytest.mark.parametrize("by", ["step", "optimizer"])
