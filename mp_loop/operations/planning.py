@@ -278,7 +278,7 @@ def _may_be_inside(node: nodes.Node, runs: Mapping[int, rules.Run]) -> bool:
     own = node.gradient
     if own:  # it becomes a part of the region's gradient
         known = not own.captures and all(
-            inner.type in _IN_REGIONS for inner in own.graph.nodes
+            inner.type in (*_IN_REGIONS, "Const") for inner in own.graph.nodes
         )
     else:
         known = node.type in _IN_REGIONS

@@ -46,6 +46,7 @@ class Instruction:
       gradient: its own gradient function, of the gradients of its outputs and of
         what it `captured`, if it has one; it then passes its operands on.
       captured: places of earlier values, or constants.
+      differentiated: for each operand, whether that function has a gradient of it.
     """
 
     type: str
@@ -54,6 +55,7 @@ class Instruction:
     attributes: tuple[tuple[str, Any], ...]
     gradient: Program | None = None
     captured: tuple[int | Constant, ...] = ()
+    differentiated: tuple[bool, ...] = ()
 
     def __call__(self, made: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Runs it on earlier values."""
@@ -69,8 +71,8 @@ class Instruction:
         @tf.custom_gradient
         def compute(*operands: tf.Tensor) -> Any:
             def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
-                found = self.gradient([*grads, *captured])
-                return [*found, *[None] * (len(operands) - len(found))]
+                found = iter(self.gradient([*grads, *captured]))
+                return [next(found) if has else None for has in self.differentiated]
 
             return tuple(tf.identity(x) for x in operands), gradient
 
@@ -133,6 +135,8 @@ def _program(
 
     instructions = []
     for node in of:
+        if node.type == "Const":
+            continue
         own, gradient, captured = node.gradient, None, ()
         if own:
             graph, returned = own.graph, own.graph.outputs
@@ -148,6 +152,7 @@ def _program(
                 () if own else tuple(raw.attributes(node.op).items()),
                 gradient,
                 captured,
+                tuple(own.found) if own else (),
             )
         )
         for value in node.outputs:
