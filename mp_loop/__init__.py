@@ -12,9 +12,10 @@
 `TrainStep` takes the steps, `EvalStep` evaluates, `for_fit` does the same inside
 `model.fit`. `DynamicLossScale`, `StaticLossScale` and `NoLossScale` are the rules of
 the loss scale, and `LossScaleState` is what they change. `half_precision_twin` makes
-the 16-bit model alone, `Checkpoints` saves and restores a training, `Probe` looks into
-a step and leaves no trace, and `best_precision` says which precision is the fastest on
-this machine. README.md describes the commands (`python -m mp_loop.train --help`).
+the 16-bit model alone, and `coverage` tells how much of it multiplies in 16 bits.
+`Checkpoints` saves and restores a training, `Probe` looks into a step and leaves no
+trace, and `best_precision` says which precision is the fastest on this machine.
+README.md describes the commands (`python -m mp_loop.train --help`).
 """
 
 import importlib
@@ -31,6 +32,7 @@ _HOME = {
     "TrainStep": "step.train_step",
     "TrainingDiverged": "run.divergence",
     "best_precision": "hardware.machine",
+    "coverage": "precision.coverage",
     "for_fit": "step.fit",
     "half_precision_twin": "precision.twins",
 }

@@ -36,7 +36,7 @@ from absl import flags
 
 from mp_loop.cli import app
 from mp_loop.config import errors, settings
-from mp_loop.rendering import figures, numbers
+from mp_loop.rendering import figures, numbers, tables
 from mp_loop.run import build, files, run_folder, strict_json
 
 if TYPE_CHECKING:
@@ -93,6 +93,9 @@ def run(config: settings.Config, flag_values: Any) -> int:
                 out.log_numerics(line)
         name = f"{config.model.model} on {config.data.dataset}"
         print(probe_tables.report(name, lines[-1]))
+        covered = built.coverage()
+        if covered:
+            print(f"\n{covered}\n", *tables.columns(covered.rows()), sep="\n")
         if out:
             _draw(pathlib.Path(folder), lines)
         return _advise(built, lines, flag_values) if flag_values.advise else 0

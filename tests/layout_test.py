@@ -19,6 +19,7 @@ FOLDERS = [
     "bench",
     "step",
     "precision",
+    "operations",
     "models",
     "data",
     "distributed",

@@ -25,10 +25,7 @@ MP_LOOP_CLUSTER_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export MP_LOOP_CLUSTER_TOKEN
 
 flags=(--flagfile=experiments/exp.flags --strategy=multi_worker --batch_size=2048
-       --output_dir="$output")
-if [ -f "$output/flags.txt" ]; then
-    flags+=(--resume)
-fi
+       --output_dir="$output" --resume=auto)
 
 # --kill-on-bad-exit=0: the others stop by themselves, with a line that says why.
 # shellcheck disable=SC2016  # expanded in each task

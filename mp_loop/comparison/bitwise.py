@@ -124,7 +124,7 @@ def _pairs(
     ours: train_step.TrainStep, theirs: keras_step.KerasStep
 ) -> dict[str, tuple[tf.Variable, tf.Variable]]:
     """The values that both loops hold, by name, in the order of the model."""
-    mixed_of = _mapped(pairs.of_weights(theirs.model, theirs.mixed))
+    mixed_of = _mapped(pairs.of_weights(theirs.model, theirs.twin))
     weights = [
         (mine, mixed_of[id(other)])
         for mine, other in pairs.of_weights(ours.model, theirs.model)
@@ -132,7 +132,7 @@ def _pairs(
     # Both optimizers keep the order of their model's trainable variables.
     slots = zip(ours.optimizer.variables, theirs.optimizer.variables, strict=True)
     twin_seeds = _mapped(pairs.of_seeds(ours.model, ours.twin))
-    mixed_seeds = _mapped(pairs.of_seeds(theirs.model, theirs.mixed))
+    mixed_seeds = _mapped(pairs.of_seeds(theirs.model, theirs.twin))
     seeds = [
         (twin_seeds[id(mine)], mixed_seeds[id(other)])
         for mine, other in pairs.of_seeds(ours.model, theirs.model)

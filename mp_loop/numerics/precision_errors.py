@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from mp_loop.hardware import devices
 from mp_loop.numerics import layer_search
-from mp_loop.precision import cloning, copies, pairs, twins
+from mp_loop.precision import by_operation, cloning, copies, pairs, twins
 from mp_loop.step import loss_scale
 
 # A variable whose gradient is smaller than this part of the largest one is ignored: its
@@ -97,7 +97,7 @@ class ErrorMeter:
             layer.name
             for layer in twin._flatten_layers(include_self=False, recursive=True)
             if id(layer) not in unchanged
-            and layer.variable_dtype == precision
+            and (layer.variable_dtype == precision or by_operation.is_twin(layer))
             and layer.name in _names(model)
         ]
         reference_model = model if reference == "float32" else _in_float64(model)

@@ -9,57 +9,13 @@ in its twin.
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from mp_loop.precision import (
-    activations,
-    copies,
-    float32_calls,
     norms,
     products,
     transformer,
 )
-
-# Neither variables nor sums, forward or backward (pooling by maximum and
-# padding route each gradient to one place).
-_ELEMENTWISE = (
-    keras.layers.Activation,
-    keras.layers.Cropping1D,
-    keras.layers.Cropping2D,
-    keras.layers.Cropping3D,
-    keras.layers.ELU,
-    keras.layers.Flatten,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.GlobalMaxPooling3D,
-    keras.layers.Identity,
-    keras.layers.LeakyReLU,
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.Permute,
-    keras.layers.ReLU,
-    keras.layers.Reshape,
-    keras.layers.ZeroPadding1D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.ZeroPadding3D,
-)
-# Rows and channels are only moved.
-_GATHERS = (keras.layers.Concatenate,)
-# Elementwise, as long as nothing is broadcast: the gradient would be a sum.
-_MERGES = (
-    keras.layers.Add,
-    keras.layers.Average,
-    keras.layers.Maximum,
-    keras.layers.Minimum,
-    keras.layers.Multiply,
-    keras.layers.Subtract,
-)
-# Keras operations (`x + y`, `keras.ops.reshape(x, ...)`) that are likewise safe.
-_ELEMENTWISE_OPERATIONS = ("Reshape", "Transpose", "Relu", "GetItem", "Squeeze")
-_MERGING_OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 
 
 def convert_layer(
@@ -80,13 +36,8 @@ def convert_layer(
         it draws fewer bits.
       each_call: whether a copy that has weights can `copies.read_in_each_call`.
     """
-    plain = (
-        layer.dtype_policy.name == "float32"  # else: the user's own choice stands
-        and getattr(layer, "activity_regularizer", None) is None  # a reduction
-        and getattr(layer, "quantization_mode", None) is None
-        and not getattr(layer, "lora_enabled", False)
-    )
-    if not plain:
+    plain = getattr(layer, "activity_regularizer", None) is None  # a reduction
+    if not plain or getattr(layer, "lora_enabled", False) or is_foreign(layer):
         return layer
     if type(layer) in products.BIASED:
         return products.with_float32_bias(layer, product_policy, each_call)
@@ -115,28 +66,26 @@ def convert_layer(
         return transformer.attention(layer, product_policy, inside, each_call)
     if type(layer) in transformer.DROPOUTS:
         return transformer.dropout(layer, policy, few_bits=inside)
-    exponential = activations.needs_float32(getattr(layer, "activation", None))
-    elementwise = type(layer) in _ELEMENTWISE and not exponential
-    merge = type(layer) in _MERGES and _inputs_agree(layer)
     relu = norms.relu(layer, policy)
-    if relu is not None:
-        return relu
-    if type(layer) in _GATHERS or elementwise or merge:
-        twin = type(layer).from_config(copies.twin_config(layer, policy))
-        if type(layer) is keras.layers.Activation:
-            twin.activation = activations.fused(layer.activation)
-        return twin
-    return layer
+    return layer if relu is None else relu
 
 
-def convert_operation(operation: keras.Operation) -> Any:
-    """Returns the operation if it is safe in 16 bits, else runs it in float32."""
-    name = type(operation).__name__
-    if name in _ELEMENTWISE_OPERATIONS:
-        return operation
-    if name in _MERGING_OPERATIONS and _inputs_agree(operation):
-        return operation
-    return float32_calls.InFloat32(operation)
+def is_foreign(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer's own dtypes are what its user chose."""
+    quantized = getattr(layer, "quantization_mode", None) is not None
+    return quantized or layer.dtype_policy.name != "float32"
+
+
+def is_head(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer, as a model's last one, makes few numbers of an example.
+
+    One that makes a row of logits for each token, as over a vocabulary, is a good part
+    of what a language model multiplies.
+    """
+    rows = isinstance(layer, keras.layers.Dense | keras.layers.EinsumDense)
+    if rows and len(layer._build_shapes_dict["input_shape"]) > 2:
+        return layer.kernel.shape[-1] <= layer.kernel.shape[0]
+    return type(layer) in products.BIASED
 
 
 def has_copies(layer: keras.layers.Layer) -> bool:
@@ -144,12 +93,3 @@ def has_copies(layer: keras.layers.Layer) -> bool:
     heavy = (*products.BIASED, keras.layers.MultiHeadAttention)
     parts = transformer.parts(layer).values()
     return type(layer) in heavy or any(map(has_copies, parts))
-
-
-def _inputs_agree(operation: keras.Operation) -> bool:
-    """Tells whether every call of the operation gets tensors of one shape."""
-    shapes = [
-        {tuple(tensor.shape) for tensor in node.input_tensors}
-        for node in operation._inbound_nodes
-    ]
-    return all(len(distinct) == 1 for distinct in shapes)

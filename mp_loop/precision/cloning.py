@@ -36,9 +36,6 @@ def clone(model: keras.Model, convert: Callable[[Any], Any]) -> keras.Model:
         that a model computes, by name.
     """
     check_cloneable(model)
-    for operation in operations(model):
-        if is_graph(operation):
-            check_cloneable(operation)
 
     def recorded(layer: Any) -> Any:
         copy = convert(layer)
@@ -46,8 +43,16 @@ def clone(model: keras.Model, convert: Callable[[Any], Any]) -> keras.Model:
             pairing.record(layer, copy)
         return copy
 
+    # Keras would enter a graph with a `call` of its own; what is given is taken.
+    given = {
+        id(layer): recorded(layer)
+        for layer in operations(model)
+        if is_graph(layer) and not is_cloneable(layer)
+    }
     with _uncompiled(model):
-        twin = keras.models.clone_model(model, clone_function=recorded, recursive=True)
+        twin = keras.models.clone_model(
+            model, clone_function=recorded, recursive=True, cache=given
+        )
     pairing.record(model, twin)
     for master, working in [
         *pairs.of_weights(model, twin),
@@ -76,7 +81,7 @@ def operations(model: keras.Model) -> Iterator[Any]:
     graph = model._functional if isinstance(model, keras.Sequential) else model
     for node in itertools.chain(*graph._nodes_by_depth.values()):
         yield node.operation
-        if is_graph(node.operation):
+        if is_graph(node.operation) and is_cloneable(node.operation):
             yield from operations(node.operation)
 
 
@@ -85,7 +90,7 @@ def output_operations(model: keras.Model) -> set[int]:
     found = set()
     for tensor in keras.tree.flatten(model.outputs):
         operation = tensor._keras_history.operation
-        if is_graph(operation):
+        if is_graph(operation) and is_cloneable(operation):
             found |= output_operations(operation)
         else:
             found.add(id(operation))
@@ -98,7 +103,7 @@ def is_graph(layer: Any) -> bool:
     return isinstance(layer, keras.Model) and has_graph and bool(layer.built)
 
 
-def _is_cloneable(layer: Any) -> bool:
+def is_cloneable(layer: Any) -> bool:
     """Tells whether the graph of a model is all that it computes."""
     owner = next(base for base in type(layer).__mro__ if "call" in vars(base))
     return is_graph(layer) and owner.__module__.startswith("keras.src.")
@@ -106,7 +111,7 @@ def _is_cloneable(layer: Any) -> bool:
 
 def check_cloneable(model: keras.Model) -> None:
     """Raises ValueError, by name, unless the graph of a model is all it computes."""
-    if _is_cloneable(model):
+    if is_cloneable(model):
         return
     raise ValueError(
         f"`model` ({type(model).__name__} '{model.name}') must be a built functional "
@@ -120,11 +125,15 @@ def call_counts(model: keras.Model) -> collections.Counter[int]:
     return collections.Counter(map(id, operations(model)))
 
 
-def check_convertible(model: keras.Model, dtype: str) -> None:
+def check_dtypes(model: keras.Model, dtype: str) -> None:
     """Raises ValueError, by name, unless a 16-bit twin can be made of a model."""
     if dtype not in choices.HALF_PRECISIONS:
         raise ValueError(f"`dtype` ({dtype}) must be one of {choices.HALF_PRECISIONS}.")
-    check_cloneable(model)
+    if not model.built:
+        raise ValueError(
+            f"`model` ({type(model).__name__} '{model.name}') must be built to be "
+            "converted: call it once on a batch, or give it a `keras.Input`."
+        )
     for variable in model.weights:
         if variable.dtype in choices.HALF_PRECISIONS:
             raise ValueError(

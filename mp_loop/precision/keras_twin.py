@@ -29,7 +29,8 @@ def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
     Raises:
       ValueError: as `half_precision_twin`.
     """
-    cloning.check_convertible(model, dtype)
+    cloning.check_cloneable(model)
+    cloning.check_dtypes(model, dtype)
     outputs = cloning.output_operations(model)
     policy, mixed = keras.DTypePolicy(dtype), keras.DTypePolicy(f"mixed_{dtype}")
     calls = cloning.call_counts(model)

@@ -64,18 +64,19 @@ class Recomputed:
         """Cuts the model.
 
         Args:
-          model: a functional or Sequential model with one input and one output;
-            nested ones are cut as well.
+          model: a functional or Sequential model with one output and not more than
+            one input of floats; nested ones are cut as well.
           jit_compile: whether the caller is compiled by XLA, which would otherwise
             find the two runs equal and keep the activations after all.
 
         Raises:
-          ValueError: several inputs or outputs, or nowhere to cut.
+          ValueError: several inputs of floats, several outputs, or nowhere to cut.
         """
-        if len(model.inputs) != 1 or len(model.outputs) != 1:
+        floats = sum(map(_is_float, getattr(model, "inputs", ())))
+        if floats > 1 or len(getattr(model, "outputs", ())) != 1:
             raise ValueError(
-                f"`recompute` (True) needs a model with one input and one output: "
-                f"{model.name} has {len(model.inputs)} and {len(model.outputs)}."
+                "`recompute` (True) needs a functional model with one output and not "
+                f"more than one input of floats: {model.name} is none."
             )
         split = parts(model)
         if len(split) < 2:
@@ -89,18 +90,20 @@ class Recomputed:
             beside = {id(t): t for part in group for t in part.beside}
             start = group[0].start
             enter = [start, *beside.values()] if beside else start
-            self.segments.append(keras.Model(enter, group[-1].end))
+            self.segments.append(_Segment(enter, group[-1].end))
             self._beside.append(list(beside))
+        given = model.inputs if len(model.inputs) == 1 else model.input
+        self._start = keras.Model(given, _start(model.inputs))
         made = {id(t): t for part in split for t in part.beside}
         self._made = list(made)
-        self._make = keras.Model(model.inputs, list(made.values())) if made else None
+        self._make = keras.Model(given, list(made.values())) if made else None
         self._model, self.jit_compile = model, jit_compile
 
-    def __call__(self, inputs: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def __call__(self, inputs: Any) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Returns the outputs, and the losses that layers added (float32 [])."""
         self._model._clear_losses()
         losses = []
-        x = inputs
+        x = self._start(inputs)
         made = tf.nest.flatten(self._make(inputs)) if self._make else []
         made = dict(zip(self._made, made, strict=True))
         for segment, names in zip(self.segments, self._beside, strict=True):
@@ -164,6 +167,13 @@ class Recomputed:
             return [tf.identity(tensor) for tensor in tensors]
 
 
+class _Segment(keras.Model):
+    """A functional model that takes tensors in the dtype that they have."""
+
+    def _convert_inputs_to_tensors(self, flat_inputs: Any) -> Any:
+        return flat_inputs
+
+
 def _plain(
     segment: keras.Model, x: tf.Tensor, beside: Sequence[tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -220,8 +230,8 @@ def parts(model: keras.Model, nested: bool = False) -> list[Part]:
     """Splits a model wherever a single tensor connects what comes before and after.
 
     Args:
-      model: a functional or Sequential model with one input and one output. A model
-        nested in it at such a place is split as well.
+      model: a functional or Sequential model with one output and not more than one
+        input of floats. A model nested in it, with one input, is split as well.
       nested: whether it is such a one; integers then count as other tensors.
     """
     graph = model._functional if isinstance(model, keras.Sequential) else model
@@ -238,7 +248,8 @@ def parts(model: keras.Model, nested: bool = False) -> list[Part]:
     }
     last_use[id(graph.outputs[0])] = len(nodes)
     found: list[Part] = []
-    start, inside, live = graph.inputs[0], [], {id(graph.inputs[0])} - free
+    start, inside = _start(graph.inputs), []
+    live = {id(start)} - free
     for i, node in enumerate(nodes):
         inside.append(node)
         live |= {id(tensor) for tensor in node.outputs}
@@ -247,7 +258,8 @@ def parts(model: keras.Model, nested: bool = False) -> list[Part]:
             continue
         end = node.outputs[0]
         inner = node.operation
-        if len(inside) == 1 and hasattr(inner, "_nodes_by_depth"):
+        entered = hasattr(inner, "_nodes_by_depth") and len(inner.inputs) == 1
+        if len(inside) == 1 and entered:
             found += parts(inner, nested=True)
         else:
             size = sum(_size(t) * _layers(n) for n in inside for t in n.outputs)
@@ -258,6 +270,11 @@ def parts(model: keras.Model, nested: bool = False) -> list[Part]:
             found.append(Part(start, end, size, tuple(beside.values())))
         start, inside = end, []
     return found
+
+
+def _start(inputs: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
+    """The input that goes from segment to segment: the floats, if there are any."""
+    return next(filter(_is_float, inputs), inputs[0])
 
 
 def _free(inputs: Sequence[keras.KerasTensor], nodes: Sequence[Any]) -> set[int]:

@@ -17,9 +17,11 @@ import re
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from mp_loop.hardware import devices
-from mp_loop.precision import casting, cloning, copies, products
+from mp_loop.operations import emission
+from mp_loop.precision import by_operation, casting, cloning, copies, products
 
 
 def half_precision_twin(
@@ -52,26 +54,38 @@ def half_precision_twin(
 
     Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 and 3.3.
     """
-    cloning.check_convertible(model, dtype)
-    outputs = cloning.output_operations(model)
-    policy = keras.DTypePolicy(dtype)
+    cloning.check_dtypes(model, dtype)
     if float32_products is None:
         float32_products = devices.multiplies_slowly(dtype)
-    product_policy = products.Float32Products(dtype) if float32_products else policy
     stays = re.compile(float32_layers) if float32_layers else None
+    names = {layer.name for layer in model._flatten_layers() if stays}
+    how = emission.Emission(
+        tf.as_dtype(dtype),
+        float32_products,
+        float32_scopes=frozenset(filter(stays.search, names) if stays else ()),
+    )
+    if not cloning.is_cloneable(model):
+        return by_operation.model(model, how)
+    outputs = cloning.output_operations(model)
+    policy = keras.DTypePolicy(dtype)
+    product_policy = products.Float32Products(dtype) if float32_products else policy
     calls = cloning.call_counts(model)
 
     def convert(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
-            return casting.convert_operation(layer)
-        if isinstance(layer, keras.Model):  # not one that clone_model enters
-            cloning.check_cloneable(layer)
-        if id(layer) in outputs or (stays and stays.search(layer.name)):
+            return by_operation.operation(layer, how, id(layer) in outputs)
+        if stays and stays.search(layer.name) or casting.is_foreign(layer):
             return layer
+        if id(layer) in outputs:
+            if casting.is_head(layer) or not by_operation.gains(layer, how):
+                return layer
+            return by_operation.layer(layer, how, float32_outputs=True)
         each_call = calls[id(layer)] > 1 and casting.has_copies(layer)
         twin = casting.convert_layer(layer, policy, product_policy, each_call=each_call)
         if each_call and twin is not layer:
             copies.read_in_each_call(twin, layer)
+        if twin is layer and by_operation.gains(layer, how):
+            return by_operation.layer(layer, how)
         return twin
 
     return cloning.clone(model, convert)

@@ -50,6 +50,7 @@ def write(
         run_charts.curves([run]),
         sections.skipped_steps(run.metrics),
         run_charts.numerics(run.looks),
+        sections.coverage(folder),
         sections.configuration(flags),
         sections.environment(folder),
     ]

@@ -123,17 +123,33 @@ def _flags(flagfile: str) -> dict[str, str]:
     return dict(line.removeprefix("--").partition("=")[::2] for line in lines)
 
 
+def coverage(folder: pathlib.Path) -> str:
+    """How much of the model multiplied in 16 bits, by layer."""
+    found = _document(folder / records.COVERAGE_FILE)
+    text, rows = found.get("text"), found.get("layers")
+    if not isinstance(text, str) or not isinstance(rows, list):
+        return ""
+    rows = [[str(cell) for cell in row] for row in rows if isinstance(row, list)]
+    head = f"<h2>16 bits</h2>{paragraph(text)}"
+    known = len(rows) > 1 and len({len(row) for row in rows}) == 1
+    return f"{head}{table(rows)}" if known else head
+
+
 def environment(folder: pathlib.Path) -> str:
     """What the run in a folder ran on."""
+    found = _document(folder / records.ENVIRONMENT_FILE)
+    rows = [(name, _shown(value)) for name, value in found.items()]
+    return f"<h2>Environment</h2>{table(rows, head=False)}" if rows else ""
+
+
+def _document(path: pathlib.Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none."""
     try:
-        text, _ = files.read_regular(folder / records.ENVIRONMENT_FILE)
+        text, _ = files.read_regular(path)
         found = json.loads(text)
     except (OSError, ValueError, RecursionError):
-        return ""
-    if not isinstance(found, dict):
-        return ""
-    rows = [(name, _shown(value)) for name, value in found.items()]
-    return f"<h2>Environment</h2>{table(rows, head=False)}"
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _shown(value: object) -> str:

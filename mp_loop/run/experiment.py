@@ -18,7 +18,7 @@ from mp_loop.config import errors, sections, settings
 from mp_loop.data import batching, sources
 from mp_loop.distributed import strategies, workers
 from mp_loop.models import applications, catalog, heads, language, trainable_layers
-from mp_loop.precision import offloading, twins
+from mp_loop.precision import coverage, offloading, twins
 from mp_loop.run import metric, phases, step_factory, trial
 from mp_loop.step import eval_step, losses, protocol
 
@@ -94,6 +94,13 @@ class Experiment:
         if self.config.parallel.strategy == "none":
             return make()
         return strategies.batches(self.steps.strategy, make)
+
+    def coverage(self) -> coverage.Coverage | None:
+        """Tells how much of the step's products is of 16 bits; None in float32."""
+        dtype = self.config.precision.precision
+        if dtype == "float32" or not getattr(self.model, "inputs", None):
+            return None
+        return coverage.of_twin(self.step.twin, self.model, dtype)
 
     def evaluate(self) -> dict[str, float]:
         """Returns `eval_loss` and the metric, by its key, on the test data."""

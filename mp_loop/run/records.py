@@ -17,6 +17,7 @@ from mp_loop.run import files, json_lines, record_checks, strict_json
 
 FLAGS_FILE = "flags.txt"
 ENVIRONMENT_FILE = "environment.json"
+COVERAGE_FILE = "coverage.json"
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 NUMERICS_FILE = "numerics.jsonl"

@@ -188,6 +188,12 @@ class RunFolder:
             model.save(temporary)
             files.flush(temporary)
 
+    def write_coverage(self, values: Mapping[str, Any]) -> None:
+        """Writes coverage.json."""
+        text = strict_json.to_document(values)
+        with self._guard:
+            files.write_atomically(self.folder / records.COVERAGE_FILE, text)
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json."""
         text = strict_json.to_document(summary)

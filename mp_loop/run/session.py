@@ -23,6 +23,7 @@ import tensorflow as tf
 from mp_loop.config import errors, settings
 from mp_loop.hardware import environment
 from mp_loop.numerics import probe
+from mp_loop.precision import coverage
 from mp_loop.run import (
     checkpointing,
     experiment,
@@ -74,6 +75,7 @@ class Session:
         self.experiment = built
         self.has_files = has_files
         self.done = 0
+        self.coverage: coverage.Coverage | None = None
         self.writer: writers.Writer = writers.NullWriter()
         self.checkpoints: writers.CheckpointStore = writers.NullCheckpoints()
         if has_files:
@@ -114,6 +116,10 @@ class Session:
         if self.has_files and not self.done:
             graph = self._first_graph or _graph(self.experiment)
             self.writer.log_setup(self.experiment.config.values(), graph)
+        if self.has_files:
+            self.coverage = self.experiment.coverage()
+            if self.coverage:
+                self.writer.write_coverage(self.coverage.values())
         self._first_graph = None
         self.done = int(state.step.numpy())
 

@@ -56,6 +56,9 @@ class Writer(Protocol):
     def write_model(self, model: keras.Model) -> None:
         """Writes the trained model."""
 
+    def write_coverage(self, values: Mapping[str, Any]) -> None:
+        """Records how much of the model multiplies in 16 bits."""
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes what came of the run."""
 
@@ -134,6 +137,9 @@ class NullWriter:
         return None
 
     def write_model(self, model: keras.Model) -> None:
+        """Does nothing."""
+
+    def write_coverage(self, values: Mapping[str, Any]) -> None:
         """Does nothing."""
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

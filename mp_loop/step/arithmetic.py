@@ -6,13 +6,16 @@ project's, `KerasArithmetic` gives the bits of Keras' mixed precision, to compar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
 
-from mp_loop.precision import keras_twin, twins
-from mp_loop.step import gradients, updates, variables
+from mp_loop.precision import coverage, keras_twin, twins
+from mp_loop.step import gradients, loss_scale, updates, variables
+
+logger = logging.getLogger(__name__)
 
 
 class Arithmetic:
@@ -94,3 +97,21 @@ def make(keras_arithmetic: bool, float32_layers: str = "") -> Arithmetic:
             "`keras_arithmetic`."
         )
     return KerasArithmetic()
+
+
+def default_rule(
+    precision: str, model: keras.Model, twin: keras.Model | None
+) -> loss_scale.LossScale:
+    """Only float16 loses gradients at the lower end of its range.
+
+    Args:
+      precision: of the step.
+      model: in float32.
+      twin: what was made of it; None: one of the user's own.
+    """
+    if precision != "float16":
+        return loss_scale.NoLossScale()
+    if twin and coverage.is_nothing(twin, model):
+        logger.warning("Nothing of the model runs in float16; no gradient is scaled.")
+        return loss_scale.NoLossScale()
+    return loss_scale.DynamicLossScale()

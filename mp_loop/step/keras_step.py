@@ -31,7 +31,7 @@ class KerasStep:
 
     Attributes:
       model: the user's float32 model; current after `export`.
-      mixed: the model under Keras' policy.
+      twin: the model under Keras' policy.
       optimizer: the user's, inside LossScaleOptimizer.
       scale_variables: LossScaleOptimizer's scale (float32) and its count of
         clean steps (integer); empty without it.
@@ -63,7 +63,7 @@ class KerasStep:
           jit_compile: as for `TrainStep`.
         """
         self.model = model
-        self.mixed = under_policy(model, POLICIES[precision])
+        self.twin = under_policy(model, POLICIES[precision])
         self._loss = losses.of(loss, names=getattr(model, "output_names", None))
         self.optimizer = optimizer
         self._optimizer = optimizer
@@ -71,7 +71,7 @@ class KerasStep:
             self._optimizer = keras.optimizers.LossScaleOptimizer(
                 optimizer, initial_scale, dynamic_growth_steps=growth_interval
             )
-        self._pairs = pairs.of_weights(model, self.mixed)
+        self._pairs = pairs.of_weights(model, self.twin)
         mixed_of = {id(master): mixed for master, mixed in self._pairs}
         self._trained = [mixed_of[id(v)] for v in model.trainable_variables]
         self._optimizer.build(self._trained)
@@ -81,15 +81,15 @@ class KerasStep:
             self.scale_variables = tuple(v.value for v in variables)
         trainable = [v.value for v in self._trained]
         others = [mixed_of[id(v)].value for v in model.non_trainable_weights]
-        known = {id(v) for v in self.mixed.weights}
+        known = {id(v) for v in self.twin.weights}
         self.state = train_state.TrainState(
             master_weights=trainable,
             working_weights=trainable,
             other_weights=others,
-            seeds=[v.value for v in self.mixed.variables if id(v) not in known],
+            seeds=[v.value for v in self.twin.variables if id(v) not in known],
             slots=[v.value for v in self._optimizer.variables],
         )
-        self._step = placement.function(self._one_step, self.mixed, jit_compile)
+        self._step = placement.function(self._one_step, self.twin, jit_compile)
         self._run = tf.function(self._many_steps, autograph=False)
 
     @property
@@ -140,10 +140,10 @@ class KerasStep:
         self, inputs: Any, labels: Any, sample_weight: Any = None
     ) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
-            outputs = self.mixed(inputs, training=True)
+            outputs = self.twin(inputs, training=True)
             outputs = gradients.outputs_in_float32(outputs)
             loss = self._loss(labels, outputs, sample_weight)
-            for extra in self.mixed.losses:
+            for extra in self.twin.losses:
                 loss += tf.cast(extra, tf.float32)
             scaled_loss = self._optimizer.scale_loss(loss)
         rate = tf.cast(tf.convert_to_tensor(self._optimizer.learning_rate), tf.float32)

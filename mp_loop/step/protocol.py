@@ -19,10 +19,12 @@ class Step(Protocol):
 
     Attributes:
       model: the user's float32 model.
+      twin: the model that computes.
       state: every variable that training changes.
     """
 
     model: keras.Model
+    twin: keras.Model
     state: train_state.TrainState
 
     @property

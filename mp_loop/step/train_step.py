@@ -144,12 +144,13 @@ class TrainStep:
             jit_compile=jit_compile,
         )
         self._arithmetic = arithmetic.make(keras_arithmetic, float32_layers)
+        made = None
         if twin is None and precision in choices.HALF_PRECISIONS:
-            twin = self._arithmetic.twin(model, precision)
+            twin = made = self._arithmetic.twin(model, precision)
         self.model = model
         self.twin = model if twin is None else twin
         self.optimizer = optimizer
-        self.rule = loss_scale or _default_rule(precision)
+        self.rule = loss_scale or arithmetic.default_rule(precision, model, made)
         self._clip_norm = clip_norm
         self._variables = variables.of_step(model, self.twin)
         self._replicas.check_scope("optimizer", optimizer.variables[0])

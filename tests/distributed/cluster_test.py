@@ -158,14 +158,10 @@ def test_the_slurm_example(tmp_path, stand_ins, code):
     assert [task.number for task, _ in found] == [0, 1]
     assert {task.addresses for task, _ in found} == {("one:20123", "two:20123")}
     assert all("--strategy=multi_worker" in words for _, words in found)
-    assert not any("--resume" in words for _, words in found)
+    assert all("--resume=auto" in words for _, words in found)
     (token,) = set((tmp_path / "tokens").read_text().split())
     assert len(token) == 64
     assert (tmp_path / "requeued").exists() == (code == 75)
-    (tmp_path / "runs" / "cluster").mkdir(parents=True)
-    (tmp_path / "runs" / "cluster" / "flags.txt").touch()
-    submit()
-    assert all("--resume" in words for _, words in told(tmp_path)[2:])
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -183,4 +179,4 @@ def test_the_kubernetes_example(tmp_path, stand_ins, index):
     ((task, words),) = told(tmp_path)
     assert task.number == index
     assert task.addresses == ("mp-loop-0.mp-loop:2222", "mp-loop-1.mp-loop:2222")
-    assert words[-1] == "--output_dir=/runs/first"
+    assert words[-2:] == ["--output_dir=/runs/first", "--resume=auto"]

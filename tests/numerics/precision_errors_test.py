@@ -14,8 +14,11 @@ def squares():
     x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
     x = keras.layers.BatchNormalization(name="norm")(x)
     x = keras.layers.Dropout(0.5, name="dropout")(x)
-    x = keras.layers.Rescaling(400.0, name="large")(x)
-    x = keras.layers.Multiply(name="square")([x, x])
+    large = keras.initializers.Identity(400.0)
+    x = keras.layers.EinsumDense(
+        "bhwc,cd->bhwd", (8 - 2, 8 - 2, 4), kernel_initializer=large, name="large"
+    )(x)
+    x = keras.layers.Multiply(name="square")([x, keras.layers.ReLU(name="relu")(x)])
     x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
     x = keras.layers.Rescaling(1e-5, name="small")(x)
     x = keras.layers.Dense(8, name="hidden")(x)
@@ -37,12 +40,15 @@ def meter(precision="float16", **arguments):
 def test_the_layer_that_overflows_is_named_and_the_model_is_left_alone():
     model, made = meter()
     before = steps.bits([v.value for v in model.variables])
-    assert made.candidates == ["conv", "norm", "dropout", "square", "hidden"]
+    layers = ["conv", "norm", "dropout", "large", "relu", "square", "small", "hidden"]
+    assert made.candidates == layers
     assert made.errors(()).outputs == np.inf
     found = layer_search.fewest_layers(
         made.candidates, lambda names: made.errors(names).within(0.05, 0.5)
     )
-    assert found == layer_search.LayerSet(("square",), True)
+    # What a float32 layer makes is squared in float32.
+    assert found == layer_search.LayerSet(("large",), True)
+    assert made.errors(found.names).within(0.05, 0.5)
     repaired = made.errors(("square",))
     assert 0 < repaired.outputs < 0.01 and 0 < repaired.grads < 0.1
     assert repaired.variable in [v.path for v in model.trainable_variables]

@@ -15,7 +15,7 @@ from mp_loop.comparison import bitwise
 from mp_loop.config import errors
 from mp_loop.models import applications, catalog
 from mp_loop.numerics import precision_errors
-from mp_loop.precision import keras_twin, pairing, pairs
+from mp_loop.precision import coverage, keras_twin, pairing, pairs
 from mp_loop.step import keras_step
 
 L = keras.layers
@@ -291,21 +291,10 @@ def tied():
     return {"model": keras.Model(inputs, L.Dense(3)(x))}
 
 
-def own_call():
-    class Doubled(keras.Model):
-        def call(self, inputs, training=None, mask=None):
-            return 2.0 * super().call(inputs, training, mask)
-
-    inputs = keras.Input((8,))
-    inner = Doubled(inputs, L.Dense(8)(inputs), name="doubled")
-    return {"model": keras.Model(inputs, L.Dense(3)(inner(inputs)))}
-
-
 REFUSED = {
     "other attributes": (unnamed, r"has no counterpart.*equal attributes, or equal"),
     "a weight too few": (short_of_one, r"`twin` .* b/kernel has no counterpart"),
     "a weight of two layers": (tied, r"tied/kernel belongs to several layers"),
-    "a call of its own": (own_call, r"\(Doubled 'doubled'\) .* no `call` of its own"),
 }
 
 
@@ -314,6 +303,20 @@ def test_what_cannot_be_paired_is_refused(name):
     make, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         mp_loop.TrainStep(optimizer=keras.optimizers.SGD(), loss="mse", **make())
+
+
+def test_a_graph_with_a_call_of_its_own_is_not_taken_apart():
+    class Doubled(keras.Model):
+        def call(self, inputs, training=None, mask=None):
+            return 2.0 * super().call(inputs, training, mask)
+
+    inputs = keras.Input((8,))
+    inner = Doubled(inputs, L.Dense(8)(inputs), name="doubled")
+    for model in (inner, keras.Model(inputs, L.Dense(3)(inner(inputs)))):
+        twin = mp_loop.half_precision_twin(model, "bfloat16")
+        x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+        np.testing.assert_allclose(twin(x), model(x), atol=5e-2)
+        assert coverage.coverage(model, "bfloat16").share > 0.7
 
 
 def test_a_weight_of_two_layers_trains_in_float32():

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.models import catalog
-from mp_loop.precision import keras_twin, offloading, pairs, twins
+from mp_loop.precision import coverage, keras_twin, offloading, pairs, twins
 from tests.support import graphs
 
 L = keras.layers
@@ -473,22 +473,39 @@ def built_subclassed():
     return model
 
 
+OURS, KERAS = mp_loop.half_precision_twin, keras_twin.keras_twin
 REFUSED = {
-    "subclassed": (built_subclassed, r"`model` \(Subclassed 'mine'\) must be a built"),
-    "holds a subclassed": (holds_subclassed, r"\(Subclassed 'mine'\).*pass it as"),
-    "unbuilt": (unbuilt, r"`model` \(Sequential '.*'\) must be a built functional"),
-    "16-bit weights": (in_float16, r"must have float32 weights: .*kernel is float16"),
+    "subclassed": (KERAS, built_subclassed, r"\(Subclassed 'mine'\) must be a built"),
+    "holds a subclassed": (
+        KERAS,
+        holds_subclassed,
+        r"'mine'\).*as `twin`",
+    ),
+    "unbuilt": (OURS, unbuilt, r"`model` \(Sequential '.*'\) must be built"),
+    "16-bit weights": (OURS, in_float16, r"float32 weights: .*kernel is float16"),
+    "16-bit weights, by Keras": (KERAS, in_float16, r"weights: .*kernel is float16"),
 }
 
 
-@pytest.mark.parametrize(
-    "convert", [mp_loop.half_precision_twin, keras_twin.keras_twin]
-)
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_converted_is_refused_by_name(name, convert):
-    make, message = REFUSED[name]
+def test_what_cannot_be_converted_is_refused_by_name(name):
+    convert, make, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         convert(make(), "float16")
+
+
+@pytest.mark.parametrize("make", [built_subclassed, holds_subclassed])
+def test_a_subclassed_model_multiplies_in_16_bits(make):
+    """Alone, and inside a functional one."""
+    keras.utils.set_random_seed(0)
+    model = make()
+    inputs = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    assert coverage.coverage(model, "bfloat16").share == 1
+    step = mp_loop.TrainStep(model, keras.optimizers.SGD(0.1), "mse")
+    assert step.twin(inputs).dtype == "float32"
+    losses = [float(step(inputs, np.ones((8, 4)))["loss"]) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    np.testing.assert_allclose(step.twin(inputs), model(inputs), atol=2e-2)
 
 
 def test_an_unknown_dtype_is_refused():

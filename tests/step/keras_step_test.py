@@ -35,9 +35,9 @@ def without_dropout(model):
 )
 def test_every_layer_but_the_last_is_under_keras_policy(precision, policy):
     step = make_step(precision)
-    names = [layer.dtype_policy.name for layer in step.mixed.layers]
+    names = [layer.dtype_policy.name for layer in step.twin.layers]
     assert names == [policy] * (len(names) - 1) + ["float32"]
-    assert steps.bits(step.mixed.get_weights()) == steps.bits(
+    assert steps.bits(step.twin.get_weights()) == steps.bits(
         steps.conv_model().get_weights()
     )
 
@@ -95,5 +95,5 @@ def test_export_writes_the_trained_weights_into_the_float32_model():
     assert steps.bits(step.model.get_weights()) == before
     exported = step.export()
     assert exported is step.model
-    assert steps.bits(exported.get_weights()) == steps.bits(step.mixed.get_weights())
+    assert steps.bits(exported.get_weights()) == steps.bits(step.twin.get_weights())
     assert {v.dtype for v in exported.weights} == {"float32"}

@@ -1,0 +1,346 @@
+"""Emits a traced float32 call again, its products in 16 bits.
+
+    outputs = Emission(tf.bfloat16).graph(graph, tensors)
+
+A transformation in plain TensorFlow: it knows no layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from mp_loop.operations import nodes, planning, products, raw, regions, rules, sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Emission:
+    """How calls are emitted.
+
+    Attributes:
+      narrow: tf.float16 or tf.bfloat16.
+      float32_products: multiply in float32 what is stored in 16 bits.
+      compiled: whether XLA compiles regions.
+      float32_scopes: name scopes whose operations stay in float32.
+    """
+
+    narrow: tf.DType
+    float32_products: bool = False
+    compiled: bool = True
+    float32_scopes: frozenset[str] = frozenset()
+
+    def graph(
+        self,
+        graph: nodes.Graph,
+        tensors: Sequence[tf.Tensor],
+        kinds: Mapping[int, rules.Kind] | None = None,
+    ) -> list[tf.Tensor]:
+        """Emits a graph.
+
+        Args:
+          graph: what was traced.
+          tensors: what its inputs become: of their dtype, or 16 bits for float32.
+          kinds: of inputs of which more is known than their dtype, by id.
+
+        Returns:
+          What its outputs become, likewise.
+        """
+        plan = self.plan(graph, tensors, kinds or {})
+        made = _Made(self, plan)
+        for value, tensor in zip(graph.inputs, tensors, strict=True):
+            made.tensors[id(value)] = tensor
+        for item in plan.order:
+            made.emit(item)
+        return [made.get(value) for value in graph.outputs]
+
+    def plan(
+        self,
+        graph: nodes.Graph,
+        tensors: Sequence[tf.Tensor | tf.TensorSpec],
+        kinds: Mapping[int, rules.Kind],
+    ) -> planning.Plan:
+        """Decides how a graph is emitted; see `graph`."""
+        found = {
+            id(value): (
+                rules.Kind.NARROW if x.dtype == self.narrow else rules.Kind.FLOAT32
+            )
+            for value, x in zip(graph.inputs, tensors, strict=True)
+            if value.is_float32
+        }
+        return planning.plan(graph, found | kinds, self.narrow, self.float32_scopes)
+
+
+class _Made:
+    """What was emitted of one graph."""
+
+    def __init__(self, emission: Emission, plan: planning.Plan):
+        self.emission, self.plan = emission, plan
+        self.tensors: dict[int, tf.Tensor] = {}
+        self._cast: dict[tuple[int, tf.DType], tf.Tensor] = {}
+
+    def get(self, value: nodes.Value, dtype: tf.DType | None = None) -> tf.Tensor:
+        """Returns what a value became, cast if it is a float32 one."""
+        if value.constant is not None and id(value) not in self.tensors:
+            dtype = dtype if value.is_float32 and dtype else value.tensor.dtype
+            return tf.constant(value.constant, dtype)
+        tensor = self.tensors[id(value)]
+        if not value.is_float32 or dtype in (None, tensor.dtype):
+            return tensor
+        key = (id(value), dtype)
+        if key not in self._cast:  # once for all who read it
+            self._cast[key] = tf.cast(tensor, dtype)
+        return self._cast[key]
+
+    def emit(self, item: nodes.Node | planning.Region) -> None:
+        """Emits what is next."""
+        if isinstance(item, planning.Region):
+            self._set(item.outputs, self._region(item))
+        elif item.type != "Const":
+            self._set(item.outputs, self._node(item))
+
+    def _set(self, values: Sequence[nodes.Value], tensors: Sequence[tf.Tensor]) -> None:
+        for value, tensor in zip(values, tensors, strict=True):
+            self.tensors[id(value)] = tensor
+
+    def _region(self, region: planning.Region) -> list[tf.Tensor]:
+        emission = self.emission
+        inputs = [self.get(value) for value in region.inputs]
+        program = regions.program(region, emission.narrow)
+        return regions.run(program, inputs, emission.compiled)
+
+    def _node(self, node: nodes.Node) -> list[tf.Tensor]:
+        if node.type in _STRUCTURES:
+            return _STRUCTURES[node.type](self, node)
+        if node.gradient:
+            return _own_gradient(self, node)
+        if node.type == "IdentityN":
+            return [self.get(value) for value in node.inputs]
+        run = self.plan.runs[id(node)]
+        if run is rules.Run.PRODUCT:
+            return self._product(node)
+        if run is rules.Run.NARROW:
+            return self._narrow(node)
+        inputs = [self.get(value, tf.float32) for value in node.inputs]
+        return self.call(node, inputs)
+
+    def call(self, node: nodes.Node, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Emits a node as it is, on given operands."""
+        return _caller(node)(inputs)
+
+    def inner(
+        self,
+        graph: Any,
+        outer: Sequence[nodes.Value],
+        tensors: Sequence[tf.Tensor],
+        fixed: Sequence[bool] | None = None,
+        compiled: bool = True,
+    ) -> list[tf.Tensor]:
+        """Emits the body of a loop or branch.
+
+        Args:
+          graph: its `FuncGraph`.
+          outer: for each of its inputs, what is given in the graph around it.
+          tensors: what these became.
+          fixed: for each of them, whether it is that value in every call.
+          compiled: whether XLA may compile regions in it.
+        """
+        emission = self.emission
+        if not compiled:
+            emission = dataclasses.replace(emission, compiled=False)
+        fixed = fixed or [True] * len(outer)
+        inputs, kinds = [], {}
+        for placeholder, value, is_fixed in zip(
+            graph.inputs, outer, fixed, strict=True
+        ):
+            own = nodes.Value(placeholder)
+            inputs.append(own)
+            if is_fixed:
+                own.variable, own.constant = value.variable, value.constant
+                if value.is_float32:
+                    kinds[id(own)] = self.plan.kinds[id(value)]
+        read = nodes.of_graph(graph, graph.outputs, inputs)
+        return emission.graph(read, tensors, kinds)
+
+    def _product(self, node: nodes.Node) -> list[tf.Tensor]:
+        emission = self.emission
+        inputs = [self.get(value, emission.narrow) for value in node.inputs]
+        first, second = (i for i, v in enumerate(node.inputs) if v.is_float32)
+        if node.type.startswith("BatchMatMul"):
+            product = products.matrices(
+                node.op.get_attr("adj_x"), node.op.get_attr("adj_y")
+            )
+        else:
+            product = products.of_operands(_caller(node), inputs, (first, second))
+        wide = emission.float32_products
+        return [products.multiply(product, inputs[first], inputs[second], wide)]
+
+    def _narrow(self, node: nodes.Node) -> list[tf.Tensor]:
+        narrow = self.emission.narrow
+        raws = [self.get(value) for value in node.inputs]
+        if node.type in ("Add", "AddV2", "Sub"):
+            x, y = raws
+            return [sums.add(x, y, narrow, -1 if node.type == "Sub" else 1)]
+        if node.type == "BiasAdd" and node.op.get_attr("data_format") == b"NHWC":
+            return [sums.add(*raws, narrow)]
+        if node.type in _ADD_UP or (
+            node.type in rules.MERGES | rules.SUMS and self._broadcasts(node)
+        ):
+            return sums.in_float32_backward(_caller(node), raws, narrow)
+        return self.call(node, [self.get(value, narrow) for value in node.inputs])
+
+    def _broadcasts(self, node: nodes.Node) -> bool:
+        """Tells whether an operand is not known to have the shape of the result."""
+        if node.type in ("ConcatV2", "Pack", "AddN"):
+            return False
+        shape = node.outputs[0].tensor.shape
+        return not all(
+            value.tensor.shape == shape and shape.is_fully_defined()
+            for value in node.inputs
+            if value.constant is None
+        )
+
+
+# Moves that send a number to several places.
+_ADD_UP = ("BiasAdd", "BroadcastTo", "GatherNd", "GatherV2", "MirrorPad", "Tile")
+
+
+def _caller(node: nodes.Node) -> Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]:
+    """A function that emits a node on given operands."""
+    sizes, attributes = raw.sizes(node.op), raw.attributes(node.op)
+    return lambda inputs: raw.call(
+        node.op.op_def, inputs, sizes, attributes, name=node.op.name
+    )
+
+
+def _read(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
+    """Reads a variable such that a tape sees it."""
+    variable = node.inputs[0].variable
+    if variable is None:
+        return made.call(node, [made.get(node.inputs[0])])
+    return [variable.value()]
+
+
+def _gather(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
+    """Looks rows of a variable up; their gradient stays sparse."""
+    variable = node.inputs[0].variable
+    inputs = [made.get(value) for value in node.inputs]
+    if variable is None or node.op.get_attr("batch_dims"):
+        return made.call(node, inputs)
+    return [variable.sparse_read(inputs[1])]
+
+
+def _loop(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
+    """Emits a loop: what is carried keeps its dtype, what goes round is captured."""
+    op = node.op
+    body, test = (
+        nodes.function(op.graph, op.get_attr(x).name) for x in ("body", "cond")
+    )
+    fixed = [a is b for a, b in zip(body.inputs, body.outputs, strict=True)]
+    wide = [made.get(value, tf.float32) for value in node.inputs]
+    carried = [x for x, is_fixed in zip(wide, fixed, strict=True) if not is_fixed]
+
+    def all_of(variables: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        left = iter(variables)
+        pairs = zip(node.inputs, fixed, strict=True)
+        return [made.get(v) if is_fixed else next(left) for v, is_fixed in pairs]
+
+    def run(graph: Any, variables: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        return made.inner(graph, node.inputs, all_of(variables), fixed)
+
+    def step(*variables: tf.Tensor) -> list[tf.Tensor]:
+        outputs = zip(run(body, variables), fixed, strict=True)
+        return [_widen(made, x) for x, is_fixed in outputs if not is_fixed]
+
+    shapes = [
+        value.tensor.shape
+        for value, is_fixed in zip(node.outputs, fixed, strict=True)
+        if not is_fixed
+    ]
+    limit = node.inputs[1].constant
+    last = iter(
+        tf.while_loop(
+            lambda *variables: run(test, variables)[0],
+            step,
+            carried,
+            shape_invariants=shapes,
+            parallel_iterations=op.get_attr("parallel_iterations"),
+            maximum_iterations=None if limit is None or limit < 0 else int(limit),
+        )
+    )
+    return [
+        x if is_fixed else next(last) for x, is_fixed in zip(wide, fixed, strict=True)
+    ]
+
+
+def _branches(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
+    """Emits a choice; what comes of it is float32."""
+    op, (index, *operands) = node.op, node.inputs
+    if node.type.endswith("If"):
+        names = [op.get_attr(x).name for x in ("else_branch", "then_branch")]
+    else:
+        names = [branch.name for branch in op.get_attr("branches")]
+
+    def branch(name: str) -> list[tf.Tensor]:
+        inner = nodes.function(op.graph, name)
+        tensors = [made.get(value) for value in operands]
+        # TensorFlow does not find what a compiled function of a branch keeps.
+        outputs = made.inner(inner, operands, tensors, compiled=False)
+        return [_widen(made, x) for x in outputs]
+
+    calls = [functools.partial(branch, name) for name in names]
+    chosen = made.get(index)
+    if node.type.endswith("If"):
+        outputs = tf.cond(_as_bool(chosen), calls[1], calls[0])
+    else:
+        outputs = tf.switch_case(chosen, calls)
+    return tf.nest.flatten(outputs)
+
+
+def _as_bool(x: tf.Tensor) -> tf.Tensor:
+    return x if x.dtype == tf.bool else tf.not_equal(x, tf.zeros([], x.dtype))
+
+
+def _widen(made: _Made, x: tf.Tensor) -> tf.Tensor:
+    return tf.cast(x, tf.float32) if x.dtype == made.emission.narrow else x
+
+
+def _own_gradient(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
+    """Emits a `tf.custom_gradient`: its gradient function is emitted as well."""
+    own = node.gradient
+    captured = [*(made.get(value) for value in own.captured), *own.captures]
+    weights = {
+        id(inner): rules.Kind.WEIGHT
+        for inner, value in zip(
+            own.graph.inputs[len(own.given) :], own.captured, strict=False
+        )
+        if made.plan.kinds.get(id(value)) is rules.Kind.WEIGHT
+    }
+
+    @tf.custom_gradient
+    def compute(*tensors: tf.Tensor) -> Any:
+        def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
+            given = [*grads, *captured]
+            found = iter(made.emission.graph(own.graph, given, weights))
+            pairs = zip(own.found, tensors, strict=True)
+            return [tf.cast(next(found), x.dtype) if has else None for has, x in pairs]
+
+        return tuple(tf.identity(x) for x in tensors), gradient
+
+    outputs = compute(*(made.get(value) for value in node.inputs))
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+_STRUCTURES = {
+    "Case": _branches,
+    "If": _branches,
+    "ReadVariableOp": _read,
+    "ResourceGather": _gather,
+    "StatelessCase": _branches,
+    "StatelessIf": _branches,
+    "StatelessWhile": _loop,
+    "While": _loop,
+}

@@ -1,0 +1,293 @@
+"""How every node of a traced call runs, and which of them make a region.
+
+    plan = planning.plan(graph, kinds, tf.float16)
+
+A *region* is a connected group of float32 operations between 16-bit tensors: a norm,
+an activation, a softmax with its mask. It holds no product, so that it is cheap to run
+again, and keeps only what enters it for the backward pass.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from mp_loop.operations import nodes, rules
+
+# Pure operations that XLA makes loops of.
+_LOOPS = """
+    Abs Acos Acosh Add AddN AddV2 Asin Asinh Atan Atan2 Atanh BiasAdd BroadcastTo Cast
+    Ceil ClipByValue ConcatV2 Cos Cosh Digamma Div DivNoNan Elu Equal Erf Erfc Exp
+    ExpandDims Expm1 Floor FloorDiv FloorMod Greater GreaterEqual Identity InvGrad
+    IsFinite IsInf IsNan L2Loss LeakyRelu Less LessEqual Lgamma Log Log1p LogSoftmax
+    LogicalAnd LogicalNot LogicalOr Max Maximum Mean Min Minimum Mul MulNoNan Neg
+    NotEqual Pack Pad Pow RealDiv Reciprocal Relu Relu6 Reshape Rint Round Rsqrt Select
+    SelectV2 Selu Sigmoid Sign Sin Sinh Slice Snapshot Softmax Softplus Softsign Split
+    SplitV Sqrt Square SquaredDifference Squeeze StopGradient StridedSlice Sub Sum Tan
+    Tanh Tile Transpose Unpack Xdivy Xlogy
+"""
+_IN_REGIONS = frozenset(_LOOPS.split())
+# What sorts or adds nothing: alone, a region of these would save nothing.
+_FREE = rules.MOVES | {"Cast", "ConcatV2", "Pack", "Select", "SelectV2"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Float32 operations that are run, and run again, as one.
+
+    Attributes:
+      nodes: in order.
+      inputs: values that enter; constants are part of it.
+      outputs: values that are used elsewhere.
+      rounded: for each output, whether it is used in 16 bits alone.
+    """
+
+    nodes: tuple[nodes.Node, ...]
+    inputs: tuple[nodes.Value, ...]
+    outputs: tuple[nodes.Value, ...]
+    rounded: tuple[bool, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What becomes of a traced call.
+
+    Attributes:
+      runs: for each node by its id, how it runs.
+      kinds: for each float32 value by its id, what becomes of it.
+      order: what is emitted, one after the other: nodes and regions.
+    """
+
+    runs: Mapping[int, rules.Run]
+    kinds: Mapping[int, rules.Kind]
+    order: Sequence[nodes.Node | Region]
+
+    @property
+    def gains(self) -> bool:
+        """Whether anything runs in 16 bits, or is run again in the backward pass."""
+        return any(map(self._gains, self.order))
+
+    def _gains(self, item: nodes.Node | Region) -> bool:
+        if isinstance(item, Region):
+            return len(item.nodes) > 1
+        if item.bodies:
+            return bool(rules.PRODUCTS & item.types())
+        return self.runs[id(item)] is not rules.Run.FLOAT32
+
+
+def plan(
+    graph: nodes.Graph,
+    kinds: Mapping[int, rules.Kind],
+    narrow: tf.DType,
+    float32_scopes: frozenset[str] = frozenset(),
+) -> Plan:
+    """Decides on dtypes, node by node, and finds regions.
+
+    Args:
+      graph: a traced call.
+      kinds: of its float32 inputs, by id.
+      narrow: tf.float16 or tf.bfloat16.
+      float32_scopes: name scopes whose operations stay in float32.
+    """
+    runs, kinds = {}, dict(kinds)
+    for node in graph.nodes:
+        found = [kinds[id(value)] for value in node.inputs if value.is_float32]
+        runs[id(node)], kind = rules.decide(node, found)
+        if node.is_in(float32_scopes):
+            runs[id(node)], kind = rules.Run.FLOAT32, rules.Kind.FLOAT32
+        for i, value in enumerate(node.outputs):
+            if not value.is_float32:
+                continue
+            kinds[id(value)] = kind
+            if value.constant is not None:
+                kinds[id(value)] = rules.kind_of_constant(value.constant, narrow)
+            elif value.variable is not None and value.variable.trainable:
+                kinds[id(value)] = rules.Kind.WEIGHT
+            elif node.type == "IdentityN":  # each operand for itself
+                kinds[id(value)] = kinds[id(node.inputs[i])]
+    return Plan(runs, kinds, _in_order(graph, runs, kinds))
+
+
+def _in_order(
+    graph: nodes.Graph, runs: Mapping[int, rules.Run], kinds: Mapping[int, rules.Kind]
+) -> list[nodes.Node | Region]:
+    """Puts nodes and regions after what they need; effects keep their order."""
+    uses = collections.defaultdict(list)
+    for node in graph.nodes:
+        for value in node.reads:
+            uses[id(value)].append(node)
+    returned = {id(value) for value in graph.outputs}
+    regions = [
+        _region(group, runs, uses, returned) for group in _groups(graph, runs, kinds)
+    ]
+    while True:
+        items = _items(graph, regions)
+        order = _sorted(graph, items)
+        left = {id(item) for item in items.values()} - {id(item) for item in order}
+        if not left:
+            return order
+        # A region that would have to read a variable both before and after a write.
+        regions = [region for region in regions if id(region) not in left]
+
+
+def _items(
+    graph: nodes.Graph, regions: Sequence[Region]
+) -> dict[int, nodes.Node | Region]:
+    """For each node by its id, itself or the region that it is in."""
+    items: dict[int, nodes.Node | Region] = {id(node): node for node in graph.nodes}
+    for region in regions:
+        items |= {id(node): region for node in region.nodes}
+    return items
+
+
+def _sorted(
+    graph: nodes.Graph, items: Mapping[int, nodes.Node | Region]
+) -> list[nodes.Node | Region]:
+    """Sorts items topologically, in the order of the graph; what cannot be is left."""
+    makers = {id(value): node for node in graph.nodes for value in node.outputs}
+    after: dict[int, set[int]] = collections.defaultdict(set)
+    ranks, by_id = {}, {}
+    for rank, node in enumerate(graph.nodes):
+        item = items[id(node)]
+        ranks.setdefault(id(item), rank)
+        by_id[id(item)] = item
+        for value in node.reads:
+            maker = makers.get(id(value))
+            if maker is not None and items[id(maker)] is not item:
+                after[id(item)].add(id(items[id(maker)]))
+    for first, second in _effects(graph):
+        after[id(items[id(second)])].add(id(items[id(first)]))
+    followers = collections.defaultdict(list)
+    for item, before in after.items():
+        for one in before:
+            followers[one].append(item)
+    waiting = {item: len(before) for item, before in after.items()}
+    ready = [(rank, item) for item, rank in ranks.items() if not waiting.get(item)]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        _, item = heapq.heappop(ready)
+        order.append(by_id[item])
+        for follower in followers[item]:
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                heapq.heappush(ready, (ranks[follower], follower))
+    return order
+
+
+def _effects(graph: nodes.Graph) -> Iterator[tuple[nodes.Node, nodes.Node]]:
+    """Pairs of nodes of which the first must run before the second."""
+    written: dict[Any, nodes.Node] = {}
+    read = collections.defaultdict(list)
+    for node in graph.nodes:
+        if not node.op.op_def.is_stateful:
+            continue
+        handles = [v for v in node.inputs if v.tensor.dtype == tf.resource]
+        for key in [id(handle) for handle in handles] or ["no resource"]:
+            if not node.has_effect:
+                if key in written:
+                    yield written[key], node
+                read[key].append(node)
+                continue
+            for before in [*read.pop(key, []), *filter(None, [written.get(key)])]:
+                if before is not node:
+                    yield before, node
+            written[key] = node
+
+
+def _groups(
+    graph: nodes.Graph, runs: Mapping[int, rules.Run], kinds: Mapping[int, rules.Kind]
+) -> list[list[nodes.Node]]:
+    """Connected float32 operations between which nothing else lies on any path.
+
+    The level of an operation is the number of times that the way to it changes between
+    region and other; two operations of one level have no other one between them.
+    """
+    level: dict[int, int] = collections.defaultdict(int)  # by value
+    maker: dict[int, nodes.Node] = {}
+    parent: dict[int, int] = {}
+    members: dict[int, nodes.Node] = {}
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    inside: set[int] = set()
+    for node in graph.nodes:
+        member = _may_be_inside(node, runs)
+        levels = [0]
+        for value in node.inputs:
+            if value.constant is not None:
+                continue
+            crosses = (id(maker.get(id(value))) in inside) is not member
+            levels.append(level[id(value)] + crosses)
+        for value in node.outputs:
+            level[id(value)] = max(levels)
+            maker[id(value)] = node
+        if not member:
+            continue
+        inside.add(id(node))
+        parent[id(node)], members[id(node)] = id(node), node
+        for value in node.inputs:
+            before = maker.get(id(value))
+            same = id(before) in inside and level[id(value)] == max(levels)
+            if same:
+                parent[root(id(node))] = root(id(before))
+    groups = collections.defaultdict(list)
+    for i, node in members.items():
+        groups[root(i)].append(node)
+    return [group for group in groups.values() if _pays(group, kinds)]
+
+
+def _may_be_inside(node: nodes.Node, runs: Mapping[int, rules.Run]) -> bool:
+    return (
+        node.type in _IN_REGIONS
+        and runs[id(node)] is rules.Run.FLOAT32
+        and any(value.is_float32 for value in [*node.inputs, *node.outputs])
+        and any(value.constant is None for value in node.inputs)
+    )
+
+
+def _pays(group: Sequence[nodes.Node], kinds: Mapping[int, rules.Kind]) -> bool:
+    """Tells whether a region would keep less than its operations do."""
+    narrow = any(
+        kinds.get(id(value)) is rules.Kind.NARROW
+        for node in group
+        for value in node.inputs
+    )
+    return narrow and any(node.type not in _FREE for node in group)
+
+
+def _region(
+    group: Sequence[nodes.Node],
+    runs: Mapping[int, rules.Run],
+    uses: Mapping[int, Sequence[nodes.Node]],
+    returned: set[int],
+) -> Region:
+    inner = {id(node) for node in group}
+    made = {id(value) for node in group for value in node.outputs}
+    inputs = {
+        id(value): value
+        for node in group
+        for value in node.inputs
+        if id(value) not in made and value.constant is None
+    }
+    outputs, rounded = [], []
+    for value in (value for node in group for value in node.outputs):
+        outside = [node for node in uses[id(value)] if id(node) not in inner]
+        if not outside and id(value) not in returned:
+            continue
+        outputs.append(value)
+        rounded.append(
+            value.is_float32
+            and id(value) not in returned
+            and all(runs[id(node)] is not rules.Run.FLOAT32 for node in outside)
+        )
+    return Region(tuple(group), tuple(inputs.values()), tuple(outputs), tuple(rounded))

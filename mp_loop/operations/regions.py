@@ -1,0 +1,181 @@
+"""Float32 operations between 16-bit tensors, run as one and run again backward.
+
+    outputs = regions.run(program.of_region(region), inputs, compiled=True)
+
+Only what enters is kept for the backward pass, which runs the operations again from
+there. XLA makes few loops of them, forward and backward. Equal regions, those of the
+layers of a Transformer say, are compiled once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mp_loop.operations import planning, raw
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """A constant of a program, as something that can be compared."""
+
+    dtype: tf.DType
+    shape: tuple[int, ...]
+    data: bytes
+
+    def tensor(self) -> tf.Tensor:
+        """Makes it."""
+        array = np.frombuffer(self.data, self.dtype.as_numpy_dtype)
+        return tf.constant(array.reshape(self.shape), self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One operation.
+
+    Attributes:
+      type: of the operation.
+      operands: places of earlier values, or constants.
+      sizes: as `raw.call` takes them.
+      attributes: as `raw.call` takes them.
+    """
+
+    type: str
+    operands: tuple[int | Constant, ...]
+    sizes: tuple[int, ...]
+    attributes: tuple[tuple[str, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A function of tensors that can be compared with others.
+
+    Attributes:
+      inputs: how many tensors enter; they have the first places.
+      instructions: each appends what it makes.
+      outputs: places of what it returns.
+      rounded: for each output, whether it is rounded to 16 bits.
+      narrow: the dtype of 16 bits.
+    """
+
+    inputs: int
+    instructions: tuple[Instruction, ...]
+    outputs: tuple[int, ...]
+    rounded: tuple[bool, ...]
+    narrow: tf.DType
+
+    def __call__(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Runs it on floats of 16 bits or float32, as float32."""
+        made = [tf.cast(x, tf.float32) if x.dtype == self.narrow else x for x in inputs]
+        for instruction in self.instructions:
+            operands = [
+                x.tensor() if isinstance(x, Constant) else made[x]
+                for x in instruction.operands
+            ]
+            op_def = raw.function_op_def(instruction.type)
+            attributes = dict(instruction.attributes)
+            made += raw.call(op_def, operands, instruction.sizes, attributes)
+        pairs = zip(self.outputs, self.rounded, strict=True)
+        return [tf.cast(made[i], self.narrow) if r else made[i] for i, r in pairs]
+
+
+def program(region: planning.Region, narrow: tf.DType) -> Program:
+    """Writes a region down."""
+    place = {id(value): i for i, value in enumerate(region.inputs)}
+    instructions = []
+    for node in region.nodes:
+        operands = tuple(
+            place[id(value)] if value.constant is None else _constant(value.constant)
+            for value in node.inputs
+        )
+        attributes = tuple(raw.attributes(node.op).items())
+        instructions.append(
+            Instruction(node.type, operands, raw.sizes(node.op), attributes)
+        )
+        for value in node.outputs:
+            place[id(value)] = len(place)
+    return Program(
+        len(region.inputs),
+        tuple(instructions),
+        tuple(place[id(value)] for value in region.outputs),
+        region.rounded,
+        narrow,
+    )
+
+
+def _constant(value: np.ndarray) -> Constant:
+    return Constant(tf.as_dtype(value.dtype), value.shape, value.tobytes())
+
+
+def run(
+    of_region: Program, inputs: Sequence[tf.Tensor], compiled: bool
+) -> list[tf.Tensor]:
+    """Runs a region; backward, from its inputs again.
+
+    Args:
+      of_region: what it computes.
+      inputs: what enters, floats of 16 bits or float32.
+      compiled: whether XLA compiles it.
+    """
+    forward, backward = _compiled(of_region) if compiled else _plain(of_region)
+
+    @tf.custom_gradient
+    def compute(*inputs: tf.Tensor) -> Any:
+        def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
+            again = list(inputs)
+            if not compiled:  # not merged with the forward pass, whose tensors it keeps
+                with tf.control_dependencies(list(grads)):
+                    again = [tf.identity(x) for x in inputs]
+            found = backward(again, list(grads))
+            floats = [i for i, x in enumerate(inputs) if x.dtype.is_floating]
+            given = dict(zip(floats, found, strict=True))
+            return [given.get(i) for i in range(len(inputs))]
+
+        return tuple(forward(list(inputs))), gradient
+
+    made = compute(*inputs)
+    return list(made) if isinstance(made, list | tuple) else [made]
+
+
+Forward = Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]
+Backward = Callable[[Sequence[tf.Tensor], Sequence[tf.Tensor]], list[tf.Tensor]]
+
+
+def _plain(of_region: Program) -> tuple[Forward, Backward]:
+    def backward(
+        inputs: Sequence[tf.Tensor], grads: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        floats = [x for x in inputs if x.dtype.is_floating]
+        with tf.GradientTape() as tape:
+            tape.watch(floats)
+            outputs = of_region(inputs)
+        pairs = [
+            (y, dy) for y, dy in zip(outputs, grads, strict=True) if y.dtype.is_floating
+        ]
+        found = tape.gradient(
+            [y for y, _ in pairs],
+            floats,
+            [dy for _, dy in pairs],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        return [tf.cast(g, x.dtype) for g, x in zip(found, floats, strict=True)]
+
+    return of_region, backward
+
+
+@functools.cache
+def _compiled(of_region: Program) -> tuple[Forward, Backward]:
+    forward, backward = _plain(of_region)
+
+    def call(inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        return forward(inputs)
+
+    return (
+        tf.function(call, jit_compile=True, autograph=False),
+        tf.function(backward, jit_compile=True, autograph=False),
+    )

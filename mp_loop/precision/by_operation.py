@@ -1,0 +1,243 @@
+"""Layers that have no twin of their own, their products in 16 bits.
+
+    twin = by_operation.layer(block, how)            # how: an `emission.Emission`
+
+The twin is the user's float32 layer itself, with all its variables: its call is traced
+as it is, and emitted again operation by operation; see `mp_loop.operations`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend.common import stateless_scope
+
+from mp_loop.operations import calls, emission, planning, rules
+
+
+def layer(
+    layer: keras.layers.Layer, how: emission.Emission, float32_outputs: bool = False
+) -> keras.layers.Layer:
+    """Makes a layer compute in 16 bits, operation by operation.
+
+    Args:
+      layer: any built float32 layer, a model among them.
+      how: which 16 bits.
+      float32_outputs: whether what it returns is cast to float32.
+
+    Returns:
+      A layer that shares all variables of `layer`; what it returns is of 16 bits, or
+      float32 where its last operation is.
+    """
+    return _made(layer, how, keras.layers.Layer, float32_outputs)
+
+
+def model(model: keras.Model, how: emission.Emission) -> keras.Model:
+    """Makes a model of any kind compute in 16 bits, operation by operation."""
+    return _made(model, how, keras.Model, float32_outputs=True)
+
+
+def operation(
+    operation: keras.Operation, how: emission.Emission, float32_outputs: bool = False
+) -> keras.Operation:
+    """Makes an operation of a functional model (`x + y`, say) compute in 16 bits."""
+    return _Operation(operation, how, float32_outputs)
+
+
+def is_twin(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer is one that this module made."""
+    return isinstance(layer, _ByOperation)
+
+
+def gains(layer: keras.Operation, how: emission.Emission) -> bool:
+    """Tells whether some of what a layer does would run, or be stored, in 16 bits.
+
+    Args:
+      layer: one that was called in a functional model.
+      how: which 16 bits.
+    """
+    if not _is_of_keras(layer):
+        return True
+    arguments = layer._inbound_nodes[0].arguments
+    given = keras.tree.map_structure(
+        lambda x: _specification(x, how.narrow), (arguments.args, arguments.kwargs)
+    )
+    return _planned(layer, given, how)[1].gains
+
+
+def _is_of_keras(layer: keras.Operation) -> bool:
+    """Tells whether a layer can surely be called on a batch of unknown size."""
+    return type(layer).__module__.startswith("keras.src.")
+
+
+def _specification(x: Any, dtype: Any = None) -> Any:
+    """A tensor that is not there yet; a float of `dtype`, if one is given."""
+    if not isinstance(x, keras.KerasTensor):
+        return x
+    is_float32 = dtype and x.dtype == "float32"
+    return tf.TensorSpec(x.shape, dtype if is_float32 else x.dtype)
+
+
+def _planned(
+    layer: keras.Operation, given: Any, how: emission.Emission
+) -> tuple[calls.Traced, planning.Plan]:
+    """Traces a call, and plans it, without a trace of it."""
+    with keras.StatelessScope():  # nothing is written
+        traced = calls.trace(
+            lambda given: layer(*given[0], **given[1]), given, how.narrow
+        )
+    return traced, how.plan(traced.graph, traced.tensors, traced.kinds)
+
+
+def _output_spec(
+    layer: keras.Operation, how: emission.Emission, args: tuple, kwargs: dict
+) -> Any:
+    """What a layer returns; a dtype that is not known is said to be float32."""
+    spec = layer.compute_output_spec(*args, **kwargs)
+    if not _is_of_keras(layer):
+        return spec
+    given = keras.tree.map_structure(_specification, (args, kwargs))
+    traced, plan = _planned(layer, given, how)
+    narrow = iter(
+        plan.kinds.get(id(value)) is rules.Kind.NARROW for value in traced.graph.outputs
+    )
+
+    def told(x: Any) -> Any:
+        if not isinstance(x, keras.KerasTensor) or not next(narrow):
+            return x
+        return keras.KerasTensor(x.shape, how.narrow.name, name=x.name)
+
+    return keras.tree.map_structure(told, spec)
+
+
+def _made(layer: Any, how: emission.Emission, base: type, float32_outputs: bool) -> Any:
+    twin = _kind(type(layer), base)(name=layer.name, dtype="float32")
+    twin.stand_for(layer, how, float32_outputs)
+    return twin
+
+
+@functools.cache
+def _kind(of: type, base: type) -> type:
+    @functools.wraps(of.call)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.emit(args, kwargs)
+
+    return type(of.__name__, (_ByOperation, base), {"call": call})
+
+
+class _ByOperation:
+    """Mixin: calls a float32 layer, its operations cast one by one."""
+
+    def stand_for(
+        self, layer: keras.layers.Layer, how: emission.Emission, float32_outputs: bool
+    ) -> None:
+        self.layer = layer  # tracked: its variables are this layer's
+        self._how, self._float32_outputs = how, float32_outputs
+        self.autocast = False
+        self.built = True
+        self.supports_masking = True
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        """Leaves the mask that the layer's own call has set."""
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """As the layer tells it; of layers not of Keras, all floats are of float32."""
+        if self._float32_outputs:
+            return self.layer.compute_output_spec(*args, **kwargs)
+        return _output_spec(self.layer, self._how, args, kwargs)
+
+    def emit(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        outer = stateless_scope.get_stateless_scope()
+        trainable = {id(v) for v in self.layer.trainable_variables}
+        given = outer.state_mapping if outer else {}
+        losses, written = [], {}
+
+        def call(arguments: Any) -> Any:
+            args, kwargs = arguments
+            if outer is None:
+                outputs = self.layer(*args, **kwargs)
+                losses.extend(_take_losses(self.layer))
+            else:
+                with keras.StatelessScope(collect_losses=True) as scope:
+                    scope.state_mapping |= given
+                    outputs = self.layer(*args, **kwargs)
+                losses.extend(scope.losses)
+                for variable in self.layer.variables:
+                    value = scope.state_mapping.get(id(variable))
+                    if value is not given.get(id(variable)):
+                        written[id(variable)] = value
+            return outputs, _masks(outputs), losses, written
+
+        traced = calls.trace(
+            call,
+            (args, kwargs),
+            self._how.narrow,
+            [v.value for v in self.layer.variables if id(v) not in given],
+            [value for i, value in given.items() if i in trainable],
+        )
+        outputs, masks, emitted_losses, values = traced.emit(self._how)
+        for variable in self.layer.variables:
+            if id(variable) in values:
+                variable.assign(values[id(variable)])
+        for loss in emitted_losses:
+            self.add_loss(loss)
+        if self._float32_outputs:
+            outputs = _in_float32(outputs, self._how)
+        for tensor, mask in zip(tf.nest.flatten(outputs), masks, strict=True):
+            if mask is not None:
+                tensor._keras_mask = mask
+        return outputs
+
+
+class _Operation(keras.Operation):
+    def __init__(
+        self,
+        operation: keras.Operation,
+        how: emission.Emission,
+        float32_outputs: bool,
+    ):
+        super().__init__(name=operation.name)
+        self._operation, self._how = operation, how
+        self._float32_outputs = float32_outputs
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        if self._float32_outputs:
+            return self._operation.compute_output_spec(*args, **kwargs)
+        return _output_spec(self._operation, self._how, args, kwargs)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        def call(arguments: Any) -> Any:
+            args, kwargs = arguments
+            return self._operation.call(*args, **kwargs)
+
+        traced = calls.trace(call, (args, kwargs), self._how.narrow)
+        outputs = traced.emit(self._how)
+        return _in_float32(outputs, self._how) if self._float32_outputs else outputs
+
+
+def _in_float32(outputs: Any, how: emission.Emission) -> Any:
+    """Casts 16-bit tensors, nested, to float32."""
+
+    def widen(x: Any) -> Any:
+        return tf.cast(x, tf.float32) if getattr(x, "dtype", None) == how.narrow else x
+
+    return tf.nest.map_structure(widen, outputs)
+
+
+def _masks(outputs: Any) -> Sequence[Any]:
+    """What Keras has attached to tensors."""
+    return [getattr(x, "_keras_mask", None) for x in tf.nest.flatten(outputs)]
+
+
+def _take_losses(layer: keras.layers.Layer) -> list[tf.Tensor]:
+    """Takes the losses that a call added to layers."""
+    here, found = tf.compat.v1.get_default_graph(), []
+    for part in layer._flatten_layers():
+        made = [x for x in part._losses if getattr(x, "graph", None) is here]
+        found += made
+        part._losses = [x for x in part._losses if not any(x is y for y in made)]
+    return found
