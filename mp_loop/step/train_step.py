@@ -173,7 +173,7 @@ class TrainStep:
         one_step = self._after_check(lambda *batch: self.trace(*batch).metrics)
         one_step = self._replicas.each(one_step)
         self._step = placement.function(one_step, model, jit_compile, self._leave_xla)
-        self._checked = self._step
+        self._checked = None
         if jit_compile:  # XLA drops assertions
             self._checked = tf.function(self._after_check(self._step), autograph=False)
         self._run = tf.function(self._many_steps, autograph=False)
@@ -221,7 +221,8 @@ class TrainStep:
           tf.errors.InvalidArgumentError: labels are not the class numbers that one
             of Keras' losses needs; nothing has changed.
         """
-        return self._checked(inputs, labels, sample_weight)
+        step = self._checked or self._step
+        return step(inputs, labels, sample_weight)
 
     def run(self, iterator: Iterator[Any], steps: int) -> metrics.Metrics:
         """Takes many steps in one call, without returning to Python.
@@ -368,7 +369,7 @@ class TrainStep:
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> metrics.Metrics:
         return metrics.stack_steps(
-            lambda: self._checked(*next(iterator)), metrics.METRICS, steps
+            lambda: self(*next(iterator)), metrics.METRICS, steps
         )
 
     def _after_check(self, function: Callable[..., Any]) -> Callable[..., Any]:
