@@ -44,8 +44,9 @@ def half_precision_twin(
     Returns:
       A Keras model with equal weights (see `pairs`): 16-bit copies in heavy layers,
       the model's own float32 variables elsewhere. A functional model keeps its
-      structure. Its outputs are float32. Regularizers are left to the masters. The twin is for
-      computing; save `model`. A later change of `layer.trainable` needs a new twin.
+      structure. Its outputs are float32. Regularizers are left to the masters. The
+      twin is for computing; save `model`. A later change of `layer.trainable` needs a
+      new twin.
 
     Raises:
       ValueError: unknown dtype, a model that is not built or has weights other than
