@@ -160,16 +160,18 @@ def _exports(module: str) -> tuple[str, ...]:
     if root is None:
         return ()
     found: list[str] = []
-    for path in (root / module, root / "src" / module):
+    # Some versions of Keras have their public names in `api`.
+    for path in (root / module, root / "api" / module, root / "src" / module):
         try:
             tree = ast.parse((path / "__init__.py").read_text(encoding="utf-8"))
         except (OSError, ValueError, SyntaxError):
-            return ()
+            continue
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 found += [alias.asname or alias.name for alias in node.names]
             if isinstance(node, ast.Dict):  # {"mse": MeanSquaredError, ...}
-                found += [k.value for k in node.keys if isinstance(k, ast.Constant)]
+                keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+                found += [key for key in keys if isinstance(key, str)]
     # A class is also known by its name in lower case, with underscores.
     return tuple({*found, *map(_snake_case, found)})
 

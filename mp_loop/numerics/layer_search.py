@@ -25,7 +25,7 @@ class LayerSet:
     """Layers that must stay in float32.
 
     Attributes:
-      names: the names of the layers, in order of the model.
+      names: the names of the layers, in the order in which they were tried.
       fewest: whether every smaller set was tried and was not enough.
     """
 
@@ -39,7 +39,7 @@ def fewest_layers(
     """Searches for the fewest layers that must stay in float32.
 
     Args:
-      candidates: the layers that could stay in float32, in order of the model.
+      candidates: the layers that could stay in float32, those to try first in front.
       is_enough: tells whether a set of them is enough; adding layers to a set that is
         enough should not change that.
 

@@ -64,7 +64,8 @@ class ErrorMeter:
     Attributes:
       precision: "float16" or "bfloat16".
       reference: the dtype that errors are measured against.
-      candidates: the names of the layers that compute in 16 bits, in order.
+      candidates: the names of the layers that compute in 16 bits, those of few weights
+        first.
     """
 
     def __init__(
@@ -93,13 +94,16 @@ class ErrorMeter:
         self._errors: dict[tuple[str, ...], PassErrors] = {}
         twin = self._twin(())
         unchanged = {id(layer) for layer in model._flatten_layers()}
-        self.candidates = [
-            layer.name
+        converted = [
+            layer
             for layer in twin._flatten_layers(include_self=False, recursive=True)
             if id(layer) not in unchanged
             and (layer.variable_dtype == precision or by_operation.is_twin(layer))
             and layer.name in _names(model)
         ]
+        # In float32, a layer of few weights costs least.
+        converted.sort(key=lambda layer: layer.count_params())
+        self.candidates = [layer.name for layer in converted]
         reference_model = model if reference == "float32" else _in_float64(model)
         with _exact_products():
             self._truth = [self._pass(reference_model, *b, 1.0) for b in self._batches]

@@ -260,7 +260,6 @@ def _loop(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
         for value, is_fixed in zip(node.outputs, fixed, strict=True)
         if not is_fixed
     ]
-    limit = node.inputs[1].constant
     last = iter(
         tf.while_loop(
             lambda *variables: run(test, variables)[0],
@@ -268,7 +267,7 @@ def _loop(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
             carried,
             shape_invariants=shapes,
             parallel_iterations=op.get_attr("parallel_iterations"),
-            maximum_iterations=None if limit is None or limit < 0 else int(limit),
+            maximum_iterations=nodes.most_iterations(op),
         )
     )
     return [

@@ -240,11 +240,17 @@ def inner_graphs(op: tf.Operation) -> list[tuple[Any, int]]:
     """The functions that an operation calls, each with how often, as far as known."""
     names = [op.get_attr(attribute) for attribute in _BODIES.get(op.type, ())]
     names = [x for name in names for x in (name if type(name) is list else [name])]
-    times = 1
-    if op.type.endswith("While"):
-        limit = tf.get_static_value(op.inputs[1])
-        times = 1 if limit is None else max(int(limit), 1)
+    times = max(most_iterations(op) or 1, 1) if op.type.endswith("While") else 1
     return [(function(op.graph, name.name), times) for name in names]
+
+
+def most_iterations(loop: tf.Operation) -> int | None:
+    """Returns how often a loop may run, if it says so."""
+    limit = loop.inputs[1]
+    if limit.op.type == "Max":  # so Keras says how long a sequence is
+        limit = limit.op.inputs[0]
+    known = tf.get_static_value(limit)
+    return None if known is None or np.max(known) < 0 else int(np.max(known))
 
 
 def function(graph: Any, name: str) -> Any:

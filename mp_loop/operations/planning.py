@@ -32,6 +32,8 @@ _LOOPS = """
     Tanh Tile Transpose Unpack Xdivy Xlogy
 """
 _IN_REGIONS = frozenset(_LOOPS.split())
+# Cheap, number by number.
+_DRAWN = frozenset({"Abs", "Add", "AddV2", "BiasAdd", "Mul", "Neg", "RealDiv", "Sub"})
 # What sorts or adds nothing: alone, a region of these would save nothing.
 _FREE = rules.MOVES | {"Cast", "ConcatV2", "Pack", "Select", "SelectV2"}
 
@@ -110,17 +112,43 @@ def plan(
                 kinds[id(value)] = rules.Kind.WEIGHT
             elif node.type == "IdentityN":  # each operand for itself
                 kinds[id(value)] = kinds[id(node.inputs[i])]
+    _draw_into_regions(graph, runs, kinds)
     return Plan(runs, kinds, _in_order(graph, runs, kinds))
+
+
+def _draw_into_regions(
+    graph: nodes.Graph, runs: dict[int, rules.Run], kinds: dict[int, rules.Kind]
+) -> None:
+    """Lets what regions alone read be a part of them, as float32, and not be kept."""
+    uses = _uses(graph)
+    returned = {id(value) for value in graph.outputs}
+    for node in reversed(graph.nodes):
+        values = {id(value) for value in node.outputs}
+        readers = [reader for i in values for reader in uses[i]]
+        if (
+            runs[id(node)] is rules.Run.NARROW
+            and node.type in _DRAWN
+            and not values & returned
+            and all(_may_be_inside(reader, runs) for reader in readers)
+        ):
+            runs[id(node)] = rules.Run.FLOAT32
+            kinds |= dict.fromkeys(values, rules.Kind.FLOAT32)
+
+
+def _uses(graph: nodes.Graph) -> Mapping[int, list[nodes.Node]]:
+    """For each value by its id, who reads it."""
+    uses = collections.defaultdict(list)
+    for node in graph.nodes:
+        for value in node.reads:
+            uses[id(value)].append(node)
+    return uses
 
 
 def _in_order(
     graph: nodes.Graph, runs: Mapping[int, rules.Run], kinds: Mapping[int, rules.Kind]
 ) -> list[nodes.Node | Region]:
     """Puts nodes and regions after what they need; effects keep their order."""
-    uses = collections.defaultdict(list)
-    for node in graph.nodes:
-        for value in node.reads:
-            uses[id(value)].append(node)
+    uses = _uses(graph)
     returned = {id(value) for value in graph.outputs}
     regions = [
         _region(group, runs, uses, returned) for group in _groups(graph, runs, kinds)
@@ -223,7 +251,7 @@ def _groups(
     for node in graph.nodes:
         member = _may_be_inside(node, runs)
         levels = [0]
-        for value in node.inputs:
+        for value in node.reads:
             if value.constant is not None:
                 continue
             crosses = (id(maker.get(id(value))) in inside) is not member
@@ -235,7 +263,7 @@ def _groups(
             continue
         inside.add(id(node))
         parent[id(node)], members[id(node)] = id(node), node
-        for value in node.inputs:
+        for value in node.reads:
             before = maker.get(id(value))
             same = id(before) in inside and level[id(value)] == max(levels)
             if same:
@@ -247,8 +275,15 @@ def _groups(
 
 
 def _may_be_inside(node: nodes.Node, runs: Mapping[int, rules.Run]) -> bool:
+    own = node.gradient
+    if own:  # it becomes a part of the region's gradient
+        known = not own.captures and all(
+            inner.type in (*_IN_REGIONS, "Const") for inner in own.graph.nodes
+        )
+    else:
+        known = node.type in _IN_REGIONS
     return (
-        node.type in _IN_REGIONS
+        known
         and runs[id(node)] is rules.Run.FLOAT32
         and any(value.is_float32 for value in [*node.inputs, *node.outputs])
         and any(value.constant is None for value in node.inputs)
@@ -276,7 +311,7 @@ def _region(
     inputs = {
         id(value): value
         for node in group
-        for value in node.inputs
+        for value in node.reads
         if id(value) not in made and value.constant is None
     }
     outputs, rounded = [], []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 
 def attributes(op: tf.Operation) -> dict[str, Any]:
@@ -79,14 +80,14 @@ def _function(kind: str) -> tuple[Any, dict[str, str]]:
     """The Python function of an operation, and what it calls its arguments."""
     function = getattr(tf.raw_ops, kind)
     parameters = [p for p in inspect.signature(function).parameters if p != "name"]
-    op_def = function_op_def(kind)
-    own = [x.name for x in op_def.input_arg]
+    declared = op_def(kind)
+    own = [x.name for x in declared.input_arg]
     inferred = {
         name
-        for x in op_def.input_arg
+        for x in declared.input_arg
         for name in (x.type_attr, x.number_attr, x.type_list_attr)
     }
-    own += [x.name for x in op_def.attr if x.name not in inferred]
+    own += [x.name for x in declared.attr if x.name not in inferred]
     # Python renames a few; they keep their order.
     renamed = [name for name in own if name not in parameters]
     free = [name for name in parameters if name not in own]
@@ -96,10 +97,8 @@ def _function(kind: str) -> tuple[Any, dict[str, str]]:
     }
 
 
-def function_op_def(kind: str) -> Any:
+def op_def(kind: str) -> Any:
     """The declaration of an operation type."""
-    from tensorflow.python.framework import op_def_registry
-
     return op_def_registry.get(kind)
 
 

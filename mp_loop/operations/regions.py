@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.operations import planning, raw
+from mp_loop.operations import nodes, planning, raw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +43,41 @@ class Instruction:
       operands: places of earlier values, or constants.
       sizes: as `raw.call` takes them.
       attributes: as `raw.call` takes them.
+      gradient: its own gradient function, of the gradients of its outputs and of
+        what it `captured`, if it has one; it then passes its operands on.
+      captured: places of earlier values, or constants.
+      differentiated: for each operand, whether that function has a gradient of it.
     """
 
     type: str
     operands: tuple[int | Constant, ...]
     sizes: tuple[int, ...]
     attributes: tuple[tuple[str, Any], ...]
+    gradient: Program | None = None
+    captured: tuple[int | Constant, ...] = ()
+    differentiated: tuple[bool, ...] = ()
+
+    def __call__(self, made: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Runs it on earlier values."""
+        operands = _all_of(self.operands, made)
+        if self.gradient:
+            return self._with_gradient(operands, _all_of(self.captured, made))
+        op_def = raw.op_def(self.type)
+        return raw.call(op_def, operands, self.sizes, dict(self.attributes))
+
+    def _with_gradient(
+        self, operands: Sequence[tf.Tensor], captured: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        @tf.custom_gradient
+        def compute(*operands: tf.Tensor) -> Any:
+            def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
+                found = iter(self.gradient([*grads, *captured]))
+                return [next(found) if has else None for has in self.differentiated]
+
+            return tuple(tf.identity(x) for x in operands), gradient
+
+        made = compute(*operands)
+        return list(made) if isinstance(made, list | tuple) else [made]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,39 +102,63 @@ class Program:
         """Runs it on floats of 16 bits or float32, as float32."""
         made = [tf.cast(x, tf.float32) if x.dtype == self.narrow else x for x in inputs]
         for instruction in self.instructions:
-            operands = [
-                x.tensor() if isinstance(x, Constant) else made[x]
-                for x in instruction.operands
-            ]
-            op_def = raw.function_op_def(instruction.type)
-            attributes = dict(instruction.attributes)
-            made += raw.call(op_def, operands, instruction.sizes, attributes)
+            made += instruction(made)
         pairs = zip(self.outputs, self.rounded, strict=True)
         return [tf.cast(made[i], self.narrow) if r else made[i] for i, r in pairs]
 
 
+def _all_of(
+    places: Sequence[int | Constant], made: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    return [x.tensor() if isinstance(x, Constant) else made[x] for x in places]
+
+
 def program(region: planning.Region, narrow: tf.DType) -> Program:
     """Writes a region down."""
-    place = {id(value): i for i, value in enumerate(region.inputs)}
-    instructions = []
-    for node in region.nodes:
-        operands = tuple(
+    return _program(region.nodes, region.inputs, region.outputs, region.rounded, narrow)
+
+
+def _program(
+    of: Sequence[nodes.Node],
+    inputs: Sequence[nodes.Value],
+    outputs: Sequence[nodes.Value],
+    rounded: tuple[bool, ...],
+    narrow: tf.DType,
+) -> Program:
+    place = {id(value): i for i, value in enumerate(inputs)}
+
+    def places(values: Sequence[nodes.Value]) -> tuple[int | Constant, ...]:
+        return tuple(
             place[id(value)] if value.constant is None else _constant(value.constant)
-            for value in node.inputs
+            for value in values
         )
-        attributes = tuple(raw.attributes(node.op).items())
+
+    instructions = []
+    for node in of:
+        if node.type == "Const":
+            continue
+        own, gradient, captured = node.gradient, None, ()
+        if own:
+            graph, returned = own.graph, own.graph.outputs
+            gradient = _program(
+                graph.nodes, graph.inputs, returned, (False,) * len(returned), narrow
+            )
+            captured = places(own.captured)
         instructions.append(
-            Instruction(node.type, operands, raw.sizes(node.op), attributes)
+            Instruction(
+                node.type,
+                places(node.inputs),
+                raw.sizes(node.op),
+                () if own else tuple(raw.attributes(node.op).items()),
+                gradient,
+                captured,
+                tuple(own.found) if own else (),
+            )
         )
         for value in node.outputs:
             place[id(value)] = len(place)
-    return Program(
-        len(region.inputs),
-        tuple(instructions),
-        tuple(place[id(value)] for value in region.outputs),
-        region.rounded,
-        narrow,
-    )
+    returned = tuple(place[id(value)] for value in outputs)
+    return Program(len(inputs), tuple(instructions), returned, rounded, narrow)
 
 
 def _constant(value: np.ndarray) -> Constant:

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common import stateless_scope
 
+from mp_loop.config import choices
 from mp_loop.operations import calls, emission, planning, rules
 
 
@@ -74,6 +75,16 @@ def _is_of_keras(layer: keras.Operation) -> bool:
     return type(layer).__module__.startswith("keras.src.")
 
 
+def _as_float32(x: Any) -> Any:
+    """A symbolic tensor, as the float32 layer knows it."""
+    if getattr(x, "dtype", None) not in choices.HALF_PRECISIONS:
+        return x
+    wide = keras.KerasTensor(x.shape, "float32", name=x.name)
+    if getattr(x, "_keras_mask", None) is not None:
+        wide._keras_mask = x._keras_mask
+    return wide
+
+
 def _specification(x: Any, dtype: Any = None) -> Any:
     """A tensor that is not there yet; a float of `dtype`, if one is given."""
     if not isinstance(x, keras.KerasTensor):
@@ -94,11 +105,19 @@ def _planned(
 
 
 def _output_spec(
-    layer: keras.Operation, how: emission.Emission, args: tuple, kwargs: dict
+    layer: keras.Operation, how: emission.Emission | None, args: tuple, kwargs: dict
 ) -> Any:
-    """What a layer returns; a dtype that is not known is said to be float32."""
-    spec = layer.compute_output_spec(*args, **kwargs)
-    if not _is_of_keras(layer):
+    """What a layer returns; a dtype that is not known is said to be float32.
+
+    Args:
+      layer: in float32.
+      how: which 16 bits; None: all is cast to float32.
+      args: symbolic tensors and others.
+      kwargs: likewise.
+    """
+    wide = keras.tree.map_structure(_as_float32, (args, kwargs))
+    spec = layer.compute_output_spec(*wide[0], **wide[1])
+    if how is None or not _is_of_keras(layer):
         return spec
     given = keras.tree.map_structure(_specification, (args, kwargs))
     traced, plan = _planned(layer, given, how)
@@ -146,9 +165,8 @@ class _ByOperation:
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """As the layer tells it; of layers not of Keras, all floats are of float32."""
-        if self._float32_outputs:
-            return self.layer.compute_output_spec(*args, **kwargs)
-        return _output_spec(self.layer, self._how, args, kwargs)
+        how = None if self._float32_outputs else self._how
+        return _output_spec(self.layer, how, args, kwargs)
 
     def emit(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         outer = stateless_scope.get_stateless_scope()
@@ -205,9 +223,8 @@ class _Operation(keras.Operation):
         self._float32_outputs = float32_outputs
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        if self._float32_outputs:
-            return self._operation.compute_output_spec(*args, **kwargs)
-        return _output_spec(self._operation, self._how, args, kwargs)
+        how = None if self._float32_outputs else self._how
+        return _output_spec(self._operation, how, args, kwargs)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         def call(arguments: Any) -> Any:

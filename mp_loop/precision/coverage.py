@@ -28,10 +28,12 @@ LENGTH = 64
 
 
 def percent(share: float) -> str:
-    """Says a share such that nearly all is not rounded to all."""
-    return (
-        f"{100 * share:.0f} %" if share in (0, 1) else f"{min(100 * share, 99.9):.1f} %"
-    )
+    """Says a share such that a little is not nothing, nor nearly all of it all."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if share in (0, 1):
+        return f"{100 * share:.0f} %"
+    return f"{min(100 * share, 99.9):.1f} %"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Coverage:
         """A table by layer, with a head."""
         total = max(sum(layer.total for layer in self.layers), 1)
         return [
-            ("layer", "of all multiply-adds", f"in {self.dtype}"),
+            ("multiply-adds of", "share", f"in {self.dtype}"),
             *(
                 (x.layer, percent(x.total / total), percent(x.narrow / (x.total or 1)))
                 for x in self.by_layer

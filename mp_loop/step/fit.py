@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.hardware import devices
-from mp_loop.step import gradients, loss_scale, placement, train_step, updates
+from mp_loop.step import gradients, loss_scale, losses, placement, train_step, updates
 
 # What the logs hold beside Keras'.
 _LOGS = ("loss_scale", "skipped_steps")
@@ -151,7 +151,19 @@ class _Fit:
         if self.step is None:
             with tf.init_scope():  # outside of the function that is being traced
                 self._build(data)
-        return self._take_step(data)
+        _, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.control_dependencies(self._check_labels(labels)):
+            return self._take_step(data)
+
+    def _check_labels(self, labels: Any) -> list[tf.Operation]:
+        compiled = self._model._compile_loss
+        if compiled is None:
+            return []
+        try:
+            loss = losses.of(compiled._user_loss, names=compiled.output_names)
+            return self.step.gradients.check_labels(labels, loss)
+        except ValueError:  # Keras reconciles more structures and names
+            return []
 
     def _build(self, data: Any) -> None:
         """Makes the step, and all variables that Keras would make in the first one."""

@@ -16,6 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop.config import limits
+
 Gradient = tf.Tensor | tf.IndexedSlices | None
 Gradients = Sequence[Gradient]
 # The squares of smaller numbers may be 0.
@@ -152,6 +154,24 @@ def half_squares(gradients: Gradients) -> tf.Tensor:
     """Returns half the sum of squares of each gradient, 0 for None, float32 [n]."""
     halves = [0.0 if g is None else tf.nn.l2_loss(values(g)) for g in gradients]
     return tf.stack(halves) if halves else tf.zeros([0])
+
+
+def told_by_squares(
+    from_float16: Sequence[bool], needs_norm: bool, min_scale: float
+) -> list[bool]:
+    """Tells of each gradient whether a finite sum of squares proves it finite.
+
+    Always where an infinite norm skips the step anyway. Else for float16 numbers:
+    their squares cannot overflow a float32 sum, nor can dividing them by a scale
+    that is not tiny, so that one pass over them tells all.
+
+    Args:
+      from_float16: for each gradient, whether it was a float16 number.
+      needs_norm: whether an infinite norm of finite gradients skips the step.
+      min_scale: the smallest scale that they are divided by.
+    """
+    summable = float(tf.float16.max) / min_scale < limits.LARGEST
+    return [needs_norm or (is_float16 and summable) for is_float16 in from_float16]
 
 
 def bounds(

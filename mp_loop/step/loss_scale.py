@@ -276,6 +276,11 @@ class NoLossScale(StaticLossScale):
 LossScale = DynamicLossScale | StaticLossScale
 
 
+def default(precision: str) -> LossScale:
+    """Returns the default rule: only float16 loses gradients at the lower end."""
+    return DynamicLossScale() if precision == "float16" else NoLossScale()
+
+
 def from_settings(scale: sections.Scale, kind: str) -> LossScale:
     """Makes the rule that settings describe.
 

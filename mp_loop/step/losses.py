@@ -9,6 +9,7 @@ functions; other shapes that do not fit are refused before numbers are broadcast
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -81,40 +82,91 @@ def of(
         single = _single(loss)
         if not _is_keras(single.given) and loss_weights is None:
             return single
-    return functools.partial(_by_output, single, loss_weights, names)
+    return ByOutput(single, loss_weights, names)
 
 
-def _by_output(
-    losses: Any,
-    loss_weights: Any,
-    names: Sequence[str] | None,
-    labels: Any,
-    outputs: Any,
-    sample_weight: Any = None,
-) -> tf.Tensor:
-    """Adds up the weighted losses of a model's outputs."""
-    if isinstance(outputs, dict):
-        names, outputs = list(outputs), list(outputs.values())
-    elif isinstance(outputs, list | tuple):
-        names = names if names and len(names) == len(outputs) else None
+@dataclasses.dataclass(frozen=True)
+class ByOutput:
+    """The weighted sum of the losses of a model's outputs.
+
+    Attributes:
+      losses: of each output; see `of`.
+      loss_weights: likewise.
+      names: of the outputs, where the model returns a list of them.
+    """
+
+    losses: Any
+    loss_weights: Any
+    names: Sequence[str] | None
+
+    def __call__(
+        self, labels: Any, outputs: Any, sample_weight: Any = None
+    ) -> tf.Tensor:
+        """Returns the sum, float32 []."""
+        total = tf.constant(0.0)
+        rows = self.by_output(labels, outputs, sample_weight)
+        for output, loss, factor, label, weight in rows:
+            if loss is None:
+                continue
+            value = loss(label, output, weight)
+            total += value if factor is None else value * factor
+        return total
+
+    def by_output(self, labels: Any, outputs: Any, sample_weight: Any = None) -> Any:
+        """Yields each output with its loss, loss weight, labels and sample weight.
+
+        Raises:
+          ValueError: they do not fit together.
+        """
+        names = self.names
+        if isinstance(outputs, dict):
+            names, outputs = list(outputs), list(outputs.values())
+        elif isinstance(outputs, list | tuple):
+            names = names if names and len(names) == len(outputs) else None
+        else:
+            outputs = [outputs]
+        count = len(outputs)
+        names = list(names or range(count))[:count]
+        given = {
+            "loss": self.losses,
+            "loss_weights": self.loss_weights,
+            "labels": labels if count > 1 or isinstance(labels, dict) else [labels],
+            "sample_weight": sample_weight,
+        }
+        columns = [
+            _one_each(argument, value, names) for argument, value in given.items()
+        ]
+        return zip(outputs, *columns, strict=True)
+
+
+def check_classes(loss: Loss | None, labels: Any, outputs: Any) -> list[tf.Operation]:
+    """Makes the checks of labels that must be class numbers.
+
+    Without them a label out of range is an error in mid-step on a processor, when
+    statistics may have moved, and NaN elsewhere.
+
+    Args:
+      loss: what `of` returned.
+      labels: of a batch.
+      outputs: what has the shapes of the model's outputs, in their structure.
+
+    Returns:
+      Operations that raise InvalidArgumentError, to be waited for; none for a loss of
+      your own.
+    """
+    if isinstance(loss, ByOutput):
+        rows = loss.by_output(labels, outputs)
+        triples = [(single, label, output) for output, single, _, label, _ in rows]
+    elif isinstance(loss, Single):
+        triples = [(loss, labels, outputs)]
     else:
-        outputs = [outputs]
-    count = len(outputs)
-    names = list(names or range(count))[:count]
-    given = {
-        "loss": losses,
-        "loss_weights": loss_weights,
-        "labels": labels if count > 1 or isinstance(labels, dict) else [labels],
-        "sample_weight": sample_weight,
-    }
-    columns = [_one_each(argument, value, names) for argument, value in given.items()]
-    total = tf.constant(0.0)
-    for output, loss, factor, label, weight in zip(outputs, *columns, strict=True):
-        if loss is None:
-            continue
-        value = loss(label, output, weight)
-        total += value if factor is None else value * factor
-    return total
+        return []
+    return [
+        check
+        for single, label, output in triples
+        if single is not None and hasattr(output, "shape")
+        for check in single.check_classes(label, output.shape)
+    ]
 
 
 def _one_each(argument: str, value: Any, names: Sequence[Any]) -> list[Any]:
@@ -189,6 +241,29 @@ class Single:
                 if masked or sample_weight is not None:
                     loss = self._weighed(loss, outputs, sample_weight=sample_weight)
         return tf.reduce_mean(tf.cast(loss, tf.float32))  # of a reduction of "none"
+
+    def check_classes(
+        self, labels: Any, shape: Sequence[int | None]
+    ) -> list[tf.Operation]:
+        """Returns the checks of this loss; none if its labels are no class numbers."""
+        given = self.given
+        arguments = getattr(given, "_fn_kwargs", getattr(given, "keywords", {}))
+        function = _function(getattr(given, "fn", given))
+        count = shape[arguments.get("axis", -1)]
+        sparse = function is keras.losses.sparse_categorical_crossentropy
+        if not sparse or count is None or labels is None or not tf.is_tensor(labels):
+            return []
+        ends = [tf.reduce_min(labels), tf.reduce_max(labels)]
+        inside = (labels >= 0) & (labels < count)
+        if arguments.get("ignore_class") is not None:
+            inside |= labels == tf.cast(arguments["ignore_class"], labels.dtype)
+        # Integers, for which an assertion needs no branch.
+        smallest, largest = (tf.cast(end, tf.int32) for end in ends)
+        message = f"`labels` must be class numbers from 0 to {count - 1}; they are from"
+        check = tf.debugging.Assert(
+            tf.reduce_all(inside), [message, smallest, "to", largest]
+        )
+        return [] if check is None else [check]
 
     def _losses(self, labels: Any, outputs: Any) -> tf.Tensor:
         """Calls a function, with integer labels as float32 only if it needs them so.

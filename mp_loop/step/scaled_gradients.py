@@ -58,6 +58,19 @@ class ScaledGradients:
             return tf.constant(0.0)
         return self._loss(labels, outputs, sample_weight)
 
+    def check_labels(
+        self, labels: Any, loss: losses.Loss | None = None
+    ) -> list[tf.Operation]:
+        """Returns what a step must wait for: `losses.check_classes`.
+
+        Args:
+          labels: of a batch.
+          loss: what tells which labels are class numbers; default: the loss itself.
+        """
+        graph = getattr(self._twin, "_functional", None) or self._twin
+        outputs = getattr(graph, "_outputs_struct", None)
+        return losses.check_classes(loss or self._loss, labels, outputs)
+
     def total(
         self, batch: gradients.Batch, outputs: Any, added: list[tf.Tensor]
     ) -> tf.Tensor:

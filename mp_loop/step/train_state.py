@@ -161,7 +161,8 @@ class TrainState(tf.Module):
           skip_reason: int32 [], the place in `metrics.SKIP_REASONS`; or None.
         """
         one = tf.cast(applied, tf.int64)
-        self.step.assign_add(1)
+        with tf.control_dependencies([applied]):  # not in a step that raised an error
+            self.step.assign_add(1)
         self.applied_steps.assign_add(one)
         self.skipped_steps.assign_add(1 - one)
         self.forward_overflows.assign_add(tf.cast(~forward_finite, tf.int64))

@@ -24,13 +24,13 @@ Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 to 3.3.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mp_loop.config import choices, limits
+from mp_loop.config import choices
 from mp_loop.distributed import replicas
 from mp_loop.precision import recomputation
 from mp_loop.step import (
@@ -44,6 +44,8 @@ from mp_loop.step import (
     updates,
     variables,
 )
+
+_default_rule = loss_scale.default  # where an argument hides the module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +170,12 @@ class TrainStep:
             accumulate_steps,
             self._recomputed,
         )
-        one_step = self._replicas.each(lambda *batch: self.trace(*batch).metrics)
+        one_step = self._after_check(lambda *batch: self.trace(*batch).metrics)
+        one_step = self._replicas.each(one_step)
         self._step = placement.function(one_step, model, jit_compile, self._leave_xla)
+        self._checked = None
+        if jit_compile:  # XLA drops assertions
+            self._checked = tf.function(self._after_check(self._step), autograph=False)
         self._run = tf.function(self._many_steps, autograph=False)
 
     @property
@@ -210,8 +216,13 @@ class TrainStep:
           `loss_scale` (float32, the one this step used), `grad_norm` (float32,
           before clipping), `learning_rate` (float32, the one this update used
           or would have), and `skip_reason` (int32, the place in `SKIP_REASONS`).
+
+        Raises:
+          tf.errors.InvalidArgumentError: labels are not the class numbers that one
+            of Keras' losses needs; nothing has changed.
         """
-        return self._step(inputs, labels, sample_weight)
+        step = self._checked or self._step
+        return step(inputs, labels, sample_weight)
 
     def run(self, iterator: Iterator[Any], steps: int) -> metrics.Metrics:
         """Takes many steps in one call, without returning to Python.
@@ -307,7 +318,9 @@ class TrainStep:
         forward_finite = forward_finite & variables.all_finite(statistics)
         halves = gradients.half_squares(scaled_grads)
         norm = gradients.global_norm(halves) / scale
-        told = self._told_by_squares
+        told = gradients.told_by_squares(
+            self._variables.from_float16, self._needs_norm, self.rule.min_scale
+        )
         bounds = gradients.bounds(scaled_grads, halves, told)
         grads_finite = gradients.each_finite(halves, bounds, scale, told)
         causes = self._arithmetic.causes(
@@ -344,21 +357,6 @@ class TrainStep:
         """Whether an infinite norm of finite gradients would do harm."""
         return bool(self._clip_norm or self._update.needs_norm)
 
-    @property
-    def _told_by_squares(self) -> list[bool]:
-        """For each gradient, whether a finite sum of squares proves it finite.
-
-        Always where an infinite norm skips the step anyway. Else for float16 numbers:
-        their squares cannot overflow a float32 sum, nor can dividing them by a scale
-        that is not tiny, so that one pass over them tells all.
-        """
-        unscaled = float(tf.float16.max) / self.rule.min_scale
-        summable = unscaled < limits.LARGEST
-        return [
-            self._needs_norm or (is_float16 and summable)
-            for is_float16 in self._variables.from_float16
-        ]
-
     def _scale(self) -> tf.Tensor:
         """The loss scale of this step, float32 []; a constant costs nothing."""
         if isinstance(self.rule, loss_scale.NoLossScale):
@@ -371,8 +369,15 @@ class TrainStep:
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> metrics.Metrics:
         return metrics.stack_steps(
-            lambda: self._step(*next(iterator)), metrics.METRICS, steps
+            lambda: self(*next(iterator)), metrics.METRICS, steps
         )
+
+    def _after_check(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(inputs: Any, labels: Any, sample_weight: Any = None) -> Any:
+            with tf.control_dependencies(self.gradients.check_labels(labels)):
+                return function(inputs, labels, sample_weight)
+
+        return call
 
 
 def _check(

@@ -141,6 +141,15 @@ def test_weights_that_a_callback_sets_are_used():
     assert_equal(model, step)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_label_out_of_range_is_an_error(jit_compile):
+    inputs, labels = data()
+    model = compiled(jit_compile=jit_compile)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 3"):
+        model.train_on_batch(inputs, labels + 1)
+    assert int(model.mixed_precision.step.state.step) == 0
+
+
 def test_callbacks_work(tmp_path):
     rates = []
     model = compiled(metrics=["accuracy"])

@@ -114,6 +114,33 @@ def test_class_numbers_fit_losses_that_take_them():
     np.testing.assert_allclose(loss(LABELS, PROBABILITIES), WANTED.mean(), rtol=1e-5)
 
 
+SPARSE = {
+    "an object": keras.losses.SparseCategoricalCrossentropy(),
+    "a function": losses.make("sparse_categorical_crossentropy", True),
+    "by output": {"kind": "sparse_categorical_crossentropy", "size": "mse"},
+    "one ignored": keras.losses.SparseCategoricalCrossentropy(ignore_class=255),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_labels_must_be_class_numbers(name):
+    def check(numbers):
+        labels, outputs = tf.constant(numbers), tf.zeros((3, 4))
+        if name == "by output":
+            labels = {"kind": labels, "size": tf.zeros((3, 1))}
+            outputs = {"kind": outputs, "size": tf.zeros((3, 1))}
+        return losses.check_classes(losses.of(SPARSE[name]), labels, outputs)
+
+    assert check([0, 3, 1]) == []  # an operation only while a graph is traced
+    for numbers in ([0, 4, 1], [-1, 0, 1], [255, 0, 0]):
+        if name == "one ignored" and 255 in numbers:
+            assert check(numbers) == []
+            continue
+        with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 3"):
+            check(numbers)
+    assert losses.check_classes(losses.of(squares), tf.constant([9]), SCORES) == []
+
+
 def test_a_function_gets_integers_as_they_are():
     """As float32, 2^24 + 1 would be 2^24; and nothing is looked up by a float."""
     large = np.array([2**24 + 1, 2**24])

@@ -148,6 +148,42 @@ def test_a_skip_says_why(name):
         assert step(inputs, labels)["grads_finite"]
 
 
+WAYS = {
+    "plain": {},
+    "compiled": {"jit_compile": True},
+    "accumulated": {"accumulate_steps": 4},
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_label_out_of_range_is_an_error_that_changes_nothing(name):
+    step = steps.make(**WAYS[name])
+    inputs, labels = steps.data()
+    before = steps.bits(step.state.named().values())
+    for wrong in (4, -1):
+        bad = np.where(np.arange(steps.BATCH) == 3, wrong, labels)
+        said = f"from 0 to 3; they are from.*{min(wrong, 0)}.*{max(wrong, 3)}"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"(?s){said}"):
+            step(inputs, bad)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"(?s){said}"):
+            step.run(iter(tf.data.Dataset.from_tensors((inputs, bad))), 1)
+        assert steps.bits(step.state.named().values()) == before
+    step(inputs, labels)
+    assert int(step.state.step) == 1
+
+
+def test_a_step_that_raises_is_not_counted():
+    def loss(labels, outputs):
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs)
+
+    step = mp_loop.TrainStep(dense_model(), "adam", loss)
+    inputs, labels = steps.data()
+    before = steps.bits(step.state.named().values())
+    with pytest.raises(tf.errors.InvalidArgumentError, match="label value of 4"):
+        step(inputs, np.full_like(labels, 4))
+    assert steps.bits(step.state.named().values()) == before
+
+
 def test_random_seeds_move_on_in_a_skip():
     step = steps.make()
     before = steps.bits(step.state.seeds)
