@@ -321,7 +321,8 @@ def build(name: str, policy: str = "float32", **arguments: Any) -> keras.Model:
             part = functools.partial(build, policy=policy)
             model = composed.MADE_OF[name](cls, part)
         else:
-            own = {**OWN.get(name, {}), **arguments}
+            dtype = {"dtype": policy} if policy == "float32" else {}
+            own = {**dtype, **OWN.get(name, {}), **arguments}
             signature = inspect.signature(cls.__init__).parameters
             values = {key: SIZES[key] for key in signature if key in SIZES}
             model = cls(**(values | own))

@@ -19,7 +19,7 @@ from experiments.applications import architectures, audit, backbones
 from mp_loop.precision import coverage, pairs
 from mp_loop.step import keras_step
 
-SCALES = [2.0**power for power in range(15, -1, -1)]  # of the loss; float16 needs one
+SCALES = [2.0**power for power in range(15, -15, -1)]  # of the loss; float16 needs one
 Row = dict[str, Any]
 
 
@@ -70,7 +70,10 @@ def under_keras_policy(
       The model, and its variables in the order of the trainable ones of `model`.
     """
     if name in backbones.NAMES:  # made once more, under the global policy
-        mixed = backbones.build(name, policy)
+        try:
+            mixed = backbones.build(name, policy)
+        except Exception:  # some must be told which
+            mixed = backbones.build(name, policy, dtype=policy)
         mixed.set_weights(model.get_weights())
         return mixed, mixed.trainable_variables
     mixed = keras_step.under_policy(model, policy)
@@ -81,14 +84,22 @@ def under_keras_policy(
 def in_float32(model: keras.Model, inputs: Any) -> Values:
     """Computes what a float32 model itself gives.
 
+    Returns:
+      Its values; of no variables where TensorFlow has no gradient for this device, as
+      of grouped convolutions on a processor.
+
     Raises:
-      Exception: TensorFlow cannot trace it, or has no gradient of an operation.
+      Exception: TensorFlow cannot trace it.
     """
+    variables = model.trainable_variables
     try:
-        exact = Values(model, model.trainable_variables, inputs)
+        exact = Values(model, variables, inputs)
         exact.compute(1.0)
     except tf.errors.OperatorNotAllowedInGraphError:  # it branches on a tensor
-        exact = Values(model, model.trainable_variables, inputs, autograph=True)
+        exact = Values(model, variables, inputs, autograph=True)
+        exact.compute(1.0)
+    except tf.errors.InvalidArgumentError:
+        exact = Values(model, [], inputs)
         exact.compute(1.0)
     return exact
 
@@ -114,6 +125,7 @@ def measure_keras(
     """Returns the same of the model that Keras makes under its mixed policy."""
     policy = keras_step.POLICIES[precision]
     mixed, variables = under_keras_policy(name, model, policy)
+    variables = variables if exact.variables else []
     theirs = Values(mixed, variables, inputs, exact.autograph)
     return compared(theirs, exact, coverage.of_twin(mixed, model, precision, inputs))
 
@@ -124,7 +136,9 @@ def compared(values: Values, exact: Values, found: coverage.Coverage) -> Row:
     return {
         "share": found.share,
         "outputs": relative(values.outputs, exact.outputs),
-        "gradients": relative(values.gradients, exact.gradients),
+        "gradients": relative(values.gradients, exact.gradients)
+        if exact.variables
+        else None,
         "loss_scale": scale,
         "below": dict(collections.Counter(x.split()[0] for x in values.below())),
     }

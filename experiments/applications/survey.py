@@ -102,7 +102,7 @@ def cells(row: measuring.Row) -> list[str]:
         "raises" if "raises" in theirs else coverage.percent(theirs["share"]),
         f"{row['outputs']:.1e}",
         pick("outputs"),
-        f"{row['gradients']:.1e}",
+        _cell(row, "gradients"),
         pick("gradients"),
         str(sum(row["below"].values())),
         "" if "raises" in theirs else str(sum(theirs["below"].values())),
@@ -110,7 +110,7 @@ def cells(row: measuring.Row) -> list[str]:
 
 
 def _cell(row: measuring.Row, key: str) -> str:
-    return f"{row[key]:.1e}" if key in row else ""
+    return "" if row.get(key) is None else f"{row[key]:.1e}"
 
 
 if __name__ == "__main__":

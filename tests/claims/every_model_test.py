@@ -36,12 +36,14 @@ IN_CI = {
 def check(model, inputs, precision, share=0.99):
     inputs = keras.tree.map_structure(tf.constant, inputs)
     exact = measuring.in_float32(model, inputs)
-    assert max(np.abs(grad).max() for grad in exact.gradients) > 1e-4
+    assert all(np.abs(x).max() > 1e-4 for x in exact.outputs)
     row = measuring.measure_twin(model, inputs, precision, exact)
     assert row["share"] >= share, row["float32"]
     assert row["below"] == {}
     assert row["outputs"] < 8 * EPSILON[precision]
-    assert row["gradients"] < 16 * EPSILON[precision]
+    if exact.variables:  # else TensorFlow has no gradient on this device
+        assert max(np.abs(grad).max() for grad in exact.gradients) > 1e-4
+        assert row["gradients"] < 16 * EPSILON[precision]
 
 
 def backbone_names():
