@@ -17,21 +17,20 @@ import tempfile
 import time
 from typing import Any
 
+import architectures
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
 import mp_loop
-from mp_loop.config import errors
 from mp_loop.data import batching, sources
-from mp_loop.models import applications, catalog
+from mp_loop.models import applications
 from mp_loop.step import keras_step
 
 flags.DEFINE_string("output_dir", "runs/applications", "Where table.md goes.")
 flags.DEFINE_list("models", [], "Names; all of keras.applications if empty.")
 
-SIZES = (32, 71, 75, 224)  # of images; the smallest that an architecture takes
 BATCH = 16
 STEPS = 32  # at most, until two updates are made: down to the smallest loss scale
 
@@ -82,10 +81,10 @@ def try_out(name: str, source: sources.Source) -> list[str]:
     """
     begun = time.monotonic()
     keras.utils.set_random_seed(0)
-    model, size = build(name, source.num_classes)
+    model, size = architectures.build(name, source.num_classes)
     images, labels = next(iter(batching.training_batches(source, BATCH, 0, 0)))
     inputs = tf.image.grayscale_to_rgb(tf.image.resize(images, (size, size)))
-    adapt(model, inputs)
+    architectures.adapt(model, inputs)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     step = mp_loop.TrainStep(model, keras.optimizers.Adam(1e-4), loss, "float16")
 
@@ -126,35 +125,6 @@ def try_out(name: str, source: sources.Source) -> list[str]:
         f"{theirs:.1e}",
         f"{time.monotonic() - begun:.0f}",
     ]
-
-
-def build(name: str, num_classes: int) -> tuple[keras.Model, int]:
-    """Returns the architecture at the smallest size it takes."""
-    for size in SIZES:
-        try:
-            return catalog.build(name, (size, size, 3), num_classes), size
-        except errors.ModelError:
-            if size == SIZES[-1]:
-                raise
-    raise AssertionError
-
-
-def adapt(model: keras.Model, inputs: tf.Tensor) -> None:
-    """Gives batch norm the statistics of a batch, as training would.
-
-    With those of a new model, deep networks give outputs below 1e-8.
-    """
-    norms = [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.0
-    model(inputs, training=True)
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
 
 
 def check_saving(model: keras.Model, inputs: Any) -> None:

@@ -11,11 +11,11 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
+from experiments.applications import audit
 from mp_loop.config import errors
 from mp_loop.models import catalog, heads, language
 from mp_loop.precision import keras_twin, norms, pairs, recomputation
 from mp_loop.step import gradients, keras_step
-from tests.support import graphs
 
 keras_hub = pytest.importorskip("keras_hub")
 
@@ -317,12 +317,12 @@ def training_gradients(model):
 def test_no_sum_and_no_softmax_below_float32(preset, dtype):
     twin = mp_loop.half_precision_twin(build(preset), dtype)
     arguments = training_gradients(twin)
-    assert graphs.half_precision_sums(*arguments) == []
+    assert audit.half_precision_sums(*arguments) == []
     graph = arguments[0].get_concrete_function(*arguments[1:]).graph
     softmax = [op for op in graph.get_operations() if op.type == "Softmax"]
     assert len(softmax) >= 2
     mixed = keras_step.under_policy(build(preset), f"mixed_{dtype}")
-    assert graphs.half_precision_sums(*training_gradients(mixed))
+    assert audit.half_precision_sums(*training_gradients(mixed))
 
 
 def test_a_masked_score_that_float16_cannot_hold(preset):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from experiments.applications import audit
 from mp_loop.operations import calls, emission, nodes, rules
-from tests.support import graphs
 
 HALVES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -152,7 +152,7 @@ def test_near_float32_with_float32_sums(name, dtype, how):
     assert [g.dtype for g in grads[1:] if g is not None] == [
         tf.float32 for g in grads[1:] if g is not None
     ]
-    assert graphs.half_precision_sums(ours, spec) == []
+    assert audit.half_precision_sums(ours, spec) == []
     wide = [
         op.name
         for op in all_operations(ours.get_concrete_function(spec).graph)

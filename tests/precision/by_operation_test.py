@@ -5,9 +5,9 @@ import numpy as np
 import tensorflow as tf
 
 import mp_loop
+from experiments.applications import audit
 from mp_loop.operations import emission
 from mp_loop.precision import by_operation, recomputation
-from tests.support import graphs
 
 L = keras.layers
 HOW = emission.Emission(tf.bfloat16)
@@ -164,7 +164,7 @@ def test_a_layer_called_twice_sums_its_gradients_in_float32():
             loss = tf.reduce_mean(tf.square(twin(x, training=True)))
         return tape.gradient(loss, weights)
 
-    assert graphs.half_precision_sums(gradients, tf.constant(X)) == []
+    assert audit.half_precision_sums(gradients, tf.constant(X)) == []
     assert {g.dtype for g in gradients(X)} == {tf.float32}
 
 

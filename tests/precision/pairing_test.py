@@ -425,19 +425,15 @@ def test_architectures_of_keras(name):
 def backbone_names():
     if importlib.util.find_spec("keras_hub") is None:
         return []
-    from tests.support import backbones
+    from experiments.applications import backbones
 
     return marked(backbones.NAMES, CI_BACKBONES)
 
 
 @pytest.mark.parametrize("name", backbone_names())
 def test_backbones_of_keras_hub(name):
-    from tests.support import backbones
+    from experiments.applications import backbones
 
     keras.utils.set_random_seed(0)
     model = backbones.build(name)
-    if name == "FluxBackbone":  # holds subclassed models
-        with pytest.raises(ValueError, match="MLPEmbedder"):
-            mp_loop.half_precision_twin(model, "float16")
-        return
     check_architecture(model, backbones.inputs(model))

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
+from experiments.applications import audit
 from mp_loop.models import catalog
 from mp_loop.precision import coverage, keras_twin, offloading, pairs, twins
-from tests.support import graphs
 
 L = keras.layers
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # half a unit in the last place
@@ -373,7 +373,7 @@ def test_no_sum_below_float32_forward_or_backward(name, dtype):
         return tape.gradient(loss, variables)
 
     inputs = tf.nest.map_structure(tf.constant, batch_for(model))
-    assert graphs.half_precision_sums(gradients, inputs) == []
+    assert audit.half_precision_sums(gradients, inputs) == []
 
 
 def test_the_scan_finds_what_keras_sums_in_16_bits():
@@ -384,7 +384,7 @@ def test_the_scan_finds_what_keras_sums_in_16_bits():
         ),
     )
     inputs = tf.constant(batch_for(model))
-    assert len(graphs.half_precision_sums(tf.function(model), inputs)) == 2
+    assert len(audit.half_precision_sums(tf.function(model), inputs)) == 2
 
 
 def test_float32_layers_stay():

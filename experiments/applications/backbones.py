@@ -4,11 +4,17 @@ model = backbones.build("BartBackbone")
 inputs = backbones.inputs(model)
 """
 
+from __future__ import annotations
+
+import functools
 import inspect
+from typing import Any
 
 import keras
 import keras_hub
 import numpy as np
+
+from experiments.applications import composed
 
 # What the backbones call the same thing, in one small size.
 SIZES = {
@@ -50,6 +56,19 @@ SIZES = {
     "vocab_size": 50,
     "vocabulary_size": 50,
     "dropout_rate": 0.0,
+}
+ENCODER_AND_DECODER = {
+    f"{part}_{name}": value
+    for part in ("encoder", "decoder")
+    for name, value in {
+        "hidden_dim": 16,
+        "intermediate_dim": 24,
+        "num_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "layer_types": ["full_attention"],
+    }.items()
 }
 # What only one of them has, or has otherwise.
 OWN = {
@@ -105,6 +124,17 @@ OWN = {
     "Gemma4VisionEncoder": {"output_dim": 16, "pool_size": 2},
     "Gemma3VisionEncoder": {"output_dim": 16, "pool_size": 2},
     "GPTNeoXBackbone": {"rotary_percentage": 0.5},
+    "HGNetV2Backbone": {
+        "stem_channels": [3, 8, 8],
+        "stackwise_stage_filters": [[8, 8, 16, 1, 1, 3], [16, 8, 32, 1, 1, 3]],
+        "apply_downsample": [False, True],
+        "use_lightweight_conv_block": [False, False],
+        "depths": [1, 1],
+        "hidden_sizes": [16, 32],
+        "embedding_size": 8,
+        "use_learnable_affine_block": True,
+        "hidden_act": "relu",
+    },
     "MiTBackbone": {
         "layerwise_depths": [1, 1],
         "num_layers": 2,
@@ -115,6 +145,44 @@ OWN = {
         "layerwise_strides": [4, 2],
         "hidden_dims": [8, 16],
     },
+    "MobileNetBackbone": {
+        "stackwise_expansion": [[8, 16], [24]],
+        "stackwise_num_blocks": [2, 1],
+        "stackwise_num_filters": [[8, 8], [16]],
+        "stackwise_kernel_size": [[3, 3], [5]],
+        "stackwise_num_strides": [[2, 1], [1]],
+        "stackwise_se_ratio": [[None, 0.25], [0.25]],
+        "stackwise_activation": [["relu", "relu"], ["hard_swish"], ["hard_swish"]],
+        "stackwise_padding": [[1, 1], [2]],
+        "output_num_filters": 32,
+        "input_num_filters": 8,
+        "depthwise_filters": 8,
+        "depthwise_stride": 2,
+        "depthwise_residual": False,
+        "squeeze_and_excite": 0.5,
+        "last_layer_filter": 24,
+    },
+    "MobileNetV5Backbone": {
+        "stackwise_block_types": [["er"], ["uir", "mqa"]],
+        "stackwise_num_blocks": [1, 2],
+        "stackwise_num_filters": [[8], [16, 16]],
+        "stackwise_strides": [[2], [2, 1]],
+        "stackwise_act_layers": [["relu"], ["relu", "relu"]],
+        "stackwise_exp_ratios": [[4.0], [6.0, 1.0]],
+        "stackwise_se_ratios": [[0.0], [0.0, 0.0]],
+        "stackwise_dw_kernel_sizes": [[0], [5, 3]],
+        "stackwise_dw_start_kernel_sizes": [[0], [3, 0]],
+        "stackwise_dw_end_kernel_sizes": [[0], [0, 0]],
+        "stackwise_exp_kernel_sizes": [[3], [0, 0]],
+        "stackwise_pw_kernel_sizes": [[1], [0, 0]],
+        "stackwise_num_heads": [[0], [0, 2]],
+        "stackwise_key_dims": [[0], [0, 8]],
+        "stackwise_value_dims": [[0], [0, 8]],
+        "stackwise_kv_strides": [[0], [0, 1]],
+        "stackwise_use_cpe": [[False], [False, False]],
+        "num_features": 16,
+        "use_msfa": False,
+    },
     "PaliGemmaBackbone": {
         "vit_patch_size": 8,
         "vit_num_heads": 2,
@@ -123,6 +191,12 @@ OWN = {
         "vit_intermediate_dim": 24,
     },
     "Qwen3_5Backbone": {
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
+    "Qwen3_5MoeBackbone": {
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 2,
         "linear_key_head_dim": 8,
@@ -155,19 +229,8 @@ OWN = {
         "window_size": 2,
     },
     "T5Backbone": {"key_value_dim": 8},
-    "T5GemmaBackbone": {
-        f"{part}_{name}": value
-        for part in ("encoder", "decoder")
-        for name, value in {
-            "hidden_dim": 16,
-            "intermediate_dim": 24,
-            "num_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 8,
-            "layer_types": ["full_attention"],
-        }.items()
-    },
+    "T5Gemma2Backbone": ENCODER_AND_DECODER,
+    "T5GemmaBackbone": ENCODER_AND_DECODER,
     "VGGBackbone": {"stackwise_num_repeats": [1, 1], "stackwise_num_filters": [8, 8]},
     "ViTDetBackbone": {
         "hidden_size": 16,
@@ -194,94 +257,32 @@ OWN = {
 }
 
 
-def _two_towers(name):
-    def make(cls):
-        return cls(
-            vision_encoder=build(f"{name}VisionEncoder"),
-            text_encoder=build(f"{name}TextEncoder"),
-            projection_dim=16,
-        )
-
-    return make
-
-
-def _segformer(cls):
-    return cls(image_encoder=build("MiTBackbone"), projection_filters=8)
-
-
-def _sam(cls):
-    layers = keras_hub.layers
-    return cls(
-        image_encoder=build("ViTDetBackbone"),
-        prompt_encoder=layers.SAMPromptEncoder(
-            hidden_size=8,
-            image_embedding_size=(2, 2),
-            input_image_size=(32, 32),
-            mask_in_channels=4,
-        ),
-        mask_decoder=layers.SAMMaskDecoder(
-            num_layers=1,
-            hidden_size=8,
-            intermediate_dim=16,
-            num_heads=2,
-            embedding_dim=8,
-            num_multimask_outputs=3,
-            iou_head_depth=2,
-            iou_head_hidden_dim=8,
-        ),
-    )
-
-
-def _retinanet(cls):
-    return cls(
-        image_encoder=build("ResNetBackbone"), min_level=3, max_level=4, use_p5=False
-    )
-
-
-def _deeplab(cls):
-    return cls(
-        image_encoder=build("ResNetBackbone"),
-        spatial_pyramid_pooling_key="P3",
-        upsampling_size=8,
-        dilation_rates=[2],
-        projection_filters=8,
-        image_shape=(32, 32, 3),
-    )
-
-
-def _siglip(cls):
-    return cls(
-        vision_encoder=build("SigLIPVisionEncoder"),
-        text_encoder=build("SigLIPTextEncoder"),
-    )
-
-
-def _parseq(cls):
-    return cls(
-        image_encoder=build("ViTBackbone", use_class_token=False),
-        vocabulary_size=20,
-        max_label_length=6,
-        decoder_hidden_dim=16,
-        num_decoder_layers=1,
-        num_decoder_heads=2,
-        decoder_mlp_dim=24,
-    )
-
-
-# Those that are made of others.
-MADE_OF = {
-    "CLIPBackbone": _two_towers("CLIP"),
-    "MetaCLIP2Backbone": _two_towers("MetaCLIP2"),
-    "DeepLabV3Backbone": _deeplab,
-    "PARSeqBackbone": _parseq,
-    "RetinaNetBackbone": _retinanet,
-    "SAMBackbone": _sam,
-    "SegFormerBackbone": _segformer,
-    "SigLIPBackbone": _siglip,
+# The shapes, without batch, of inputs that not every size fits.
+SHAPES = {
+    "Gemma3nBackbone": {
+        "images": (1, 32, 32, 3),
+        "input_features": (1, 8, 16),
+        "input_features_mask": (1, 8),
+    },
+    "Gemma4Backbone": {
+        "pixel_values": (1, 16, 48),
+        "pixel_position_ids": (1, 16, 2),
+        "vision_indices": (4,),
+    },
+    "Gemma4VisionEncoder": {
+        "pixel_values": (1, 16, 192),
+        "pixel_position_ids": (1, 16, 2),
+    },
+    "MoonshineBackbone": {
+        "encoder_input_values": (2048, 1),  # samples of sound
+        "encoder_padding_mask": (2048,),
+    },
+    "PARSeqBackbone": {"token_ids": (7,), "padding_mask": (7,)},
+    "SAM3PromptableConceptBackbone": {"boxes": (1, 5), "box_labels": (1,)},
 }
 NAMES = sorted(
     {
-        *MADE_OF,
+        *composed.MADE_OF,
         *("AlbertBackbone", "BLIP2VisionEncoder", "BartBackbone", "BertBackbone"),
         *("BloomBackbone", "CSPNetBackbone", "DINOV2Backbone", "DINOV3Backbone"),
         *("DebertaV3Backbone", "DeiTBackbone", "DenseNetBackbone"),
@@ -298,20 +299,35 @@ NAMES = sorted(
         *("T5Backbone", "T5GemmaBackbone", "VGGBackbone", "ViTBackbone"),
         *("ViTDetBackbone", "VideoPrismBackbone", "WhisperBackbone"),
         *("XLMRobertaBackbone", "XLNetBackbone", "XceptionBackbone"),
+        *("Gemma4VisionEncoder", "HGNetV2Backbone", "MobileNetBackbone"),
+        *("MobileNetV5Backbone", "Qwen3_5MoeBackbone", "T5Gemma2Backbone"),
     }
 )
 
 
-def build(name, **arguments):
-    """Makes a backbone by name, with random weights, biases and scales too."""
+def build(name: str, policy: str = "float32", **arguments: Any) -> keras.Model:
+    """Makes a backbone by name, with random weights, biases and scales too.
+
+    Args:
+      name: one of `NAMES`, or a part of one.
+      policy: the global policy that it is made under.
+      **arguments: in place of those of the table.
+    """
     cls = getattr(keras_hub.models, name)
-    if name in MADE_OF:
-        model = MADE_OF[name](cls)
-    else:
-        own = {**OWN.get(name, {}), **arguments}
-        signature = inspect.signature(cls.__init__).parameters
-        values = {key: SIZES[key] for key in signature if key in SIZES}
-        model = cls(**(values | own), dtype="float32")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        if name in composed.MADE_OF:
+            part = functools.partial(build, policy=policy)
+            model = composed.MADE_OF[name](cls, part)
+        else:
+            dtype = {"dtype": policy} if policy == "float32" else {}
+            own = {**dtype, **OWN.get(name, {}), **arguments}
+            signature = inspect.signature(cls.__init__).parameters
+            values = {key: SIZES[key] for key in signature if key in SIZES}
+            model = cls(**(values | own))
+    finally:
+        keras.config.set_dtype_policy(before)
     generator = np.random.default_rng(0)
     for variable in model.trainable_variables:
         noise = generator.normal(0.0, 0.1, variable.shape)
@@ -319,20 +335,26 @@ def build(name, **arguments):
     return model
 
 
-def inputs(model, batch=2, length=16):
-    """Random inputs: token ids below 8, masks of ones, normal numbers."""
+def inputs(model: keras.Model, batch: int = 2, length: int = 16) -> Any:
+    """Random inputs: token ids below 6, masks of ones, normal numbers."""
     generator = np.random.default_rng(1)
+    known = SHAPES.get(type(model).__name__, {})
 
-    def one(tensor):
-        shape = [batch, *tensor.shape[1:]]
+    def one(tensor: keras.KerasTensor) -> np.ndarray:
+        shape = [batch, *known.get(tensor.name, tensor.shape[1:])]
         missing = 32 if len(shape) == 4 and shape[-1] == 3 else length
-        if "Moonshine" in type(model).__name__ and "encoder" in tensor.name:
-            missing = 2048  # samples of sound
         shape = [missing if size is None else size for size in shape]
         if "mask" in tensor.name and tensor.dtype != "float32":
             return np.ones(shape, tensor.dtype)
+        if tensor.name in ("position_ids", "vision_indices"):
+            return np.broadcast_to(np.arange(shape[-1]), shape)
+        if tensor.name == "num_steps":
+            return np.full(shape, 2)
+        if tensor.name == "boxes":
+            return generator.uniform(0.2, 0.4, shape).astype(np.float32)
         if tensor.dtype == "float32":
             return generator.normal(size=shape).astype(np.float32)
-        return generator.integers(0, 2 if "segment" in tensor.name else 6, shape)
+        few = "segment" in tensor.name or tensor.name == "box_labels"
+        return generator.integers(0, 2 if few else 6, shape)
 
     return keras.tree.map_structure(one, model.input)
