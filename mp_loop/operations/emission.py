@@ -133,25 +133,27 @@ class _Made:
 
     def inner(
         self,
+        node: nodes.Node,
         graph: Any,
         outer: Sequence[nodes.Value],
         tensors: Sequence[tf.Tensor],
         fixed: Sequence[bool] | None = None,
-        compiled: bool = True,
     ) -> list[tf.Tensor]:
         """Emits the body of a loop or branch.
 
         Args:
-          graph: its `FuncGraph`.
+          node: the loop or choice.
+          graph: the `FuncGraph` of the body.
           outer: for each of its inputs, what is given in the graph around it.
           tensors: what these became.
-          fixed: for each of them, whether it is that value in every call.
-          compiled: whether XLA may compile regions in it.
+          fixed: for each of them, whether it is that value in every call; None: all.
         """
         emission = self.emission
-        if not compiled:
+        if fixed is None:  # TensorFlow loses what a compiled part of a branch keeps
             emission = dataclasses.replace(emission, compiled=False)
-        fixed = fixed or [True] * len(outer)
+            fixed = [True] * len(outer)
+        if node.is_in(emission.float32_scopes):
+            emission = dataclasses.replace(emission, float32_scopes=nodes.EVERYWHERE)
         inputs, kinds = [], {}
         for placeholder, value, is_fixed in zip(
             graph.inputs, outer, fixed, strict=True
@@ -249,7 +251,7 @@ def _loop(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
         return [made.get(v) if is_fixed else next(left) for v, is_fixed in pairs]
 
     def run(graph: Any, variables: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        return made.inner(graph, node.inputs, all_of(variables), fixed)
+        return made.inner(node, graph, node.inputs, all_of(variables), fixed)
 
     def step(*variables: tf.Tensor) -> list[tf.Tensor]:
         outputs = zip(run(body, variables), fixed, strict=True)
@@ -286,8 +288,7 @@ def _branches(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
     def branch(name: str) -> list[tf.Tensor]:
         inner = nodes.function(op.graph, name)
         tensors = [made.get(value) for value in operands]
-        # TensorFlow does not find what a compiled function of a branch keeps.
-        outputs = made.inner(inner, operands, tensors, compiled=False)
+        outputs = made.inner(node, inner, operands, tensors)
         return [_widen(made, x) for x in outputs]
 
     calls = [functools.partial(branch, name) for name in names]

@@ -30,6 +30,7 @@ _BODIES = {
     "StatelessWhile": ("cond", "body"),
     "While": ("cond", "body"),
 }
+EVERYWHERE = frozenset({"everywhere"})  # all name scopes; see `Node.is_in`
 _NUMBER = re.compile(r"_\d+$")  # by which TensorFlow tells equal names apart
 # What an operation without these has no effect but its outputs.
 _ONLY_READ = (
@@ -122,8 +123,8 @@ class Node:
 
     def is_in(self, scopes: frozenset[str]) -> bool:
         """Tells whether it was made in one of some name scopes."""
-        if not scopes:
-            return False
+        if not scopes or scopes is EVERYWHERE:
+            return bool(scopes)
         parts = self.op.name.split("/")[:-1]
         return any(part in scopes or _NUMBER.sub("", part) in scopes for part in parts)
 

@@ -309,18 +309,20 @@ def test_under_xla():
 
 
 def test_a_scope_that_stays_in_float32():
+    """With the loops in it, whose bodies know no scope."""
+
     def function(x):
         with tf.name_scope("exempt"):
-            y = x @ W
+            y = loop(x @ W)
         return y @ W
 
-    found = types_in(function, X, "bfloat16")
-    how = emission.Emission(tf.bfloat16, float32_scopes=frozenset(["exempt"]))
-    traced = calls.trace(lambda x: function(x), X, how.narrow, VARIABLES)
-    graph = tf.function(lambda: traced.emit(how), autograph=False)
-    dtypes = [
-        op.inputs[0].dtype
-        for op in graph.get_concrete_function().graph.get_operations()
-        if "MatMul" in op.type
-    ]
-    assert found["MatMul"] == 2 and dtypes == [tf.float32, tf.bfloat16]
+    def dtypes(scopes):
+        how = emission.Emission(tf.bfloat16, float32_scopes=frozenset(scopes))
+        traced = calls.trace(function, X, how.narrow, VARIABLES)
+        graph = tf.function(lambda: traced.emit(how), autograph=False)
+        graph = graph.get_concrete_function().graph
+        products = [op for op in all_operations(graph) if op.type in rules.PRODUCTS]
+        return [op.inputs[0].dtype.name for op in products]
+
+    assert sorted(dtypes(["exempt"])) == ["bfloat16", *["float32"] * 3]
+    assert dtypes(["another"]) == ["bfloat16"] * 4
