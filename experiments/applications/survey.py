@@ -19,14 +19,19 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import keras
 from absl import app, flags
 
-from experiments.applications import backbones, measuring
 from mp_loop.config import choices
+from mp_loop.hardware import startup
 from mp_loop.models import applications
 from mp_loop.precision import coverage
 from mp_loop.rendering import tables
+
+startup.prefer_onednn()  # the kernels that the commands take; before TensorFlow loads
+
+import keras  # noqa: E402
+
+from experiments.applications import backbones, measuring  # noqa: E402
 
 flags.DEFINE_string("output_dir", "runs/survey", "Where results and table go.")
 flags.DEFINE_list("models", [], "Names; all if empty.")

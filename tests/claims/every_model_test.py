@@ -22,12 +22,11 @@ IN_CI = {
     "BertBackbone": "float16",  # encoder
     "BartBackbone": "bfloat16",  # encoder and decoder
     "ViTBackbone": "float16",  # vision transformer
-    "SwinTransformerBackbone": "bfloat16",
     "MobileNetBackbone": "bfloat16",  # convolutions
     "ResNetBackbone": "float16",
     "QwenMoeBackbone": "bfloat16",  # mixture of experts
     "RWKV7Backbone": "float16",  # recurrent
-    "MoonshineBackbone": "bfloat16",  # audio
+    "WhisperBackbone": "bfloat16",  # audio
     "RetinaNetBackbone": "bfloat16",  # detector
     "FluxBackbone": "float16",  # diffusion
 }
