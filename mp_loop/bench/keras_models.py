@@ -21,8 +21,8 @@ def build_model(name: str) -> keras.Model:
     workload = workloads.WORKLOADS[name]
     if workload.is_update:
         return _chain(workload.width, workload.layers)
-    if name == "bert":
-        return _bert(workload)
+    if name in _OWN:
+        return _OWN[name](workload)
     if workload.vocabulary:
         return _transformer(workload)
     if name.startswith("transfer"):
@@ -83,3 +83,88 @@ def _transfer(workload: workloads.Workload, head: bool) -> keras.Model:
     if head:
         trainable_layers.TrainableLayers(model).head_alone()
     return model
+
+
+def _gpt2(workload: workloads.Workload) -> keras.Model:
+    """A decoder with learned positions, GELU and layer norm."""
+    import keras_hub
+
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=workload.vocabulary,
+        num_layers=workload.layers,
+        num_heads=workloads.HEADS,
+        hidden_dim=workload.width,
+        intermediate_dim=4 * workload.width,
+        max_sequence_length=workload.shape[0],
+        dropout=0.0,
+    )
+    tokens = keras.Input(workload.shape, dtype="int32")
+    x = backbone.token_embedding(tokens)
+    x = keras.layers.Add()([x, backbone.position_embedding(x)])
+    return _classifier(workload, tokens, _through(backbone, x))
+
+
+def _llama(workload: workloads.Workload) -> keras.Model:
+    """A decoder with grouped queries, rotary positions, RMS norm and a gated MLP."""
+    import keras_hub
+
+    backbone = keras_hub.models.LlamaBackbone(
+        vocabulary_size=workload.vocabulary,
+        num_layers=workload.layers,
+        num_query_heads=workloads.HEADS,
+        num_key_value_heads=workloads.HEADS // 2,
+        hidden_dim=workload.width,
+        intermediate_dim=4 * workload.width,
+    )
+    tokens = keras.Input(workload.shape, dtype="int32")
+    x = _through(backbone, backbone.token_embedding(tokens))
+    return _classifier(workload, tokens, x)
+
+
+def _through(backbone: keras.Model, x: keras.KerasTensor) -> keras.KerasTensor:
+    """The blocks of a decoder, on whole sequences: without a padding mask."""
+    for layer in backbone.transformer_layers:
+        x = layer(x)
+    return backbone.layer_norm(x)
+
+
+def _hub_vit(workload: workloads.Workload) -> keras.Model:
+    """A ViT of keras_hub."""
+    import keras_hub
+
+    backbone = keras_hub.models.ViTBackbone(
+        image_shape=workload.shape,
+        patch_size=8,
+        num_layers=workload.layers,
+        num_heads=workloads.HEADS,
+        hidden_dim=workload.width,
+        mlp_dim=4 * workload.width,
+        use_class_token=False,
+    )
+    return _classifier(workload, backbone.input, backbone.output)
+
+
+def _lstm(workload: workloads.Workload) -> keras.Model:
+    """A recurrent net over tokens."""
+    tokens = keras.Input(workload.shape, dtype="int32")
+    x = keras.layers.Embedding(workload.vocabulary, workload.width)(tokens)
+    for _ in range(workload.layers):
+        x = keras.layers.LSTM(workload.width, return_sequences=True)(x)
+    return _classifier(workload, tokens, x)
+
+
+def _classifier(
+    workload: workloads.Workload, inputs: keras.KerasTensor, x: keras.KerasTensor
+) -> keras.Model:
+    """A linear layer on the mean over positions."""
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, keras.layers.Dense(workload.classes)(x))
+
+
+_OWN = {
+    "bert": _bert,
+    "gpt2": _gpt2,
+    "hub_vit": _hub_vit,
+    "llama": _llama,
+    "lstm": _lstm,
+}

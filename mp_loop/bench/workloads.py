@@ -92,6 +92,14 @@ WORKLOADS = {
     "bert": Workload(
         32, (64,), classes=2, layers=6, width=384, vocabulary=30_522, has_peer=False
     ),
+    # What no layer here knows: decoders and a ViT of keras_hub (extra `text`), and a
+    # recurrent net.
+    "gpt2": Workload(8, (256,), layers=6, width=256, vocabulary=10_000, has_peer=False),
+    "llama": Workload(
+        8, (256,), layers=6, width=256, vocabulary=10_000, has_peer=False
+    ),
+    "lstm": Workload(32, (64,), layers=2, width=256, vocabulary=10_000, has_peer=False),
+    "hub_vit": Workload(8, (128, 128, 3), layers=6, width=256, has_peer=False),
     # Ten million parameters in square kernels, of sizes that vectors divide.
     "update20": Workload(1, (), layers=20, width=704),
     "update400": Workload(1, (), layers=400, width=160),

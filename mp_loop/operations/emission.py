@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mp_loop.operations import nodes, planning, products, raw, regions, rules, sums
+from mp_loop.operations import bilinear, nodes, planning, raw, regions, rules, sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,13 +170,13 @@ class _Made:
         inputs = [self.get(value, emission.narrow) for value in node.inputs]
         first, second = (i for i, v in enumerate(node.inputs) if v.is_float32)
         if node.type.startswith("BatchMatMul"):
-            product = products.matrices(
+            product = bilinear.matrices(
                 node.op.get_attr("adj_x"), node.op.get_attr("adj_y")
             )
         else:
-            product = products.of_operands(_caller(node), inputs, (first, second))
+            product = bilinear.of_operands(_caller(node), inputs, (first, second))
         wide = emission.float32_products
-        return [products.multiply(product, inputs[first], inputs[second], wide)]
+        return [bilinear.multiply(product, inputs[first], inputs[second], wide)]
 
     def _narrow(self, node: nodes.Node) -> list[tf.Tensor]:
         narrow = self.emission.narrow

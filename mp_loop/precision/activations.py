@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop.operations import calls, emission
+
 # Activations that exponentiate and sum: never below float32.
 FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
 
@@ -35,11 +37,13 @@ def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
       activation: elementwise function of Keras.
 
     Returns:
-      A function of a tensor of any dtype, to the same dtype; `activation` itself
-      where nothing is known to be gained.
+      A function of a tensor of any dtype, to the same dtype, or float32 where the last
+      operation of a function that is not known here is of float32.
     """
-    if activation not in _FUSED and not _is_gelu_of_keras_hub(activation):
+    if activation in _NARROW or needs_float32(activation):
         return activation
+    if activation not in _FUSED and not _is_gelu_of_keras_hub(activation):
+        return functools.partial(_by_operation, activation)
 
     def in_float32(x: tf.Tensor) -> tf.Tensor:
         return tf.cast(activation(tf.cast(x, tf.float32)), x.dtype)
@@ -62,6 +66,15 @@ def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda x: activation(x) if x.dtype == tf.float32 else activate(x)
 
 
+def _by_operation(activation: Callable[[Any], Any], x: tf.Tensor) -> tf.Tensor:
+    """Computes an activation that a user wrote, its operations cast one by one."""
+    if x.dtype == tf.float32:
+        return activation(x)
+    how = emission.Emission(x.dtype)
+    return calls.trace(activation, x, x.dtype).emit(how)
+
+
+_NARROW = (keras.activations.linear, keras.activations.relu)
 _FUSED = (
     keras.activations.celu,
     keras.activations.elu,

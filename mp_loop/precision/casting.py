@@ -1,10 +1,8 @@
-"""Which layer runs in 16 bits, and what it then becomes.
+"""Which layer has a twin of its own, and what that is.
 
-A layer runs in 16 bits only if it is known to be safe there: products with a kernel
-(their bias gradients summed in float32), attention (its softmax in float32),
-embeddings, layers that neither reduce nor broadcast, and keras_hub's layers that are
-made of such. Every other layer is an island: the same float32 object in the model and
-in its twin.
+A twin earns its place by measured time or memory: products with a kernel (their bias
+gradients summed in float32), attention (its softmax in float32), normalization,
+embeddings, dropout, and keras_hub's layers that are made of such.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ def convert_layer(
     inside: bool = False,
     each_call: bool = False,
 ) -> keras.layers.Layer:
-    """Returns a 16-bit copy of the layer where that is safe, else the layer.
+    """Returns the twin of a layer; the layer itself where it has none of its own.
 
     Args:
       layer: a built float32 layer.

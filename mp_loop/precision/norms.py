@@ -48,7 +48,8 @@ class _BatchNorm(_Norm):
         master = self._master()
         dtype = self.variable_dtype
         if mask is not None:  # a weighted mean, which the kernel lacks
-            normalized = master(tf.cast(inputs, tf.float32), training, mask)
+            wide = tf.cast(inputs, tf.float32)
+            normalized = master(wide, training=training, mask=mask)
             return tf.cast(normalized, dtype)
         mean, variance = self.moving_mean.value, self.moving_variance.value
         gamma = tf.ones_like(mean) if self.gamma is None else self.gamma.value

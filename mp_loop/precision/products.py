@@ -19,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.hardware import devices
+from mp_loop.operations import bilinear, sums
 from mp_loop.precision import activations, copies
 
 # Layers of the form activation(product(inputs, kernel) + bias).
@@ -41,8 +42,7 @@ BIASED = (
 CHEAP_TERMS = 150
 
 
-@tf.custom_gradient
-def add_bias(x: tf.Tensor, bias: tf.Tensor) -> Any:
+def add_bias(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """Adds a float32 bias to a 16-bit tensor; its gradient is a float32 sum.
 
     The gradient of a bias is a sum over every row of the batch. Summed in 16
@@ -55,15 +55,7 @@ def add_bias(x: tf.Tensor, bias: tf.Tensor) -> Any:
     Returns:
       `x + bias`, in the dtype of `x`. The gradient of `bias` is float32.
     """
-    bias_shape = tf.shape(bias)
-    y = x + tf.cast(bias, x.dtype)  # float32 -> 16 bits
-
-    def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        _, axes = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(dy), s1=bias_shape)
-        summed = tf.reduce_sum(tf.cast(dy, tf.float32), axes)  # 16 bits -> float32
-        return dy, tf.reshape(summed, bias_shape)
-
-    return y, gradient
+    return sums.add(x, bias, x.dtype)
 
 
 class Float32Products(keras.DTypePolicy):
@@ -77,36 +69,6 @@ class Float32Products(keras.DTypePolicy):
     def compute_dtype(self) -> str:
         """The dtype of the product; the variables' is `variable_dtype`."""
         return "float32"
-
-
-def _float32_product(
-    product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], x: tf.Tensor, kernel: Any
-) -> tf.Tensor:
-    """Multiplies 16-bit tensors in float32, and rounds the product once.
-
-    Only the 16-bit tensors are kept for the backward pass. `product` is bilinear:
-    its gradients need its arguments alone, so calling it again there costs nothing
-    (what it returns is not used, and pruned).
-    """
-    dtype = x.dtype
-
-    @tf.custom_gradient
-    def multiply(x: tf.Tensor, kernel: tf.Tensor) -> Any:
-        def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            # Cast anew, late: the forward pass's float32 copies are gone by now.
-            with tf.control_dependencies([dy]):
-                wide = [tf.cast(tf.identity(t), tf.float32) for t in (x, kernel)]
-            with tf.GradientTape() as tape:
-                tape.watch(wide)
-                y = product(*wide)
-            grads = tape.gradient(y, wide, tf.cast(dy, tf.float32))
-            return tuple(tf.cast(grad, dtype) for grad in grads)
-
-        wide = product(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32))
-        return tf.cast(wide, dtype), gradient
-
-    # Keras hands a 16-bit kernel over in float32.
-    return multiply(x, tf.cast(kernel, dtype))
 
 
 def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -210,8 +172,12 @@ class _Float32Bias:
         self._multiply = lambda inputs: super(_Float32Bias, self).call(inputs)
         if product is not None and self.compute_dtype != self.variable_dtype:
             self.autocast = False  # inputs stay 16 bits until they are multiplied
-            self._multiply = lambda inputs: _float32_product(
-                product, tf.cast(inputs, self.variable_dtype), self.kernel
+            self._multiply = lambda inputs: bilinear.multiply(
+                product,
+                tf.cast(inputs, self.variable_dtype),
+                # Keras hands a 16-bit kernel over in float32.
+                tf.cast(self.kernel, self.variable_dtype),
+                in_float32=True,
             )
         elif isinstance(self, keras.layers.EinsumDense):
             self._multiply = lambda inputs: product(inputs, self.kernel)

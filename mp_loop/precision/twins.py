@@ -2,13 +2,12 @@
 
     twin = half_precision_twin(model, "float16")
 
-A layer runs in 16 bits only if it is known to be safe there: products with a
-kernel (their bias gradients summed in float32), attention (its softmax in
-float32), embeddings, layers that neither reduce nor broadcast, and keras_hub's
-layers that are made of such. Every other layer is an
-*island*: the very same float32 layer object in the model and in the twin, so
-that normalization, pooling means, softmax and all that is unknown compute in
-float32 on the user's own variables.
+Layers that earn it by time or memory have twins of their own: products with a kernel,
+attention, normalization, embeddings, dropout. All others are cast operation by
+operation; see `by_operation`. Either way, what reduces or exponentiates runs in
+float32, forward and backward. A layer of which nothing would be of 16 bits is the very
+same float32 object in the model and in the twin, and so is a last layer that makes a
+row of logits.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ def half_precision_twin(
     """Makes the model that computes the forward and backward pass.
 
     Args:
-      model: a built functional or Sequential Keras model whose variables are
-        float32, the masters; models nested inside it are converted as well.
+      model: a built Keras model of any kind whose variables are float32, the masters;
+        models nested inside it are converted as well.
       dtype: "float16" or "bfloat16".
       float32_layers: regular expression; layers whose name it finds stay in
         float32.
@@ -43,14 +42,15 @@ def half_precision_twin(
         of `dtype`.
 
     Returns:
-      A Keras model of the same structure, with equal weights (see `pairs`): 16-bit
-      copies in heavy layers, the model's own float32 variables elsewhere. Its last
-      layers are float32. Regularizers are left to the masters. The twin is for
-      computing; save `model`. A later change of `layer.trainable` needs a new twin.
+      A Keras model with equal weights (see `pairs`): 16-bit copies in heavy layers,
+      the model's own float32 variables elsewhere. A functional model keeps its
+      structure. Its outputs are float32. Regularizers are left to the masters. The
+      twin is for computing; save `model`. A later change of `layer.trainable` needs a
+      new twin.
 
     Raises:
-      ValueError: unknown dtype, a model with weights other than float32, one that
-        cannot be cloned (a subclassed model), or a weight of several layers, by name.
+      ValueError: unknown dtype, a model that is not built or has weights other than
+        float32, or a weight of several layers, by name.
 
     Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 and 3.3.
     """

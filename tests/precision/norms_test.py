@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import mp_loop
 from mp_loop.precision import norms, products
 from tests.support import half_precision
 
@@ -194,3 +195,27 @@ def test_frozen_batch_norm_and_relu_round_once(make, dtype, trained):
 )
 def test_other_relus_stay(layer):
     assert norms.relu(layer, keras.DTypePolicy("bfloat16")) is None
+
+
+def test_a_mask_reaches_the_statistics():
+    """After a masked sequence, in fit and in float32."""
+    x = np.random.default_rng(0).random((16, 10, 3)).astype(np.float32)
+    x[:, 6:] = 0
+    moved = []
+    for precision in ("bfloat16", "float32"):
+        keras.utils.set_random_seed(0)
+        norm = keras.layers.BatchNormalization(momentum=0.5)
+        model = keras.Sequential(
+            [
+                keras.Input((None, 3)),
+                keras.layers.Masking(0.0),
+                keras.layers.LSTM(8, return_sequences=True),
+                norm,
+                keras.layers.LSTM(4),
+                keras.layers.Dense(1),
+            ]
+        )
+        step = mp_loop.TrainStep(model, keras.optimizers.SGD(0.1), "mse", precision)
+        assert step(x, np.ones((16, 1)))["grads_finite"]
+        moved.append([np.array(v) for v in (norm.moving_mean, norm.moving_variance)])
+    np.testing.assert_allclose(*moved, rtol=2e-2, atol=2e-3)
