@@ -1,5 +1,6 @@
 """The experiments' own scripts run, short ones, and find what their records say."""
 
+import json
 import pathlib
 import re
 import subprocess
@@ -56,6 +57,22 @@ def test_arithmetic_is_as_close_to_float64_as_keras(tmp_path):
         for measure in ("loss", "gradient", "bias gradient")
     }
     assert max(r for (_, what), r in ratios.items() if what != "loss") <= 1.02
+
+
+def test_the_survey_measures_each_model_once(tmp_path):
+    command = [
+        *(sys.executable, "-m", "experiments.applications.survey"),
+        *(f"--output_dir={tmp_path}", "--models=VGGBackbone", "--precisions=bfloat16"),
+    ]
+    for _ in range(2):
+        subprocess.run(command, check=True, cwd=EXPERIMENTS.parent)
+    (line,) = (tmp_path / "results.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert row["share"] == row["keras"]["share"] == 1
+    assert 1e-4 < row["outputs"] < 1e-2 and 1e-4 < row["gradients"] < 6e-2
+    assert not row["below"] and row["keras"]["below"]["BiasAddGrad"]
+    table = (tmp_path / "table.md").read_text()
+    assert table.startswith("## bfloat16") and table.count("| VGGBackbone") == 1
 
 
 @pytest.mark.parametrize(

@@ -15,21 +15,28 @@ HALVES = ("float16", "bfloat16")
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 RANDOM = np.random.default_rng(0)
 SLOW = pytest.mark.slow
-# One of each family; all others are slow tests.
+# Of each family. All others: `pytest -m slow tests/claims/every_model_test.py`.
 IN_CI = {
     "LlamaBackbone": "bfloat16",  # decoder: grouped queries, rotary, gates
     "GPT2Backbone": "float16",
     "BertBackbone": "float16",  # encoder
     "BartBackbone": "bfloat16",  # encoder and decoder
     "ViTBackbone": "float16",  # vision transformer
-    "SwinTransformerBackbone": "bfloat16",
     "MobileNetBackbone": "bfloat16",  # convolutions
     "ResNetBackbone": "float16",
+    "XceptionBackbone": "bfloat16",
     "QwenMoeBackbone": "bfloat16",  # mixture of experts
-    "RWKV7Backbone": "float16",  # recurrent
-    "MoonshineBackbone": "bfloat16",  # audio
+    "WhisperBackbone": "bfloat16",  # audio
     "RetinaNetBackbone": "bfloat16",  # detector
     "FluxBackbone": "float16",  # diffusion
+}
+# Further from float32 than the bounds below, or not to be measured.
+FAR = {
+    "DeepLabV3Backbone": "gradients beyond 16 roundings, as under Keras' policy",
+    "Qwen3_5Backbone": "gradients beyond 16 roundings: linear attention",
+    "RetinaNetBackbone": "activations pass 65,504, under Keras' policy as well",
+    "SAM3PromptableConceptBackbone": "gradients beyond 16 roundings: queries sorted",
+    "StableDiffusion3Backbone": "TensorFlow cannot trace it: a tensor as `num`",
 }
 
 
@@ -51,10 +58,13 @@ def backbone_names():
         return []
     from experiments.applications import backbones
 
+    def marks(name, precision):
+        if IN_CI.get(name) == precision:
+            return []
+        return [SLOW, pytest.mark.xfail(name in FAR, reason=FAR.get(name, ""))]
+
     return [
-        pytest.param(
-            name, precision, marks=[] if IN_CI.get(name) == precision else [SLOW]
-        )
+        pytest.param(name, precision, marks=marks(name, precision))
         for name in backbones.NAMES
         for precision in HALVES
     ]
