@@ -177,8 +177,12 @@ class _Made:
             )
         else:
             product = bilinear.of_operands(_caller(node), inputs, (first, second))
-        wide = emission.float32_products
-        return [bilinear.multiply(product, inputs[first], inputs[second], wide)]
+        multiply = functools.partial(
+            bilinear.multiply, product, in_float32=emission.float32_products
+        )
+        if node.inside.compiled:  # grouped convolutions have a gradient there alone
+            multiply = tf.function(multiply, jit_compile=True, autograph=False)
+        return [multiply(inputs[first], inputs[second])]
 
     def _narrow(self, node: nodes.Node) -> list[tf.Tensor]:
         narrow = self.emission.narrow
@@ -214,7 +218,7 @@ def _caller(node: nodes.Node) -> Callable[[Sequence[tf.Tensor]], list[tf.Tensor]
     """A function that emits a node on given operands."""
     sizes, attributes = raw.sizes(node.op), raw.attributes(node.op)
     return lambda inputs: raw.call(
-        node.op.op_def, inputs, sizes, attributes, name=node.op.name
+        node.op.op_def, inputs, sizes, attributes, name=node.name
     )
 
 

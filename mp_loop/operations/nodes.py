@@ -81,6 +81,19 @@ class OwnGradient:
     found: list[bool]
 
 
+@dataclasses.dataclass(frozen=True)
+class Inside:
+    """The calls of functions that an operation is in.
+
+    Attributes:
+      prefix: their names.
+      compiled: whether XLA compiles one of them.
+    """
+
+    prefix: str = ""
+    compiled: bool = False
+
+
 @dataclasses.dataclass(eq=False)
 class Node:
     """An operation of the traced call.
@@ -90,12 +103,19 @@ class Node:
       inputs: what it takes.
       outputs: what it makes.
       gradient: its own gradient function, if a `tf.custom_gradient` gave it one.
+      inside: the calls of functions that it is in.
     """
 
     op: tf.Operation
     inputs: list[Value]
     outputs: list[Value]
     gradient: OwnGradient | None = None
+    inside: Inside = Inside()
+
+    @property
+    def name(self) -> str:
+        """Its name, after those of the calls that it is in."""
+        return f"{self.inside.prefix}{self.op.name}"
 
     @property
     def reads(self) -> list[Value]:
@@ -125,7 +145,7 @@ class Node:
         """Tells whether it was made in one of some name scopes."""
         if not scopes or scopes is EVERYWHERE:
             return bool(scopes)
-        parts = self.op.name.split("/")[:-1]
+        parts = self.name.split("/")[:-1]
         return any(part in scopes or _NUMBER.sub("", part) in scopes for part in parts)
 
     @property
@@ -163,33 +183,48 @@ def of_graph(
     """
     inputs, made = list(inputs), []
     scope = {value.tensor.ref(): value for value in inputs}
-    _read(graph, scope, made)
+    _read(graph, scope, made, Inside())
     found = [scope[tensor.ref()] for tensor in outputs]
     return Graph(inputs, found, _needed(made, found))
 
 
-def _read(graph: Any, scope: dict[Any, Value], made: list[Node]) -> None:
+def _read(
+    graph: Any, scope: dict[Any, Value], made: list[Node], inside: Inside
+) -> None:
     """Appends the nodes of a graph; `scope` holds its inputs, then all of it."""
     for op in graph.get_operations():
         if op.outputs and all(tensor.ref() in scope for tensor in op.outputs):
             continue
         inputs = [scope[tensor.ref()] for tensor in op.inputs]
         if op.type in _CALLS:
-            outputs = _open(graph, op, inputs, made)
+            outputs = _open(graph, op, inputs, made, inside)
         else:
             outputs = [_value(op, tensor, inputs) for tensor in op.outputs]
-            made.append(Node(op, inputs, outputs, _own_gradient(op, scope)))
+            own = _own_gradient(op, scope)
+            made.append(Node(op, inputs, outputs, own, inside))
         scope.update(zip((t.ref() for t in op.outputs), outputs, strict=True))
 
 
 def _open(
-    graph: Any, op: tf.Operation, inputs: list[Value], made: list[Node]
+    graph: Any,
+    op: tf.Operation,
+    inputs: list[Value],
+    made: list[Node],
+    inside: Inside,
 ) -> list[Value]:
     inner = function(graph, op.get_attr("f").name)
     scope = dict(zip((t.ref() for t in inner.inputs), inputs, strict=True))
-    _read(inner, scope, made)
+    compiled = inside.compiled or _is_compiled(op)
+    _read(inner, scope, made, Inside(f"{inside.prefix}{op.name}/", compiled))
     # A gradient may have added outputs to a function since it was called here.
     return [scope[tensor.ref()] for tensor in inner.outputs[: len(op.outputs)]]
+
+
+def _is_compiled(call: tf.Operation) -> bool:
+    try:
+        return bool(call.get_attr("_XlaMustCompile"))
+    except ValueError:
+        return False
 
 
 def _own_gradient(op: tf.Operation, scope: dict[Any, Value]) -> OwnGradient | None:

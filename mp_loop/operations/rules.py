@@ -138,7 +138,7 @@ def decide(node: nodes.Node, kinds: list[Kind]) -> tuple[Run, Kind]:
     if node.type not in SUMS | MERGES:
         return Run.FLOAT32, Kind.FLOAT32
     if wide:
-        return Run.FLOAT32, Kind.WIDE
+        return Run.FLOAT32, Kind.FLOAT32 if _clips(node) else Kind.WIDE
     if Kind.NARROW in kinds and not _may_grow(node):
         casts = (Kind.NARROW, Kind.EXACT, Kind.WEIGHT)
         if all(kind in casts for kind in kinds):
@@ -162,6 +162,13 @@ def contracts(op: tf.Operation) -> bool:
         and all(summed <= set(operand) for operand in operands)
         and all(len(set(operand)) == len(operand) for operand in operands)
     )
+
+
+def _clips(node: nodes.Node) -> bool:
+    """Tells whether a bound is so far out that it leaves numbers as they are."""
+    signs = {"Maximum": -1, "Minimum": 1}
+    bounds = [x.constant for x in node.inputs if x.constant is not None]
+    return len(bounds) == 1 and bool(np.all(bounds[0] * signs.get(node.type, 0) > 0))
 
 
 def _may_grow(node: nodes.Node) -> bool:

@@ -215,6 +215,30 @@ def test_constants_that_16_bits_do_not_hold(dtype):
     np.testing.assert_array_equal(third, exact)
 
 
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_bound_that_16_bits_do_not_hold_is_no_reason(dtype):
+    """What it clips multiplies in 16 bits."""
+    graph = tf.function(
+        emitted(lambda x: tf.clip_by_value(x @ W, -1e9, 7.0) @ W, dtype)
+    ).get_concrete_function(X)
+    products = [op for op in all_operations(graph.graph) if "MatMul" in op.type]
+    assert [op.inputs[0].dtype for op in products] == [HALVES[dtype]] * 2
+
+
+def test_a_product_that_xla_compiles_stays_so():
+    """Grouped convolutions have no other gradient on every processor."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def convolve(x):
+        return tf.nn.conv2d(x[:, :, None], tf.reshape(W, (1, 1, 8, 8)), 1, "SAME")
+
+    ours, exact = (gradients(f)(X)[1] for f in (emitted(convolve), convolve))
+    assert relative(ours[1], exact[1]) < 16 * EPSILON["bfloat16"]
+    graph = tf.function(emitted(convolve), autograph=False).get_concrete_function(X)
+    calls = [op for op in graph.graph.get_operations() if "PartitionedCall" in op.type]
+    assert [op.get_attr("_XlaMustCompile") for op in calls] == [True]
+
+
 def rows(x):
     return tf.ones((32_768, 1)) @ x  # a product, so that what follows is of 16 bits
 

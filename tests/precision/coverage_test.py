@@ -74,6 +74,24 @@ def test_float32_copies_of_16_bits_count_as_16_bits(float32_products):
     assert coverage.of_twin(twin, model, "float16").share > 0.99
 
 
+def test_a_grouped_convolution_counts_as_what_it_is():
+    """Keras has XLA compile it."""
+
+    class Grouped(L.Layer):
+        def build(self, shape):
+            self.conv = L.Conv2D(16, 3, groups=4, padding="same", name="conv")
+            self.conv.build(shape)
+
+        def call(self, inputs):
+            return self.conv(inputs)
+
+    inputs = keras.Input((8, 8, 16))
+    x = L.GlobalAveragePooling2D()(Grouped(name="grouped")(inputs))
+    model = keras.Model(inputs, L.Dense(2)(x))
+    found = mp_loop.coverage(model, "bfloat16").layers[0]
+    assert (found.layer, found.narrow) == ("grouped/conv", 64 * 9 * 4 * 16)
+
+
 def test_said_as_it_is():
     said = [coverage.percent(x) for x in (0, 1e-6, 0.5, 0.9999, 1)]
     assert said == ["0 %", "< 0.1 %", "50.0 %", "99.9 %", "100 %"]
