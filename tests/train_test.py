@@ -467,7 +467,16 @@ def test_a_run_whose_folder_is_lost_is_saved_elsewhere_and_goes_on_there(
     whole, folder = tmp_path / "whole", small_disk / "run"
     assert train.run(config(*TINY, f"--output_dir={whole}"), None) == 0
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with at_evaluation(monkeypatch, 2, lambda: loss(folder)):
+    written = folder / "checkpoints" / "step-00000012"
+
+    def lose():
+        for _ in range(6000):  # it is written beside the training
+            if written.exists():
+                break
+            time.sleep(0.01)
+        loss(folder)
+
+    with at_evaluation(monkeypatch, 2, lose):
         assert train.run(config(*TINY, f"--output_dir={folder}"), None) == 3
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"--output_dir ({folder}) cannot be written any more: " in said
