@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shlex
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import h5py
@@ -37,13 +38,9 @@ def load(path: str, argument: str = "model") -> keras.Model:
     if not zipfile.is_zipfile(path):
         raise errors.ModelError(f"{named} is not a .keras file.")
     _check_archive(path, named)
-    try:
+    with _damage_named(named):
         # In safe mode a file cannot run code.
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # A damaged archive or config can raise any type.
-        raise errors.ModelError(
-            errors.because(f"{named} cannot be loaded", error)
-        ) from error
     _check_finite(model, named)
     return model
 
@@ -69,12 +66,8 @@ def load_weights(
     _require_file(path, named)
     if path.endswith(".weights.h5"):
         _check_arrays(path, os.path.getsize(path), named)
-        try:
+        with _damage_named(named):
             model.load_weights(path)
-        except Exception as error:  # A damaged file can raise any type.
-            raise errors.ModelError(
-                errors.because(f"{named} cannot be loaded", error)
-            ) from error
         return _check_finite(model, named)
     if not path.endswith(".keras"):
         raise errors.ModelError(
@@ -115,23 +108,29 @@ def _require_file(path: str, named: str) -> None:
         raise errors.ModelError(f"{named}: there is no such file.")
 
 
-def _check_archive(path: str, named: str) -> None:
-    """Refuses a `.keras` file that unpacks to far more than its size."""
-    size = os.path.getsize(path)
+@contextlib.contextmanager
+def _damage_named(named: str) -> Iterator[None]:
+    """Turns what reading a damaged file raises, of any type, into a ModelError."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-            _check_size(unpacked, size, named)
-            for member in archive.namelist():
-                if member.endswith(".h5"):
-                    with archive.open(member) as file:
-                        _check_arrays(file, size, named)
+        yield
     except errors.ModelError:
         raise
-    except Exception as error:  # A damaged archive can raise any type.
+    except Exception as error:
         raise errors.ModelError(
             errors.because(f"{named} cannot be loaded", error)
         ) from error
+
+
+def _check_archive(path: str, named: str) -> None:
+    """Refuses a `.keras` file that unpacks to far more than its size."""
+    size = os.path.getsize(path)
+    with _damage_named(named), zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        _check_size(unpacked, size, named)
+        for member in archive.namelist():
+            if member.endswith(".h5"):
+                with archive.open(member) as file:
+                    _check_arrays(file, size, named)
 
 
 def _check_arrays(file: str | IO[bytes], size: int, named: str) -> None:
@@ -145,15 +144,8 @@ def _check_arrays(file: str | IO[bytes], size: int, named: str) -> None:
                 raise errors.ModelError(f"{named}: {name} holds {found.dtype} numbers.")
             total += found.dtype.itemsize * int(np.prod(found.shape, dtype=object))
 
-    try:
-        with h5py.File(file, "r") as arrays:
-            arrays.visititems(visit)
-    except errors.ModelError:
-        raise
-    except Exception as error:  # A damaged file can raise any type.
-        raise errors.ModelError(
-            errors.because(f"{named} cannot be loaded", error)
-        ) from error
+    with _damage_named(named), h5py.File(file, "r") as arrays:
+        arrays.visititems(visit)
     _check_size(total, size, named)
 
 
