@@ -324,18 +324,11 @@ def _own_gradient(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
         if made.plan.kinds.get(id(value)) is rules.Kind.WEIGHT
     }
 
-    @tf.custom_gradient
-    def compute(*tensors: tf.Tensor) -> Any:
-        def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
-            given = [*grads, *captured]
-            found = iter(made.emission.graph(own.graph, given, weights))
-            pairs = zip(own.found, tensors, strict=True)
-            return [tf.cast(next(found), x.dtype) if has else None for has, x in pairs]
-
-        return tuple(tf.identity(x) for x in tensors), gradient
-
-    outputs = compute(*(made.get(value) for value in node.inputs))
-    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+    return regions.passed_on(
+        [made.get(value) for value in node.inputs],
+        own.found,
+        lambda grads: made.emission.graph(own.graph, [*grads, *captured], weights),
+    )
 
 
 _STRUCTURES = {

@@ -112,15 +112,18 @@ def plan(
                 kinds[id(value)] = rules.Kind.WEIGHT
             elif node.type == "IdentityN":  # each operand for itself
                 kinds[id(value)] = kinds[id(node.inputs[i])]
-    _draw_into_regions(graph, runs, kinds)
-    return Plan(runs, kinds, _in_order(graph, runs, kinds))
+    uses = _uses(graph)
+    _draw_into_regions(graph, uses, runs, kinds)
+    return Plan(runs, kinds, _in_order(graph, uses, runs, kinds))
 
 
 def _draw_into_regions(
-    graph: nodes.Graph, runs: dict[int, rules.Run], kinds: dict[int, rules.Kind]
+    graph: nodes.Graph,
+    uses: Mapping[int, Sequence[nodes.Node]],
+    runs: dict[int, rules.Run],
+    kinds: dict[int, rules.Kind],
 ) -> None:
     """Lets what regions alone read be a part of them, as float32, and not be kept."""
-    uses = _uses(graph)
     returned = {id(value) for value in graph.outputs}
     for node in reversed(graph.nodes):
         values = {id(value) for value in node.outputs}
@@ -145,10 +148,12 @@ def _uses(graph: nodes.Graph) -> Mapping[int, list[nodes.Node]]:
 
 
 def _in_order(
-    graph: nodes.Graph, runs: Mapping[int, rules.Run], kinds: Mapping[int, rules.Kind]
+    graph: nodes.Graph,
+    uses: Mapping[int, Sequence[nodes.Node]],
+    runs: Mapping[int, rules.Run],
+    kinds: Mapping[int, rules.Kind],
 ) -> list[nodes.Node | Region]:
     """Puts nodes and regions after what they need; effects keep their order."""
-    uses = _uses(graph)
     returned = {id(value) for value in graph.outputs}
     regions = [
         _region(group, runs, uses, returned) for group in _groups(graph, runs, kinds)

@@ -59,7 +59,7 @@ def call(
     made = function(**{names[key]: x for key, x in arguments.items()}, name=name)
     if made is None or isinstance(made, tf.Operation):
         return []
-    return list(made) if isinstance(made, list | tuple) else [made]
+    return tf.nest.flatten(made)
 
 
 def sizes(op: tf.Operation) -> tuple[int, ...]:

@@ -61,23 +61,14 @@ class Instruction:
         """Runs it on earlier values."""
         operands = _all_of(self.operands, made)
         if self.gradient:
-            return self._with_gradient(operands, _all_of(self.captured, made))
+            captured = _all_of(self.captured, made)
+            return passed_on(
+                operands,
+                self.differentiated,
+                lambda grads: self.gradient([*grads, *captured]),
+            )
         op_def = raw.op_def(self.type)
         return raw.call(op_def, operands, self.sizes, dict(self.attributes))
-
-    def _with_gradient(
-        self, operands: Sequence[tf.Tensor], captured: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor]:
-        @tf.custom_gradient
-        def compute(*operands: tf.Tensor) -> Any:
-            def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
-                found = iter(self.gradient([*grads, *captured]))
-                return [next(found) if has else None for has in self.differentiated]
-
-            return tuple(tf.identity(x) for x in operands), gradient
-
-        made = compute(*operands)
-        return list(made) if isinstance(made, list | tuple) else [made]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,8 +182,32 @@ def run(
 
         return tuple(forward(list(inputs))), gradient
 
-    made = compute(*inputs)
-    return list(made) if isinstance(made, list | tuple) else [made]
+    return tf.nest.flatten(compute(*inputs))
+
+
+def passed_on(
+    tensors: Sequence[tf.Tensor],
+    differentiated: Sequence[bool],
+    gradients: Callable[[Sequence[tf.Tensor]], list[tf.Tensor]],
+) -> list[tf.Tensor]:
+    """Returns tensors as they are, with a gradient of one's own.
+
+    Args:
+      tensors: any.
+      differentiated: for each of them, whether it has a gradient.
+      gradients: of those that have one, from the gradients of what is returned.
+    """
+
+    @tf.custom_gradient
+    def compute(*tensors: tf.Tensor) -> Any:
+        def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
+            found = iter(gradients(grads))
+            pairs = zip(differentiated, tensors, strict=True)
+            return [tf.cast(next(found), x.dtype) if has else None for has, x in pairs]
+
+        return tuple(tf.identity(x) for x in tensors), gradient
+
+    return tf.nest.flatten(compute(*tensors))
 
 
 Forward = Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]

@@ -107,5 +107,4 @@ def in_float32_backward(
 
         return outputs, gradient
 
-    made = compute(*(inputs[i] for i in places))
-    return list(made) if isinstance(made, list | tuple) else [made]
+    return tf.nest.flatten(compute(*(inputs[i] for i in places)))
