@@ -99,7 +99,11 @@ class Experiment:
         dtype = self.config.precision.precision
         if dtype == "float32" or not getattr(self.model, "inputs", None):
             return None
-        return coverage.of_twin(self.step.twin, self.model, dtype)
+        inputs = None
+        if self.source.is_text:  # a model may take texts of any length
+            shape = (1, *self.source.input_shape)
+            inputs = self.source.prepare(tf.zeros(shape, tf.int32))
+        return coverage.of_twin(self.step.twin, self.model, dtype, inputs)
 
     def evaluate(self) -> dict[str, float]:
         """Returns `eval_loss` and the metric, by its key, on the test data."""
