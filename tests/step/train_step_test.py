@@ -22,6 +22,11 @@ OPTIMIZERS = {
     "rmsprop": lambda: keras.optimizers.RMSprop(1e-3, momentum=0.9),
     "ftrl": lambda: keras.optimizers.Ftrl(1e-2),
     "adafactor": lambda: keras.optimizers.Adafactor(1e-2),
+    "several": lambda: keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(
+            keras.optimizers.Adam(1e-2), {"dense.*": keras.optimizers.SGD(0.1)}
+        )
+    ),
     "scheduled": lambda: keras.optimizers.SGD(
         keras.optimizers.schedules.CosineDecay(0.1, 10)
     ),

@@ -73,6 +73,11 @@ class Nursery:
         code = int(self._process.stdout.readline())
         return End(code, self._log.read_text(errors="replace"))
 
+    @property
+    def pid(self):
+        """The number of the process."""
+        return self._process.pid
+
     def close(self):
         """Ends it."""
         self._process.communicate()
