@@ -177,6 +177,23 @@ def test_a_label_out_of_range_is_an_error_that_changes_nothing(name):
     assert int(step.state.step) == 1
 
 
+@pytest.mark.parametrize("kind", [mp_loop.TrainStep, keras_step.KerasStep])
+def test_an_iterator_that_ends_is_told_and_what_it_had_counts(kind):
+    def make():
+        return kind(dense_model(), keras.optimizers.Adam(), steps.loss(), "float32")
+
+    inputs, labels = steps.data(batch=6)
+    data = tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(2)
+    step, alone = make(), make()
+    with pytest.raises(tf.errors.OutOfRangeError, match=r"`steps` \(5\).* of step 3\."):
+        step.run(iter(data), 5)
+    for batch in data:
+        alone(*batch)
+    assert steps.trained(step) == steps.trained(alone)
+    assert step.run(iter(data), 3)["loss"].shape == (3,)
+    assert int(step.state.step) == 6
+
+
 def test_a_step_that_raises_is_not_counted():
     def loss(labels, outputs):
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs)
