@@ -106,7 +106,7 @@ def ended_clearly(end):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pages", [1])
+@pytest.mark.parametrize("pages", [1, 5])
 def test_a_disk_that_grows_over_a_run(tmp_path, disk, nursery, pages):
     whole, folder = tmp_path / "whole", disk.folder / "run"
     assert nursery.live([*RUN, f"--output_dir={whole}"]).code == 0

@@ -54,7 +54,8 @@ class Nursery:
           modules: imported besides.
         """
         self._log = pathlib.Path(log)
-        changed = {**os.environ, **dict(environment)}
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "2"}  # as `cli.app` sets it, but in time
+        changed = {**quiet, **os.environ, **dict(environment)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.claims.victim", *modules],
             cwd=ROOT,
