@@ -30,10 +30,7 @@ RUN = (
     "--eval_every=4",
     "--checkpoint_every=2",
     "--keep_checkpoints=1",
-    "--inspect_every=3",
-    "--initial_scale=4e9",
-    "--growth_interval=3",
-    "--max_scale=1e10",
+    "--inspect_every=8",
     "--deterministic",
     "--quiet",
 )

@@ -28,7 +28,7 @@ BASE = (
     "--deterministic",
 )
 # Scales that overflow at first, so that they move both ways.
-HIGH = ("--initial_scale=4e9", "--growth_interval=9")
+HIGH = ("--initial_scale=4e9", "--growth_interval=9", "--noexplain_skips")
 OURS = (*HIGH, "--max_scale=1e10")
 # The head for 31 steps, then what is not frozen.
 PHASES = ("--head_epochs=1", "--model=MobileNetV2", "--image_size=32", "--eval_every=0")
@@ -48,7 +48,7 @@ RUNS = {
     "two phases": ("--head_epochs=1", "--freeze=^batch", "--augment=flip_crop", *OURS),
     "keras two phases": ("--head_epochs=1", "--loop=keras", "--precision=bfloat16"),
     "MobileNetV2": (*PHASES, "--freeze=^block_([0-9]|1[0-4])_", *OURS),
-    "inspected": ("--inspect_every=6", "--optimizer=nesterov", *OURS),
+    "inspected": (*OURS, "--inspect_every=12", "--explain_skips"),
     "text float16": (*TEXTS, *OURS),
     "text bfloat16": (*TEXTS, "--precision=bfloat16", "--accumulate_steps=2"),
     "rolled back": (
@@ -56,6 +56,7 @@ RUNS = {
         "--diverged_after=5",
         "--learning_rate=1e12",
         "--rollback_factor=1e-14",
+        "--noexplain_skips",
     ),
 }  # fmt: skip
 # They use oneDNN's float16 convolutions: see `mp_loop.run.build.start_tensorflow`.
