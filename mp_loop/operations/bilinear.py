@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,8 +13,35 @@ from mp_loop.operations import sums
 Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """An operand that is the same in every turn of a loop, rounded before the loop.
+
+    A tensor that is made in a loop is made, and kept for the backward pass, once for
+    each turn; the gradient of one from outside is summed in the tensor's own dtype.
+
+    Attributes:
+      source: float32, what gets the gradient.
+      dtype: of 16 bits, what it is rounded to.
+      cast: returns it rounded, stored in `dtype` or in float32, made outside the loop
+        and without a gradient.
+    """
+
+    source: tf.Tensor
+    dtype: tf.DType
+    cast: Callable[[tf.DType], tf.Tensor]
+
+    def narrow(self) -> tf.Tensor:
+        """Returns it in `dtype`, with a gradient."""
+        rounded = self.cast(self.dtype)
+        compute = tf.custom_gradient(
+            lambda source: (rounded, lambda grad: tf.cast(grad, source.dtype))
+        )
+        return compute(self.source)
+
+
 def multiply(
-    product: Product, x: tf.Tensor, y: tf.Tensor, in_float32: bool
+    product: Product, x: tf.Tensor | Fixed, y: tf.Tensor | Fixed, in_float32: bool
 ) -> tf.Tensor:
     """Multiplies two 16-bit tensors.
 
@@ -27,27 +55,35 @@ def multiply(
     Returns:
       The product in the dtype of `x`. Only `x` and `y` are kept for the backward pass.
     """
-    if not in_float32:
+    operands = (x, y)
+    if not in_float32 and not any(isinstance(t, Fixed) for t in operands):
         return product(x, y)
-    dtype = x.dtype
+    narrow = x.dtype
+    dtype = tf.float32 if in_float32 else narrow
+
+    def cast(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        return [
+            operand.cast(dtype) if isinstance(operand, Fixed) else tf.cast(t, dtype)
+            for operand, t in zip(operands, tensors, strict=True)
+        ]
 
     @tf.custom_gradient
-    def compute(x: tf.Tensor, y: tf.Tensor) -> Any:
-        def gradient(dz: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def compute(*tensors: tf.Tensor) -> Any:
+        def gradient(dz: tf.Tensor) -> list[tf.Tensor]:
             # Cast anew, late: the forward pass's float32 copies are gone by now.
             with tf.control_dependencies([dz]):
-                wide = [tf.cast(tf.identity(t), tf.float32) for t in (x, y)]
+                again = cast([tf.identity(t) for t in tensors])
+            again = [tf.identity(t) for t in again]  # in this graph, for the tape
             with tf.GradientTape() as tape:
-                tape.watch(wide)
+                tape.watch(again)
                 # A bilinear function's gradients need not what it makes: pruned.
-                z = product(*wide)
-            grads = tape.gradient(z, wide, tf.cast(dz, tf.float32))
-            return tuple(tf.cast(grad, dtype) for grad in grads)
+                z = product(*again)
+            grads = tape.gradient(z, again, tf.cast(dz, dtype))
+            return [tf.cast(g, t.dtype) for g, t in zip(grads, tensors, strict=True)]
 
-        wide = product(tf.cast(x, tf.float32), tf.cast(y, tf.float32))
-        return tf.cast(wide, dtype), gradient
+        return tf.cast(product(*cast(tensors)), narrow), gradient
 
-    return compute(x, y)
+    return compute(*(t.source if isinstance(t, Fixed) else t for t in operands))
 
 
 def matrices(adjoint_x: bool, adjoint_y: bool) -> Product:

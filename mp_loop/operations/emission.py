@@ -14,7 +14,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from mp_loop.operations import bilinear, nodes, planning, raw, regions, rules, sums
+from mp_loop.operations import (
+    bilinear,
+    control_flow,
+    nodes,
+    planning,
+    raw,
+    regions,
+    rules,
+    sums,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Emission:
         graph: nodes.Graph,
         tensors: Sequence[tf.Tensor],
         kinds: Mapping[int, rules.Kind] | None = None,
+        fixed: Mapping[int, bilinear.Fixed] | None = None,
     ) -> list[tf.Tensor]:
         """Emits a graph.
 
@@ -45,12 +55,13 @@ class Emission:
           graph: what was traced.
           tensors: what its inputs become: of their dtype, or 16 bits for float32.
           kinds: of inputs of which more is known than their dtype, by id.
+          fixed: those inputs that a loop around the graph has rounded before, by id.
 
         Returns:
           What its outputs become, likewise.
         """
         plan = self.plan(graph, tensors, kinds or {})
-        made = _Made(self, plan)
+        made = _Made(self, plan, fixed or {})
         for value, tensor in zip(graph.inputs, tensors, strict=True):
             made.tensors[id(value)] = tensor
         for item in plan.order:
@@ -77,9 +88,18 @@ class Emission:
 class _Made:
     """What was emitted of one graph."""
 
-    def __init__(self, emission: Emission, plan: planning.Plan):
-        self.emission, self.plan = emission, plan
+    def __init__(
+        self,
+        emission: Emission,
+        plan: planning.Plan,
+        fixed: Mapping[int, bilinear.Fixed],
+    ):
+        self.emission, self.plan, self.fixed = emission, plan, dict(fixed)
+        self.narrow = emission.narrow
         self.tensors: dict[int, tf.Tensor] = {}
+        self._graph = (
+            None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        )
         self._cast: dict[tuple[int, tf.DType], tf.Tensor] = {}
 
     def get(self, value: nodes.Value, dtype: tf.DType | None = None) -> tf.Tensor:
@@ -87,13 +107,41 @@ class _Made:
         if value.constant is not None and id(value) not in self.tensors:
             dtype = dtype if value.is_float32 and dtype else value.tensor.dtype
             return tf.constant(value.constant, dtype)
-        tensor = self.tensors[id(value)]
+        if value.variable is not None and value.tensor.dtype == tf.resource:
+            return value.variable.handle  # one for all who read and write it
+        tensor, fixed = self.tensors[id(value)], self.fixed.get(id(value))
+        if fixed and dtype is None and self._is_narrow(value):
+            dtype = self.emission.narrow
         if not value.is_float32 or dtype in (None, tensor.dtype):
             return tensor
         key = (id(value), dtype)
         if key not in self._cast:  # once for all who read it
-            self._cast[key] = tf.cast(tensor, dtype)
+            self._cast[key] = fixed.narrow() if fixed else tf.cast(tensor, dtype)
         return self._cast[key]
+
+    def _is_narrow(self, value: nodes.Value) -> bool:
+        return self.plan.kinds.get(id(value)) is rules.Kind.NARROW
+
+    def fix(self, value: nodes.Value) -> bilinear.Fixed:
+        """Prepares a value for a loop that reads it in every turn."""
+        if id(value) in self.fixed:
+            return self.fixed[id(value)]
+        if value.is_float32:
+            return self._rounded(self.get(value, tf.float32), self.get(value))
+        read = value.variable.value()
+        return self._rounded(read, read)
+
+    def _rounded(self, source: tf.Tensor, tensor: tf.Tensor) -> bilinear.Fixed:
+        narrow, made = self.emission.narrow, {}
+
+        def cast(dtype: tf.DType) -> tf.Tensor:
+            if dtype not in made:
+                with self._graph.as_default() if self._graph else tf.init_scope():
+                    rounded = tf.cast(tf.stop_gradient(tensor), narrow)
+                    made[dtype] = tf.cast(rounded, dtype)
+            return made[dtype]
+
+        return bilinear.Fixed(source, narrow, cast)
 
     def emit(self, item: nodes.Node | planning.Region) -> None:
         """Emits what is next."""
@@ -135,41 +183,45 @@ class _Made:
         self,
         node: nodes.Node,
         graph: Any,
-        outer: Sequence[nodes.Value],
-        tensors: Sequence[tf.Tensor],
-        fixed: Sequence[bool] | None = None,
+        known: Sequence[nodes.Value | None],
+        tensors: Sequence[tf.Tensor | bilinear.Fixed],
+        compiled: bool,
     ) -> list[tf.Tensor]:
         """Emits the body of a loop or branch.
 
         Args:
           node: the loop or choice.
           graph: the `FuncGraph` of the body.
-          outer: for each of its inputs, what is given in the graph around it.
-          tensors: what these became.
-          fixed: for each of them, whether it is that value in every call; None: all.
+          known: for each of its inputs, the value in the graph around it that it
+            always is; None where a loop changes it.
+          tensors: what its inputs became.
+          compiled: whether XLA may compile regions in it.
         """
-        emission = self.emission
-        if fixed is None:  # TensorFlow loses what a compiled part of a branch keeps
-            emission = dataclasses.replace(emission, compiled=False)
-            fixed = [True] * len(outer)
-        if node.is_in(emission.float32_scopes):
-            emission = dataclasses.replace(emission, float32_scopes=nodes.EVERYWHERE)
-        inputs, kinds = [], {}
-        for placeholder, value, is_fixed in zip(
-            graph.inputs, outer, fixed, strict=True
-        ):
-            own = nodes.Value(placeholder)
-            inputs.append(own)
-            if is_fixed:
+        scopes = self.emission.float32_scopes
+        emission = dataclasses.replace(
+            self.emission,
+            compiled=self.emission.compiled and compiled,
+            float32_scopes=nodes.EVERYWHERE if node.is_in(scopes) else scopes,
+        )
+        inputs = [nodes.Value(placeholder) for placeholder in graph.inputs]
+        given, kinds, fixed = [], {}, {}
+        for own, value, tensor in zip(inputs, known, tensors, strict=True):
+            if value is not None:
                 own.variable, own.constant = value.variable, value.constant
                 if value.is_float32:
                     kinds[id(own)] = self.plan.kinds[id(value)]
+            if isinstance(tensor, bilinear.Fixed):
+                fixed[id(own)], tensor = tensor, tensor.source
+            given.append(tensor)
         read = nodes.of_graph(graph, graph.outputs, inputs)
-        return emission.graph(read, tensors, kinds)
+        return emission.graph(read, given, kinds, fixed)
 
     def _product(self, node: nodes.Node) -> list[tf.Tensor]:
         emission = self.emission
-        inputs = [self.get(value, emission.narrow) for value in node.inputs]
+        inputs = [
+            self.fixed.get(id(value)) or self.get(value, emission.narrow)
+            for value in node.inputs
+        ]
         first, second = (i for i, v in enumerate(node.inputs) if v.is_float32)
         if node.type.startswith("BatchMatMul"):
             product = bilinear.matrices(
@@ -224,10 +276,13 @@ def _caller(node: nodes.Node) -> Callable[[Sequence[tf.Tensor]], list[tf.Tensor]
 
 def _read(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
     """Reads a variable such that a tape sees it."""
-    variable = node.inputs[0].variable
-    if variable is None:
-        return made.call(node, [made.get(node.inputs[0])])
-    return [variable.value()]
+    handle, value = node.inputs[0], node.outputs[0]
+    if id(handle) in made.fixed:
+        made.fixed[id(value)] = made.fixed[id(handle)]
+        return [made.fixed[id(handle)].source]
+    if handle.variable is None:
+        return made.call(node, [made.get(handle)])
+    return [handle.variable.value()]
 
 
 def _gather(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
@@ -237,79 +292,6 @@ def _gather(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
     if variable is None or node.op.get_attr("batch_dims"):
         return made.call(node, inputs)
     return [variable.sparse_read(inputs[1])]
-
-
-def _loop(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
-    """Emits a loop: what is carried keeps its dtype, what goes round is captured."""
-    op = node.op
-    body, test = (
-        nodes.function(op.graph, op.get_attr(x).name) for x in ("body", "cond")
-    )
-    fixed = [a is b for a, b in zip(body.inputs, body.outputs, strict=True)]
-    wide = [made.get(value, tf.float32) for value in node.inputs]
-    carried = [x for x, is_fixed in zip(wide, fixed, strict=True) if not is_fixed]
-
-    def all_of(variables: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        left = iter(variables)
-        pairs = zip(node.inputs, fixed, strict=True)
-        return [made.get(v) if is_fixed else next(left) for v, is_fixed in pairs]
-
-    def run(graph: Any, variables: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        return made.inner(node, graph, node.inputs, all_of(variables), fixed)
-
-    def step(*variables: tf.Tensor) -> list[tf.Tensor]:
-        outputs = zip(run(body, variables), fixed, strict=True)
-        return [_widen(made, x) for x, is_fixed in outputs if not is_fixed]
-
-    shapes = [
-        value.tensor.shape
-        for value, is_fixed in zip(node.outputs, fixed, strict=True)
-        if not is_fixed
-    ]
-    last = iter(
-        tf.while_loop(
-            lambda *variables: run(test, variables)[0],
-            step,
-            carried,
-            shape_invariants=shapes,
-            parallel_iterations=op.get_attr("parallel_iterations"),
-            maximum_iterations=nodes.most_iterations(op),
-        )
-    )
-    return [
-        x if is_fixed else next(last) for x, is_fixed in zip(wide, fixed, strict=True)
-    ]
-
-
-def _branches(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
-    """Emits a choice; what comes of it is float32."""
-    op, (index, *operands) = node.op, node.inputs
-    if node.type.endswith("If"):
-        names = [op.get_attr(x).name for x in ("else_branch", "then_branch")]
-    else:
-        names = [branch.name for branch in op.get_attr("branches")]
-
-    def branch(name: str) -> list[tf.Tensor]:
-        inner = nodes.function(op.graph, name)
-        tensors = [made.get(value) for value in operands]
-        outputs = made.inner(node, inner, operands, tensors)
-        return [_widen(made, x) for x in outputs]
-
-    calls = [functools.partial(branch, name) for name in names]
-    chosen = made.get(index)
-    if node.type.endswith("If"):
-        outputs = tf.cond(_as_bool(chosen), calls[1], calls[0])
-    else:
-        outputs = tf.switch_case(chosen, calls)
-    return tf.nest.flatten(outputs)
-
-
-def _as_bool(x: tf.Tensor) -> tf.Tensor:
-    return x if x.dtype == tf.bool else tf.not_equal(x, tf.zeros([], x.dtype))
-
-
-def _widen(made: _Made, x: tf.Tensor) -> tf.Tensor:
-    return tf.cast(x, tf.float32) if x.dtype == made.emission.narrow else x
 
 
 def _own_gradient(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
@@ -332,12 +314,12 @@ def _own_gradient(made: _Made, node: nodes.Node) -> list[tf.Tensor]:
 
 
 _STRUCTURES = {
-    "Case": _branches,
-    "If": _branches,
+    "Case": control_flow.branches,
+    "If": control_flow.branches,
     "ReadVariableOp": _read,
     "ResourceGather": _gather,
-    "StatelessCase": _branches,
-    "StatelessIf": _branches,
-    "StatelessWhile": _loop,
-    "While": _loop,
+    "StatelessCase": control_flow.branches,
+    "StatelessIf": control_flow.branches,
+    "StatelessWhile": control_flow.loop,
+    "While": control_flow.loop,
 }

@@ -150,8 +150,8 @@ def of_twin(
         twin(keras.tree.map_structure(_placeholder, given), training=False)
     counts: Mapping[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     names = {layer.name for layer in model._flatten_layers(include_self=False)}
-    for op, times in _products(graph):
-        narrow = _is_narrow(op.inputs[-1])
+    for op, times, around in _products(graph, {}):
+        narrow = _is_narrow(op.inputs[-1], around)
         counts[_layer(op, names)][not narrow] += multiply_adds(op) * times
     shares = [Share(name, *found) for name, found in counts.items()]
     return Coverage(dtype, tuple(shares))
@@ -192,19 +192,34 @@ def _of_einsum(op: tf.Operation) -> int:
     return math.prod(sizes.values())
 
 
-def _products(graph: Any, times: int = 1) -> Iterator[tuple[tf.Operation, int]]:
-    """Yields the products of a graph, and how often each is run."""
+def _products(
+    graph: Any, around: Mapping[Any, tf.Tensor], times: int = 1
+) -> Iterator[tuple[tf.Operation, int, Mapping[Any, tf.Tensor]]]:
+    """Yields the products of a graph, how often each is run, and what goes into it.
+
+    Args:
+      graph: a `FuncGraph`.
+      around: for each of its inputs, by reference, a tensor of the graph around it.
+      times: how often it is run.
+    """
     for op in graph.get_operations():
         if op.type in rules.PRODUCTS and rules.contracts(op):
-            yield op, times
+            yield op, times, around
         for inner, again in nodes.inner_graphs(op):
-            yield from _products(inner, times * again)
+            given = op.inputs[len(op.inputs) - len(inner.inputs) :]
+            pairs = zip((t.ref() for t in inner.inputs), given, strict=True)
+            yield from _products(inner, {**around, **dict(pairs)}, times * again)
 
 
-def _is_narrow(operand: tf.Tensor) -> bool:
+def _is_narrow(operand: tf.Tensor, around: Mapping[Any, tf.Tensor]) -> bool:
     """Tells whether a tensor is of 16 bits, or a float32 copy of one that is."""
-    while operand.dtype == tf.float32 and operand.op.type in (*rules.MOVES, "Cast"):
-        operand = operand.op.inputs[0]
+    while operand.dtype == tf.float32:
+        if operand.ref() in around:
+            operand = around[operand.ref()]
+        elif operand.op.type in (*rules.MOVES, "Cast"):
+            operand = operand.op.inputs[0]
+        else:
+            break
     return operand.dtype.name in choices.HALF_PRECISIONS
 
 

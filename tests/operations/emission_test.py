@@ -350,3 +350,92 @@ def test_a_scope_that_stays_in_float32():
 
     assert sorted(dtypes(["exempt"])) == ["bfloat16", *["float32"] * 3]
     assert dtypes(["another"]) == ["bfloat16"] * 4
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_what_a_loop_reads_in_every_turn_is_rounded_once(products):
+    """Not kept for each turn either; and its gradient is a float32 sum."""
+
+    def function(x):
+        fixed = x @ W
+
+        def body(i, state):
+            return i + 1, tf.tanh(x[:, i] @ W + state @ W + fixed[:, 0])
+
+        zeros = tf.zeros_like(x[:, 0])
+        turns = {"maximum_iterations": 6}
+        return tf.while_loop(lambda i, _: i < 6, body, (0, zeros), **turns)[1]
+
+    ours = gradients(emitted(function, float32_products=products))
+    graph = ours.get_concrete_function(X).graph
+    inside = [
+        op
+        for loop in graph.get_operations()
+        for body, _ in nodes.inner_graphs(loop)
+        for op in all_operations(body)
+    ]
+    found = {
+        (op.type, t.dtype) for op in inside for t in op.inputs if t.shape == W.shape
+    }
+    kept = {x for x in found if x[0] in ("TensorListPushBack", "ReadVariableOp")}
+    assert found - kept == found
+    assert ("Cast", tf.float32) not in found  # a gradient of 16 bits is widened
+    pairs = zip(gradients(function)(X)[1], ours(X)[1], strict=True)
+    assert all(e is None or relative(g, e) < 0.05 for e, g in pairs)
+
+
+def test_a_gradient_that_every_turn_adds_to():
+    """1,024 turns add 1 each; a bfloat16 sum would end at 256."""
+
+    def function(x):
+        fixed = x @ tf.eye(8)
+
+        def body(i, state):
+            return i + 1, tf.nn.relu(state + fixed)
+
+        turns = {"maximum_iterations": 1024}
+        state = tf.zeros_like(fixed)
+        return tf.while_loop(lambda i, _: i < 1024, body, (0, state), **turns)[1]
+
+    @tf.function(autograph=False)
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(tf.cast(emitted(function)(x), tf.float32))
+        return tape.gradient(y, x)
+
+    np.testing.assert_array_equal(gradient(tf.abs(X) + 1.0), np.full(X.shape, 1024))
+
+
+def test_a_variable_that_a_loop_writes_is_read_in_every_turn():
+    state = tf.Variable(0.0)
+
+    def function(x):
+        def body(i, total):
+            state.assign_add(1.0)
+            return i + 1, total + state * tf.reduce_mean(x)
+
+        return tf.while_loop(lambda i, _: i < 4, body, (0, 0.0))[1]
+
+    @tf.function(autograph=False)
+    def call(x):
+        how = emission.Emission(tf.bfloat16)
+        return calls.trace(lambda x: function(x), x, how.narrow, (state,)).emit(how)
+
+    assert float(call(tf.ones((2, 3)))) == 1 + 2 + 3 + 4
+
+
+def test_a_loop_in_a_loop():
+    def function(x):
+        def outer(i, state):
+            return i + 1, loop(tf.tile(state[:, None], (1, 6, 1)) + x)
+
+        zeros = tf.zeros_like(x[:, 0])
+        turns = {"maximum_iterations": 2}
+        return tf.while_loop(lambda i, _: i < 2, outer, (0, zeros), **turns)[1]
+
+    for products in (False, True):
+        ours = gradients(emitted(function, float32_products=products))
+        (y, grads), (exact_y, exact) = ours(X), gradients(function)(X)
+        assert relative(y, exact_y) < 16 * EPSILON["bfloat16"]
+        assert relative(grads[1], exact[1]) < 32 * EPSILON["bfloat16"]
