@@ -18,7 +18,7 @@ loss-scale rule, and Keras' loop take the same steps side by side (--steps, or
 differ are named. Set --initial_scale high to see overflows.
 
 Exit codes: 0 done, 1 an arm failed or a bit differs, 2 bad input (one line on
-stderr, nothing written), 130 or 143 stopped by SIGINT or SIGTERM.
+stderr, nothing written), 129, 130 or 143 stopped by SIGHUP, SIGINT or SIGTERM.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ earlier one; with --resume the flags of the run are the defaults. Exit codes:
     2    bad input: one line on stderr, nothing written
     3    the run folder could not be written; the line says where the state is
     75   another worker was lost: start all again with --resume
+    129  SIGHUP (the terminal was closed), a checkpoint was saved
     130  SIGINT, a checkpoint was saved
     143  SIGTERM, a checkpoint was saved
 
-After 3, 130 and 143 the last line is the command that continues the run.
+After 3, 129, 130 and 143 the last line is the command that continues the run.
 """
 
 from __future__ import annotations

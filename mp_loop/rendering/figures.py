@@ -10,6 +10,7 @@ matplotlib is imported when something is drawn, as it is optional.
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ def draw(
     fill: Callable[[figure.Figure], None],
     dpi: int = 150,
 ) -> bool:
-    """Draws a picture.
+    """Draws a picture, whole or not at all.
 
     Args:
       path: of the PNG file.
@@ -35,6 +36,9 @@ def draw(
 
     Returns:
       False, and draws nothing, where matplotlib is missing.
+
+    Raises:
+      OSError: it cannot be written; what was there is unchanged.
     """
     try:
         from matplotlib import figure
@@ -42,7 +46,14 @@ def draw(
         return False
     picture = figure.Figure(figsize=size, layout="constrained")
     fill(picture)
-    picture.savefig(path, dpi=dpi)
+    final = pathlib.Path(path)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    try:
+        picture.savefig(temporary, dpi=dpi, format="png")
+        os.replace(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -191,7 +191,7 @@ class RunFolder:
     def write_coverage(self, values: Mapping[str, Any]) -> None:
         """Writes coverage.json."""
         text = strict_json.to_document(values)
-        with self._guard:
+        with self._guard, self._rescue_on_error():
             files.write_atomically(self.folder / records.COVERAGE_FILE, text)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

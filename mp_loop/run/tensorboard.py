@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mp_loop.run import file_errors, strict_json
+from mp_loop.run import file_errors, files, strict_json
 
 if TYPE_CHECKING:  # A command that only names a run folder must not wait for it.
     import tensorflow as tf
@@ -118,11 +118,12 @@ def _drop_events_after(path: pathlib.Path, step: int) -> None:
     if not summaries:
         path.unlink()
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with tf.io.TFRecordWriter(str(temporary)) as file:
-        for record in kept:
-            file.write(record)
-    os.replace(temporary, path)
+    hidden = path.with_name(f".{path.name}.{os.getpid()}")
+    with files.replacing(path, hidden) as temporary:
+        with tf.io.TFRecordWriter(str(temporary)) as file:
+            for record in kept:
+                file.write(record)
+        files.flush(temporary)
 
 
 def _histograms(line: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -112,7 +112,8 @@ class KerasStep:
 
     def run(self, iterator: Iterator[Any], steps: int) -> dict[str, tf.Tensor]:
         """Takes many steps in one call, as `TrainStep.run`."""
-        return self._run(iterator, tf.convert_to_tensor(steps, tf.int32))
+        with metrics.told_of_the_end(steps, self.state.step):
+            return self._run(iterator, tf.convert_to_tensor(steps, tf.int32))
 
     def continue_from(self, before: KerasStep) -> None:
         """Takes over from a step that trained other layers of the same model."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 
@@ -70,3 +71,22 @@ def stack_steps(
         name: tf.cast(column, dtype)
         for (name, dtype), column in zip(dtypes.items(), columns, strict=True)
     }
+
+
+@contextlib.contextmanager
+def told_of_the_end(steps: int, step: tf.Variable) -> Iterator[None]:
+    """Inside, an iterator that ends too soon is told as that.
+
+    Args:
+      steps: how many batches are wanted.
+      step: int64 [], counts the steps taken; read on an error alone.
+    """
+    try:
+        yield
+    except tf.errors.OutOfRangeError as error:
+        raise tf.errors.OutOfRangeError(
+            error.node_def,
+            error.op,
+            f"`iterator` ended before `steps` ({int(steps)}) batches: a step was taken "
+            f"on each that it had, and the state is that of step {int(step.numpy())}.",
+        ) from error

@@ -219,7 +219,10 @@ class TrainStep:
 
         Raises:
           tf.errors.InvalidArgumentError: labels are not the class numbers that one
-            of Keras' losses needs; nothing has changed.
+            of Keras' losses needs; nothing has changed. What a loss function of your
+            own raises comes in mid-step (on a processor `tf.gather` does, for a label
+            that is too large; GPUs and XLA do not check): weights, slots, scale and
+            counters are as before, statistics of batch norm and seeds may have moved.
         """
         step = self._checked or self._step
         return step(inputs, labels, sample_weight)
@@ -234,8 +237,13 @@ class TrainStep:
 
         Returns:
           The metrics of `__call__`, each of shape [steps].
+
+        Raises:
+          tf.errors.OutOfRangeError: the iterator ended; the steps on the batches that
+            it had were taken.
         """
-        return self._run(iterator, tf.convert_to_tensor(steps, tf.int32))
+        with metrics.told_of_the_end(steps, self.state.step):
+            return self._run(iterator, tf.convert_to_tensor(steps, tf.int32))
 
     def reload(self) -> None:
         """Copies masters to working weights after the masters were set by hand."""

@@ -69,8 +69,13 @@ class KerasUpdate:
 
     @property
     def learning_rate(self) -> tf.Tensor:
-        """The rate of the next update, float32 []."""
-        return tf.cast(tf.convert_to_tensor(self._optimizer.learning_rate), tf.float32)
+        """The rate of the next update, float32 []; of many optimizers the largest."""
+        many = getattr(self._optimizer, "optimizers", None)  # MultiOptimizer
+        rates = [
+            tf.cast(tf.convert_to_tensor(one.learning_rate), tf.float32)
+            for one in many or [self._optimizer]
+        ]
+        return tf.reduce_max(rates) if many else rates[0]
 
     @property
     def needs_norm(self) -> bool:

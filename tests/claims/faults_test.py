@@ -91,13 +91,14 @@ CASES = [
 class Subject:
     """A step, and ways to spoil what it computes with."""
 
-    def __init__(self, name):
-        arguments = dict(STEPS[name])
-        optimizer = arguments.pop("optimizer", adam)
+    def __init__(self, name, optimizer=adam, **arguments):
+        arguments = {"optimizer": optimizer, **STEPS[name], **arguments}
+        optimizer = arguments.pop("optimizer")
         self.model, self.spoilers = model()
+        self.optimizer = optimizer()
         self.step = mp_loop.TrainStep(
             self.model,
-            optimizer(),
+            self.optimizer,
             keras.losses.CategoricalCrossentropy(from_logits=True),
             **arguments,
         )
@@ -132,9 +133,14 @@ class Subject:
             number = spoiled.numpy()
             number.flat[chance.randrange(number.size)] = value
             spoiled.assign(number)
+        if where == "rate":
+            rate = float(self.optimizer.learning_rate)
+            self.optimizer.learning_rate = value
         metrics = self.step(*batch)
         if where == "gradients":
             spoiler.factor.assign(1.0)
+        if where == "rate":
+            self.optimizer.learning_rate = rate
         return bool(metrics["grads_finite"])
 
 
@@ -144,6 +150,20 @@ def changed(before, after):
         for name in before
         if before[name] != after[name] and not name.startswith(MOVES_BELOW)
     }
+
+
+def check(subject, told, applied, before, scale):
+    """A step that was applied left numbers; one that was skipped left no trace."""
+    state = subject.step.state
+    after = subject.bits()
+    if applied:
+        for variable in [*state.master_weights, *state.other_weights, *state.slots]:
+            number = keras.ops.cast(variable, "float32")
+            assert np.isfinite(number).all(), f"{told}: {variable.name}"
+    else:
+        assert changed(before, after) <= set(MOVES), told
+        assert {"step", "skipped_steps", "stuck_steps"} <= changed(before, after)
+        assert float(subject.step.loss_scale) <= scale
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in cast:RuntimeWarning")
@@ -161,18 +181,12 @@ def test_a_fault_anywhere_leaves_no_trace(name):
         before, scale = subject.bits(), float(subject.step.loss_scale)
         overflows = state.overflows.numpy().sum(), int(state.forward_overflows)
         applied = subject.take(chance, place, VALUES[value])
-        after = subject.bits()
         told = f"{place}: {value}"
+        check(subject, told, applied, before, scale)
         if applied:  # huge is not always too much
             assert "huge" in value or place == "inputs", told
-            for variable in state.named().values():
-                number = keras.ops.cast(variable, "float32")
-                assert np.isfinite(number).all(), f"{told}: {variable.name}"
         else:
             skips += 1
-            assert changed(before, after) <= set(MOVES), told
-            assert {"step", "skipped_steps", "stuck_steps"} <= changed(before, after)
-            assert float(subject.step.loss_scale) <= scale
             seen = state.overflows.numpy().sum() - overflows[0]
             cause = seen or int(state.forward_overflows) > overflows[1]
             assert cause or value.endswith("huge"), told
@@ -181,6 +195,102 @@ def test_a_fault_anywhere_leaves_no_trace(name):
             assert subject.take(chance)
             assert int(state.stuck_steps) == 0
     assert skips > len(plans) / 2
+
+
+def optimizer_classes():
+    """Every optimizer of Keras; the loss scale is ours."""
+    optimizers = keras.optimizers
+    no_rule = ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
+    return {
+        name: found
+        for name, found in vars(optimizers).items()
+        if isinstance(found, type)
+        and issubclass(found, optimizers.Optimizer)
+        and name not in no_rule
+    }
+
+
+def sgd(**arguments):
+    return keras.optimizers.SGD(1e-2, **arguments)
+
+
+def rmsprop(**arguments):
+    return keras.optimizers.RMSprop(1e-3, **arguments)
+
+
+OPTIMIZERS = {
+    **{
+        name: lambda made=made: made(1e-3) for name, made in optimizer_classes().items()
+    },
+    "SGD, momentum": lambda: sgd(momentum=0.9),
+    "SGD, nesterov": lambda: sgd(momentum=0.9, nesterov=True, weight_decay=0.1),
+    "SGD, scheduled": lambda: keras.optimizers.SGD(
+        keras.optimizers.schedules.CosineDecay(0.1, 1000)
+    ),
+    "Adam, amsgrad": lambda: adam(amsgrad=True),
+    "Adam, averaged": lambda: adam(use_ema=True, ema_overwrite_frequency=3),
+    "Adam, clipped": lambda: adam(global_clipnorm=1.0),
+    "MultiOptimizer": lambda: keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(adam(), {".*/(kernel|gamma)": sgd(momentum=0.9)})
+    ),
+    "RMSprop, centered": lambda: rmsprop(momentum=0.9, centered=True),
+}
+FAULTS = 10_000  # over all optimizers, half in each of two precisions
+SHARE = 30  # of each of two optimizers, in CI
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("name", "precision", "faults"),
+    [
+        ("Lamb", "float16", SHARE),
+        ("Adadelta", "float32", SHARE),
+        *(
+            pytest.param(
+                name,
+                precision,
+                -(-FAULTS // len(OPTIMIZERS) // 2),
+                marks=pytest.mark.slow,
+            )
+            for name in OPTIMIZERS
+            for precision in ("float16", "bfloat16")
+        ),
+    ],
+)
+def test_no_optimizer_keeps_a_trace_of_a_fault(name, precision, faults):
+    """Gradients and rates of any size, finite or not: written are numbers, or nothing.
+
+    What an applied fault wrote, huge as it may be, is taken back.
+    """
+    rule = mp_loop.DynamicLossScale(growth_interval=3, max_scale=2.0**15)
+    subject = Subject("float16", OPTIMIZERS[name], precision=precision, loss_scale=rule)
+    chance, skips = random.Random(f"{name}, {precision}"), 0
+    places = ["inputs", "labels", "sample weights", "gradients", "gradients", "rate"]
+    if precision != "float32":
+        places.append("working weights")
+    if name in ("SGD, scheduled", "MultiOptimizer"):
+        places.remove("rate")
+    assert subject.take(chance)
+    for _ in range(faults):
+        if chance.random() < 0.5:
+            value = chance.choice([*VALUES.values()])
+        else:
+            value = chance.choice([-1, 1]) * 10 ** chance.uniform(5, 38)
+        place = chance.choice(places)
+        before, scale = subject.bits(), float(subject.step.loss_scale)
+        values = {n: v.numpy() for n, v in subject.step.state.named().items()}
+        applied = subject.take(chance, place, value)
+        check(subject, f"{place}: {value}", applied, before, scale)
+        skips += not applied
+        if applied:
+            for variable, old in zip(
+                subject.step.state.named().values(), values.values(), strict=True
+            ):
+                variable.assign(old)
+            subject.step.reload()
+        assert subject.take(chance), f"after {place}: {value}"
+    print(f"{name}, {precision}: {faults} faults, {skips} skipped")
+    assert skips > faults / 5
 
 
 def test_a_spoiled_master_is_named_when_the_run_ends(tmp_path):

@@ -1,31 +1,21 @@
-"""Real processes, really killed: what is resumed is the uninterrupted run."""
+"""Real processes, really killed: what is resumed is the uninterrupted run.
 
+pytest -m slow -s tests/claims/kill_test.py     # prints what was killed where
+"""
+
+import functools
 import itertools
-import json
-import os
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 
 import keras
-import numpy as np
 import pytest
-import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from mp_loop.run import records
 from tests.claims import victim
-from tests.support import run_folders
+from tests.support import data_sets, lives
 
-ROOT = pathlib.Path(__file__).parents[2]
-TIMED = {"examples_per_second"}
-TIMED_SUMMARY = {
-    "train_seconds",
-    "examples_per_second",
-    "milliseconds_per_step",
-    "peak_memory_bytes",
-}
 # An epoch has 31 steps; what is due when never coincides for long.
 BASE = (
     "--model=tests.claims.victim:model",
@@ -38,8 +28,11 @@ BASE = (
     "--deterministic",
 )
 # Scales that overflow at first, so that they move both ways.
-HIGH = ("--initial_scale=4e9", "--growth_interval=9")
+HIGH = ("--initial_scale=4e9", "--growth_interval=9", "--noexplain_skips")
 OURS = (*HIGH, "--max_scale=1e10")
+# The head for 31 steps, then what is not frozen.
+PHASES = ("--head_epochs=1", "--model=MobileNetV2", "--image_size=32", "--eval_every=0")
+TEXTS = ("--dataset=made", "--batch_size=12", "--sequence_length=8", "--dropout=.1")
 RUNS = {
     "float16": ("--augment=flip_shift", *OURS),
     "accumulated": ("--accumulate_steps=3", "--optimizer=nesterov", "--clip_norm=0.5"),
@@ -50,105 +43,116 @@ RUNS = {
     "as Keras": ("--keras_arithmetic", *OURS),
     "keras float16": ("--loop=keras", *HIGH),
     "keras float32": ("--loop=keras", "--precision=float32", "--optimizer=adamw"),
-    # The head for 31 steps, then what is not frozen.
+    "keras accumulated": ("--loop=keras", "--accumulate_steps=2", *HIGH),
+    "keras nesterov": ("--loop=keras", "--optimizer=nesterov", *HIGH),
     "two phases": ("--head_epochs=1", "--freeze=^batch", "--augment=flip_crop", *OURS),
     "keras two phases": ("--head_epochs=1", "--loop=keras", "--precision=bfloat16"),
+    "MobileNetV2": (*PHASES, "--freeze=^block_([0-9]|1[0-4])_", *OURS),
+    "inspected": (*OURS, "--inspect_every=12", "--explain_skips"),
+    "text float16": (*TEXTS, *OURS),
+    "text bfloat16": (*TEXTS, "--precision=bfloat16", "--accumulate_steps=2"),
     "rolled back": (
         "--rollback=3",
         "--diverged_after=5",
         "--learning_rate=1e12",
         "--rollback_factor=1e-14",
+        "--noexplain_skips",
     ),
-}
+}  # fmt: skip
+# They use oneDNN's float16 convolutions: see `mp_loop.run.build.start_tensorflow`.
+KERAS_FLOAT16 = ("keras float16", "keras accumulated", "keras nesterov")
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh")
+# In each run of the slow test: of all kills, and of those in its last seconds.
+KILLS, LATE = 12, 4
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory):
+def texts(tmp_path_factory):
+    """Flags of a small BERT in a folder and of its data; 31 batches of 12."""
+    keras_hub = pytest.importorskip("keras_hub")
+    folder, chance = tmp_path_factory.mktemp("texts"), random.Random(0)
+    keras.utils.set_random_seed(0)
+    backbone = keras_hub.models.BertBackbone(len(VOCABULARY), 2, 2, 16, 32)
+    tokens = keras_hub.models.BertTokenizer(vocabulary=VOCABULARY)
+    processor = keras_hub.models.BertTextClassifierPreprocessor(tokens)
+    backbone.save_to_preset(str(folder / "bert"))
+    processor.save_to_preset(str(folder / "bert"))
+    examples = [
+        {"sentence": " ".join(chance.choices("abcdefgh", k=6)), "label": i % 2}
+        for i in range(12 * 31)
+    ]
+    label, text = data_sets.LABEL, tfds.features.Text()
+    data_sets.write(
+        folder, text, label, examples, per_file=len(examples), key="sentence"
+    )
+    return [f"--model=keras_hub:{folder / 'bert'}", f"--data_dir={folder}"]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory, request):
     """Returns a function for one life of a run: to its end or until it is killed."""
     log = tmp_path_factory.mktemp("log") / "log"
-    nurseries = {}
+
+    @functools.cache
+    def nursery(onednn, *modules):
+        made = lives.Nursery(log, {"TF_ENABLE_ONEDNN_OPTS": onednn}, modules)
+        request.addfinalizer(made.close)
+        return made
 
     def live(folder, name, moment="-"):
-        # oneDNN's float16 convolutions: see `mp_loop.run.build.start_tensorflow`.
-        onednn = "0" if name == "keras float16" else "1"
-        if onednn not in nurseries:
-            nurseries[onednn] = subprocess.Popen(
-                [sys.executable, "-m", "tests.claims.victim"],
-                cwd=ROOT,
-                env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
+        onednn = "0" if name in KERAS_FLOAT16 else "1"
         begun = (folder / "flags.txt").exists()
         words = [*BASE, *RUNS[name]]
+        modules = []
+        if name.startswith("text"):
+            words += request.getfixturevalue("texts")
+            modules = ["keras_hub"]
         words = [f"--flagfile={folder}/flags.txt", "--resume"] if begun else words
         words.append(f"--output_dir={folder}")
-        request = {"moment": moment, "words": words, "log": str(log)}
-        nursery = nurseries[onednn]
-        nursery.stdin.write(json.dumps(request) + "\n")
-        nursery.stdin.flush()
-        ended = int(nursery.stdout.readline())
-        assert ended in (0, -signal.SIGKILL), log.read_text()
-        return ended
+        end = nursery(onednn, *modules).live(words, moment)
+        assert end.code in (0, -signal.SIGKILL), end.said
+        return end.code
 
-    yield live
-    for nursery in nurseries.values():
-        nursery.communicate()
-
-
-def without(line, names):
-    return {name: value for name, value in line.items() if name not in names}
-
-
-def outcome(folder):
-    """All that a run leaves, times aside."""
-    newest = max((folder / "checkpoints").glob("step-*"))
-    reader = tf.train.load_checkpoint(str(newest / "state"))
-    model = keras.saving.load_model(folder / "model.keras")
-    return {
-        "state": {
-            name: reader.get_tensor(name).tobytes()
-            for name in reader.get_variable_to_shape_map()
-        },
-        "kept": sorted(path.name for path in (folder / "checkpoints").iterdir()),
-        "metrics": [without(x, TIMED) for x in records.read_metrics(folder)],
-        "evaluations": records.read_evaluations(folder),
-        "summary": without(records.read_summary(folder), TIMED_SUMMARY),
-        "weights": [np.asarray(w).tobytes() for w in model.get_weights()],
-        "config": json.dumps(model.get_config()),
-        "tensorboard": [
-            entry
-            for entry in run_folders.tensorboard_scalars(folder)
-            if entry[0].split("/")[1] not in TIMED
-        ],
-        "left": sorted(p.name for p in folder.iterdir() if p.name.startswith(".")),
-    }
+    return live
 
 
 def same(folder, whole):
-    one, other = outcome(folder), outcome(whole)
-    for name in one:
-        assert str(one[name]) == str(other[name]), name
+    lives.assert_same(folder, whole)
     steps = [line["step"] for line in records.read_metrics(folder)]
     phases = "--head_epochs=1" in (folder / "flags.txt").read_text().split()
     assert steps == sorted({*range(5, 48, 5), 48} | ({31} if phases else set()))
-    assert not [*(folder / "checkpoints").glob(".*")]
 
 
 @pytest.fixture(scope="module")
-def survives(live, tmp_path_factory):
+def whole(live, tmp_path_factory):
+    """Returns a function for the folder of a run that nothing interrupted."""
+
+    @functools.cache
+    def whole(name):
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        assert live(folder, name) == 0
+        return folder
+
+    return whole
+
+
+@pytest.fixture(scope="module")
+def survives(live, whole):
     """Kills a run at each moment in turn; then lets it finish and compares."""
-    wholes = {}
 
     def survives(folder, name, moments):
-        if name not in wholes:
-            wholes[name] = tmp_path_factory.mktemp("whole") / "run"
-            assert live(wholes[name], name) == 0
-        killed = [m for m in moments if live(folder, name, m)]
+        uninterrupted = whole(name)
+        killed, done = [], False
+        for moment in moments:
+            where = moment.split(":")[0]
+            if done and where not in ("in a resume", *victim.LATE):
+                continue  # It would not be reached any more.
+            if live(folder, name, moment):
+                killed.append(moment)
+            else:
+                done = True
         assert live(folder, name) == 0
-        same(folder, wholes[name])
+        same(folder, uninterrupted)
         print(f"{name}: killed {len(killed)} times, {killed}")
         return killed
 
@@ -184,13 +188,28 @@ def test_killed_at_every_boundary(tmp_path, survives, name):
     assert missed <= {"in a replacement", "in a rollback"}
 
 
+def random_moments(name, chance):
+    """Five while it trains, and two in its last second."""
+    never = {"in a resume", "in a rollback", "in a replacement", *victim.LATE}
+    if name == "rolled back":
+        never.remove("in a rollback")
+    places = [place for place in victim.PLACES if place not in never]
+    for number in range(5):
+        where = chance.choice([*places, "in a resume"] if number else places)
+        count = 1 if where == "in a resume" else chance.randint(1, 3)
+        yield f"{where}:{count}:{chance.choice([0, chance.expovariate(1 / 30)])}"
+    for _ in range(2):  # Model, summary, picture and report take about a second.
+        yield f"before the model:1:{chance.uniform(0, 1000)}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_at_random_moments(tmp_path, survives, name):
-    chance = random.Random(name)
-    moments = [
-        f"{chance.choice([*victim.PLACES])}:{chance.randint(1, 4)}:"
-        f"{chance.choice([0, chance.expovariate(1 / 30)])}"
-        for _ in range(4)
-    ]
-    survives(tmp_path / "run", name, moments)
+    chance, killed = random.Random(name), []
+    for attempt in itertools.count():
+        moments = random_moments(name, chance)
+        killed += survives(tmp_path / str(attempt), name, moments)
+        late = [m for m in killed if m.split(":")[0] in victim.LATE]
+        if len(late) >= LATE and len(killed) >= KILLS:
+            break
+    print(f"{name}: {len(killed)} kills, {len(late)} in the last seconds")

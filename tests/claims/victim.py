@@ -1,16 +1,24 @@
-"""Trainings that kill themselves: `python -m tests.claims.victim`.
+"""Trainings that kill themselves: `python -m tests.claims.victim [MODULE ...]`.
 
 Reads requests, a JSON object a line: {"moment": ..., "words": [...], "log": ...}.
-Each is a process of its own, forked here, where everything is imported already but
-TensorFlow has not been used. The answer is how it ended, as `subprocess` tells it.
+Each is a process of its own, forked here, where everything is imported already (the
+modules named besides, too) but TensorFlow has not been used. The answer is how it
+ended, as `subprocess` tells it.
 
-A moment is `where:count:milliseconds`: SIGKILL comes so long after the count-th time
+A moment is `where:count:milliseconds`: the signal comes so long after the count-th time
 that the place is reached, in the middle of whatever runs then; or `-` for never.
+A request may also hold
+
+    signal      its name; default: SIGKILL. What is stopped is continued
+    limits      {"NOFILE": 64, ...}: soft limits of the process (`resource`)
+    backwards   true: each look at the clock shows an hour less than the one before
 """
 
 import importlib
+import itertools
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -42,9 +50,14 @@ PLACES = {
     "in a rollback": ("mp_loop.run.run_folder", "RunFolder.rewind"),
     "in a resume": ("mp_loop.run.tensorboard", "_drop_events_after"),
     "before the model": ("mp_loop.run.run_folder", "RunFolder.write_model"),
+    "before the picture": ("mp_loop.report.training_plot", "draw_run"),
     "before the summary": ("mp_loop.run.run_folder", "RunFolder.write_summary"),
     "before the report": ("mp_loop.report.run_page", "write"),
 }
+
+# In the last seconds of a run.
+LATE = ("before the model", "before the picture", "before the summary",
+        "before the report")  # fmt: skip
 
 # What a training imports only when it needs it.
 IMPORTED = (
@@ -54,6 +67,7 @@ IMPORTED = (
     "mp_loop.run.experiment",
     "mp_loop.run.session",
     "mp_loop.step.keras_step",
+    "matplotlib.backends.backend_agg",
     "tqdm",
 )
 
@@ -72,12 +86,12 @@ def model(input_shape, num_classes):
     )
 
 
-def kill(milliseconds):
+def kill(number, milliseconds):
     time.sleep(milliseconds / 1e3)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), number)
 
 
-def arm(where, count, milliseconds):
+def arm(where, count, milliseconds, number):
     module_name, attribute = PLACES[where]
     owner = importlib.import_module(module_name)
     *names, last = attribute.split(".")
@@ -88,40 +102,64 @@ def arm(where, count, milliseconds):
     def counted(*arguments, **named):
         calls[0] += 1
         if calls[0] == count:
-            if where == "in a line":  # half of it is there
+            if where == "in a line" and not milliseconds:  # half of it is there
                 log, line = arguments
                 text = strict_json.to_line(line).encode()
                 os.write(log._descriptor, text[: len(text) // 2])
             if milliseconds:
-                threading.Thread(target=kill, args=(milliseconds,), daemon=True).start()
+                when = (number, milliseconds)
+                threading.Thread(target=kill, args=when, daemon=True).start()
             else:
-                kill(0)
+                kill(number, 0)
         return true(*arguments, **named)
 
     setattr(owner, last, counted)
 
 
-def live(moment, words, log):
+def turn_clock():
+    """The clock of Python goes backwards, an hour at each look."""
+    hours = itertools.count(1)
+    true = time.time()
+    time.time = lambda: true - 3600.0 * next(hours)
+    time.time_ns = lambda: int(time.time() * 1e9)
+
+
+def live(words, log, moment, number=signal.SIGKILL, limits=(), backwards=False):
     """One training, in this process."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    for name, most in dict(limits).items():
+        which = getattr(resource, f"RLIMIT_{name}")
+        resource.setrlimit(which, (most, resource.getrlimit(which)[1]))
+    if backwards:
+        turn_clock()
     if moment != "-":
         where, count, milliseconds = moment.split(":")
-        arm(where, int(count), float(milliseconds))
+        arm(where, int(count), float(milliseconds), number)
     sys.argv = ["train", *words]
     app.main(train.run)
 
 
+def wait(child):
+    """Waits for the end of a process; one that is stopped is continued."""
+    while True:
+        _, status = os.waitpid(child, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            return os.waitstatus_to_exitcode(status)
+        os.kill(child, signal.SIGCONT)
+
+
 def main():
-    for name in IMPORTED:
+    for name in (*IMPORTED, *sys.argv[1:]):
         importlib.import_module(name)
     for line in sys.stdin:
+        request = json.loads(line)
+        number = getattr(signal, request.pop("signal", "SIGKILL"))
         child = os.fork()
         if not child:
-            live(**json.loads(line))  # exits
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+            live(number=number, **request)  # exits
+        print(wait(child), flush=True)
 
 
 if __name__ == "__main__":

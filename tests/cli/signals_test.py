@@ -7,10 +7,12 @@ import pytest
 
 from mp_loop.cli import signals
 
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+@pytest.mark.parametrize("number", NUMBERS)
 def test_the_first_signal_is_noted_and_a_second_sigint_interrupts(number):
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.getsignal(n) for n in NUMBERS}
     with pytest.raises(KeyboardInterrupt), signals.stop_requested() as stop_requested:
         assert stop_requested() == 0
         os.kill(os.getpid(), number)
@@ -19,3 +21,13 @@ def test_the_first_signal_is_noted_and_a_second_sigint_interrupts(number):
         assert stop_requested() == number
         os.kill(os.getpid(), signal.SIGINT)
     assert {n: signal.getsignal(n) for n in before} == before
+
+
+def test_nohup_keeps_a_closed_terminal_away():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.stop_requested() as stop_requested:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop_requested() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

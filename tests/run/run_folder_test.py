@@ -1,5 +1,6 @@
 """The run folder: what is written, what a resume keeps, what is refused."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import tempfile
 import pytest
 
 from mp_loop.config import errors
-from mp_loop.run import records, rescue, run_folder
+from mp_loop.run import files, records, rescue, run_folder
 from tests.support import run_folders
 
 FLAGS, line = run_folders.FLAGS, run_folders.line
@@ -197,6 +198,21 @@ def test_a_folder_that_vanishes_is_replaced_by_one_with_all_lines(
     assert records.read_metrics(run.folder) == [line(20), line(40)]
     said = (run.folder / "flags.txt").read_text()
     assert said == f"{FLAGS}--output_dir={run.folder}\n"
+
+
+def test_a_disk_that_is_full_at_the_start_is_noticed_like_any_other(
+    folder, tmp_path, monkeypatch
+):
+    run = run_folder.RunFolder.create(str(folder), FLAGS)
+    monkeypatch.setattr(rescue, "roots", lambda: [str(tmp_path)])
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    run.write_coverage({"share": 1.0})
+    assert (run.rescued, run.failure) == (True, "No space left on device")
+    run.close()
 
 
 def test_where_no_folder_can_be_written_the_run_says_why(folder, monkeypatch):

@@ -1,6 +1,9 @@
 """TensorBoard's files: there before the run ends."""
 
-from mp_loop.run import run_folder
+import pytest
+import tensorflow as tf
+
+from mp_loop.run import run_folder, tensorboard
 from tests.support import run_folders
 
 
@@ -15,3 +18,25 @@ def test_tensorboard_holds_the_scalars_before_the_run_ends(tmp_path):
         ("eval/accuracy", 20, 0.75),
     ]
     run.close()
+
+
+def test_a_disk_that_is_full_when_events_are_dropped_changes_nothing(
+    tmp_path, monkeypatch
+):
+    run = run_folder.RunFolder.create(str(tmp_path), run_folders.FLAGS)
+    for step in (20, 40):
+        run.log({"step": step, "loss": 0.5})
+    run.close()
+    folder = tmp_path / "tensorboard"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(self, record):
+        raise tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.io.TFRecordWriter, "write", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            tensorboard.drop_events_after(folder, 20)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    tensorboard.drop_events_after(folder, 20)
+    assert run_folders.tensorboard_scalars(tmp_path) == [("train/loss", 20, 0.5)]

@@ -22,6 +22,11 @@ OPTIMIZERS = {
     "rmsprop": lambda: keras.optimizers.RMSprop(1e-3, momentum=0.9),
     "ftrl": lambda: keras.optimizers.Ftrl(1e-2),
     "adafactor": lambda: keras.optimizers.Adafactor(1e-2),
+    "several": lambda: keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(
+            keras.optimizers.Adam(1e-2), {"dense.*": keras.optimizers.SGD(0.1)}
+        )
+    ),
     "scheduled": lambda: keras.optimizers.SGD(
         keras.optimizers.schedules.CosineDecay(0.1, 10)
     ),
@@ -170,6 +175,23 @@ def test_a_label_out_of_range_is_an_error_that_changes_nothing(name):
         assert steps.bits(step.state.named().values()) == before
     step(inputs, labels)
     assert int(step.state.step) == 1
+
+
+@pytest.mark.parametrize("kind", [mp_loop.TrainStep, keras_step.KerasStep])
+def test_an_iterator_that_ends_is_told_and_what_it_had_counts(kind):
+    def make():
+        return kind(dense_model(), keras.optimizers.Adam(), steps.loss(), "float32")
+
+    inputs, labels = steps.data(batch=6)
+    data = tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(2)
+    step, alone = make(), make()
+    with pytest.raises(tf.errors.OutOfRangeError, match=r"`steps` \(5\).* of step 3\."):
+        step.run(iter(data), 5)
+    for batch in data:
+        alone(*batch)
+    assert steps.trained(step) == steps.trained(alone)
+    assert step.run(iter(data), 3)["loss"].shape == (3,)
+    assert int(step.state.step) == 6
 
 
 def test_a_step_that_raises_is_not_counted():
