@@ -8,7 +8,7 @@ import tensorflow as tf
 import mp_loop
 from experiments.applications import audit
 from mp_loop.operations import emission
-from mp_loop.precision import by_operation, pairs, recomputation
+from mp_loop.precision import by_operation, offloading, pairs, recomputation
 
 L = keras.layers
 HOW = emission.Emission(tf.bfloat16)
@@ -236,3 +236,16 @@ def test_frozen_kernels_are_stored_in_16_bits(dtype):
     step.reload()
     for kernel in kernels:
         np.testing.assert_array_equal(found[kernel.path], tf.cast(kernel.value, dtype))
+
+
+def test_originals_that_were_moved_away_are_not_read():
+    """The twin that is made afterwards stores the same weights in 16 bits."""
+    with tf.device("CPU:1"):  # stands for an accelerator
+        model, attention = frozen_attention(trainable=False)
+    first = mp_loop.half_precision_twin(model, "bfloat16")
+    offloading.keep_on_host(model, first)
+    kernels = [v for v in attention.weights if v.name == "kernel"]
+    assert all(map(offloading.is_on_host, kernels))
+    second = mp_loop.half_precision_twin(model, "bfloat16")
+    dtypes = [[w.dtype for w in twin.weights] for twin in (first, second)]
+    assert dtypes[0] == dtypes[1] and "bfloat16" in dtypes[0]
