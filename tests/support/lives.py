@@ -113,6 +113,7 @@ def outcome(folder):
             for entry in run_folders.tensorboard_scalars(folder)
             if entry[0].split("/")[1] not in TIMED
         ],
+        "events": run_folders.tensorboard_kinds(folder),
         "picture": picture.read_bytes(),
         "report": report.rstrip()[-7:],
         "files": sorted(p.name for p in folder.iterdir()),
