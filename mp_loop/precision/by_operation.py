@@ -37,9 +37,11 @@ def layer(
     return _made(layer, how, keras.layers.Layer, float32_outputs)
 
 
-def model(model: keras.Model, how: emission.Emission) -> keras.Model:
+def model(
+    model: keras.Model, how: emission.Emission, float32_outputs: bool = True
+) -> keras.Model:
     """Makes a model of any kind compute in 16 bits, operation by operation."""
-    return _made(model, how, keras.Model, float32_outputs=True)
+    return _made(model, how, keras.Model, float32_outputs)
 
 
 def operation(

@@ -28,6 +28,7 @@ def half_precision_twin(
     dtype: str,
     float32_layers: str = "",
     float32_products: bool | None = None,
+    float32_outputs: bool = True,
 ) -> keras.Model:
     """Makes the model that computes the forward and backward pass.
 
@@ -40,11 +41,13 @@ def half_precision_twin(
       float32_products: multiply in float32 what is stored in 16 bits; see
         `products.Float32Products`. Default: where this machine has no fast products
         of `dtype`.
+      float32_outputs: False: outputs that were made in 16 bits stay so, for a loss that
+        takes them as they are.
 
     Returns:
       A Keras model with equal weights (see `pairs`): 16-bit copies in heavy layers,
       the model's own float32 variables elsewhere. A functional model keeps its
-      structure. Its outputs are float32. Regularizers are left to the masters. The
+      structure. Regularizers are left to the masters. The
       twin is for computing; save `model`. A later change of `layer.trainable` needs a
       new twin.
 
@@ -65,7 +68,7 @@ def half_precision_twin(
         float32_scopes=frozenset(filter(stays.search, names) if stays else ()),
     )
     if not cloning.is_cloneable(model):
-        return by_operation.model(model, how)
+        return by_operation.model(model, how, float32_outputs)
     outputs = cloning.output_operations(model)
     policy = keras.DTypePolicy(dtype)
     product_policy = products.Float32Products(dtype) if float32_products else policy
@@ -73,13 +76,14 @@ def half_precision_twin(
 
     def convert(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
-            return by_operation.operation(layer, how, id(layer) in outputs)
+            wide = float32_outputs and id(layer) in outputs
+            return by_operation.operation(layer, how, wide)
         if stays and stays.search(layer.name) or casting.is_foreign(layer):
             return layer
         if id(layer) in outputs:
             if casting.is_head(layer) or not by_operation.gains(layer, how):
                 return layer
-            return by_operation.layer(layer, how, float32_outputs=True)
+            return by_operation.layer(layer, how, float32_outputs)
         each_call = calls[id(layer)] > 1 and casting.has_copies(layer)
         twin = casting.convert_layer(layer, policy, product_policy, each_call=each_call)
         if each_call and twin is not layer:

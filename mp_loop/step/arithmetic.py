@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -31,7 +32,13 @@ class Arithmetic:
 
     def twin(self, model: keras.Model, dtype: str) -> keras.Model:
         """Makes the model that computes forward and backward pass in 16 bits."""
-        return twins.half_precision_twin(model, dtype, self._float32_layers)
+        return twins.half_precision_twin(
+            model, dtype, self._float32_layers, float32_outputs=False
+        )
+
+    def logits(self, outputs: Any) -> Any:
+        """Returns what the loss reads; it casts outputs of 16 bits itself."""
+        return outputs
 
     def update(
         self, optimizer: keras.optimizers.Optimizer, masters: Sequence[keras.Variable]
@@ -60,6 +67,10 @@ class KerasArithmetic(Arithmetic):
     def twin(self, model: keras.Model, dtype: str) -> keras.Model:
         """Softmax and bias sums are of 16 bits; no layer is exempt."""
         return keras_twin.keras_twin(model, dtype)
+
+    def logits(self, outputs: Any) -> Any:
+        """Losses are computed of float32 copies."""
+        return gradients.outputs_in_float32(outputs)
 
     def update(
         self, optimizer: keras.optimizers.Optimizer, masters: Sequence[keras.Variable]

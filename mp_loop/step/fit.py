@@ -172,9 +172,8 @@ class _Fit:
             raise ValueError(_scaled_twice(model))
         if not model.run_eagerly or not model.built:
             model._symbolic_build(data_batch=data)
-        loss = None if model._compile_loss is None else _CompiledLoss(model)
         self.step = train_step.TrainStep(
-            model, model.optimizer, loss, **self._arguments
+            model, model.optimizer, _loss(model), **self._arguments
         )
         if _has_own(model, "compute_loss"):
             self.step.gradients.total = self._own_loss
@@ -183,7 +182,7 @@ class _Fit:
         self, batch: gradients.Batch, outputs: Any, added: list[tf.Tensor]
     ) -> tf.Tensor:
         """The model's own, for which `model.losses` are those of the twin."""
-        model = self._model
+        model, outputs = self._model, gradients.outputs_in_float32(outputs)
         before, model._losses_override = model._losses_override, added
         try:
             return tf.cast(
@@ -235,6 +234,18 @@ def _scaled_twice(model: keras.Model) -> str:
             'mixed_float16: call `keras.config.set_dtype_policy("float32")` before.'
         )
     return f"{said} Give its `inner_optimizer` to `compile`."
+
+
+def _loss(model: keras.Model) -> Any:
+    """Returns the loss that `compile` was given, or what it made of several."""
+    compiled = model._compile_loss
+    if compiled is None:
+        return None
+    given, weights = compiled._user_loss, compiled._user_loss_weights
+    single = weights is None and not tf.nest.is_nested(given)
+    if single and len(compiled.output_names or []) < 2 and losses.takes_narrow(given):
+        return given
+    return _CompiledLoss(model)
 
 
 class _CompiledLoss(keras.losses.Loss):

@@ -33,7 +33,7 @@ def outputs_in_float32(outputs: Any) -> Any:
     """
 
     def wide(x: tf.Tensor) -> tf.Tensor:
-        if not x.dtype.is_floating or x.dtype == tf.float32:
+        if not tf.is_tensor(x) or x.dtype == tf.float32 or not x.dtype.is_floating:
             return x
         mask, x = getattr(x, "_keras_mask", None), tf.cast(x, tf.float32)
         if mask is not None:

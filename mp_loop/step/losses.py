@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from mp_loop.distributed import replicas
-from mp_loop.step import autograph
+from mp_loop.step import autograph, crossentropy, gradients
 
 # Of (labels, outputs, sample_weight), float32 [].
 Loss = Callable[..., tf.Tensor]
@@ -139,6 +139,11 @@ class ByOutput:
         return zip(outputs, *columns, strict=True)
 
 
+def takes_narrow(loss: Any) -> bool:
+    """Tells whether a single loss takes logits of 16 bits as they are."""
+    return Single(loss).takes_narrow
+
+
 def check_classes(loss: Loss | None, labels: Any, outputs: Any) -> list[tf.Operation]:
     """Makes the checks of labels that must be class numbers.
 
@@ -210,6 +215,7 @@ class Single:
 
     Attributes:
       given: what the user gave, an identifier resolved.
+      takes_narrow: whether it takes logits of 16 bits as they are; see `crossentropy`.
     """
 
     def __init__(self, given: Any):
@@ -220,7 +226,12 @@ class Single:
         """
         self.given = keras.losses.get(given)
         self._function = autograph.convert(self.given)
+        self._classes = _arguments_of_classes(self.given)
+        self.takes_narrow = _takes_narrow(self.given, self._classes)
         self._weighed = _Weighed(name="loss")
+        if self.takes_narrow:
+            reduction = getattr(self.given, "reduction", self._weighed.reduction)
+            self._weighed = _Weighed(name="loss", reduction=reduction)
 
     def __call__(
         self, labels: Any, outputs: Any, sample_weight: Any = None
@@ -230,28 +241,33 @@ class Single:
         Raises:
           ValueError: labels and outputs of one of Keras' losses do not fit.
         """
-        self._check(labels, outputs)
         with replicas.as_one_device():
-            if isinstance(self.given, keras.losses.Loss):
-                loss = self._function(labels, outputs, sample_weight=sample_weight)
+            if self.takes_narrow and crossentropy.fits(labels, outputs):
+                ignored = self._classes.get("ignore_class")
+                losses, outputs = crossentropy.of_classes(labels, outputs, ignored)
             else:
+                outputs = gradients.outputs_in_float32(outputs)
+                self._check(labels, outputs)
+                if isinstance(self.given, keras.losses.Loss):
+                    loss = self._function(labels, outputs, sample_weight=sample_weight)
+                    return tf.reduce_mean(tf.cast(loss, tf.float32))  # of "none"
                 losses = self._losses(*_same_ranks(labels, outputs))
-                loss = tf.cast(losses, tf.float32)
-                masked = any(hasattr(x, "_keras_mask") for x in (loss, outputs))
-                if masked or sample_weight is not None:
-                    loss = self._weighed(loss, outputs, sample_weight=sample_weight)
-        return tf.reduce_mean(tf.cast(loss, tf.float32))  # of a reduction of "none"
+                losses = tf.cast(losses, tf.float32)
+            masked = any(hasattr(x, "_keras_mask") for x in (losses, outputs))
+            reduced = self._weighed.reduction != "sum_over_batch_size"
+            if masked or sample_weight is not None or reduced:
+                losses = self._weighed(losses, outputs, sample_weight=sample_weight)
+        return tf.reduce_mean(tf.cast(losses, tf.float32))
 
     def check_classes(
         self, labels: Any, shape: Sequence[int | None]
     ) -> list[tf.Operation]:
         """Returns the checks of this loss; none if its labels are no class numbers."""
-        given = self.given
-        arguments = getattr(given, "_fn_kwargs", getattr(given, "keywords", {}))
-        function = _function(getattr(given, "fn", given))
+        arguments = self._classes
+        if arguments is None or labels is None or not tf.is_tensor(labels):
+            return []
         count = shape[arguments.get("axis", -1)]
-        sparse = function is keras.losses.sparse_categorical_crossentropy
-        if not sparse or count is None or labels is None or not tf.is_tensor(labels):
+        if count is None:
             return []
         ends = [tf.reduce_min(labels), tf.reduce_max(labels)]
         inside = (labels >= 0) & (labels < count)
@@ -304,6 +320,24 @@ def _function(loss: Any) -> Any:
     while isinstance(loss, functools.partial):
         loss = loss.func
     return loss
+
+
+def _arguments_of_classes(loss: Any) -> Mapping[str, Any] | None:
+    """The arguments of a cross-entropy with class numbers; None of other losses."""
+    function = _function(getattr(loss, "fn", loss))
+    if function is not keras.losses.sparse_categorical_crossentropy:
+        return None
+    return getattr(loss, "_fn_kwargs", getattr(loss, "keywords", {}))
+
+
+def _takes_narrow(loss: Any, arguments: Mapping[str, Any] | None) -> bool:
+    return (
+        arguments is not None
+        and _is_keras(loss)
+        and bool(arguments.get("from_logits"))
+        and arguments.get("axis", -1) == -1
+        and getattr(loss, "dtype", "float32") == "float32"
+    )
 
 
 def _is_integer(labels: Any) -> bool:

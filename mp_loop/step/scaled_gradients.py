@@ -53,7 +53,6 @@ class ScaledGradients:
 
     def loss(self, labels: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
         """Returns the mean loss of a batch, float32 [], without regularizers."""
-        outputs = gradients.outputs_in_float32(outputs)
         if self._loss is None:
             return tf.constant(0.0)
         return self._loss(labels, outputs, sample_weight)
@@ -78,7 +77,7 @@ class ScaledGradients:
 
         Args:
           batch: (inputs, labels, sample_weight).
-          outputs: of the twin, in float32.
+          outputs: of the twin.
           added: float32 [] each, of regularizers and layers.
 
         Raises:
@@ -150,7 +149,7 @@ class ScaledGradients:
         }
         with tf.GradientTape() as tape:
             outputs, added = self.forward(batch[0], recompute)
-            outputs = gradients.outputs_in_float32(outputs)
+            outputs = self._arithmetic.logits(outputs)
             added = [
                 *(master.regularizer(master.value) for master in regularized.values()),
                 *added,
@@ -167,4 +166,4 @@ class ScaledGradients:
         ]
         for i, grad in zip(regularized, found[len(workings) :], strict=True):
             grads[i] = grad if grads[i] is None else grad + gradients.dense(grads[i])
-        return loss, grads, outputs
+        return loss, grads, gradients.outputs_in_float32(outputs)
