@@ -63,6 +63,15 @@ def test_the_pure_parts_are_the_step():
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_language_model_learns_and_then_its_adapters():
+    pytest.importorskip("keras_hub")
+    model, losses = program("language_model").main(steps=8)
+    assert losses[0] > losses[1] > losses[2]
+    # The adapters of two projections in each of four blocks.
+    assert len(model.trainable_weights) == len(model.optimizer.variables[2:]) / 2 == 16
+    assert model.generate("import ", max_length=12).startswith("import ")
+
+
 def test_own_data_can_be_loaded_by_name(tmp_path):
     program("own_data").main(str(tmp_path))
     source = sources.load("squares", str(tmp_path))

@@ -25,6 +25,7 @@ from mp_loop.config import settings
 from mp_loop.models import catalog  # noqa: F401 (registers the layers of its models)
 from mp_loop.report import run_page
 from mp_loop.run import experiment, locking, records, run_folder
+from tests.support import decoders
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = ("--model=mlp", "--steps=12", "--log_every=4", "--eval_every=8")
@@ -204,6 +205,41 @@ def test_a_finished_run_is_continued(tmp_path):
     assert train.run(config(*QUICK, f"--output_dir={parts}", "--resume"), None) == 0
     assert lines(parts) == lines(whole)
     assert records.read_summary(parts) == timed and timed["train_seconds"] > 0
+
+
+def test_a_language_model_is_adapted_resumed_and_generates(tmp_path, capsys):
+    """Bit for bit, with dropout, micro-batches of which one holds the padding."""
+    hub = pytest.importorskip("keras_hub")
+    keras.utils.set_random_seed(0)
+    decoders.gpt2(hub, dropout=0.1, blocks=1).save_to_preset(str(tmp_path / "gpt2"))
+    (tmp_path / "a.txt").write_text("the loss scale doubles, the scale halves. " * 9)
+    words = (
+        "--task=causal_lm",
+        f"--model=keras_hub:{tmp_path / 'gpt2'}",
+        f"--dataset=text:{tmp_path / 'a.txt'}",
+        "--held_out=0.2",
+        "--sequence_length=12",
+        "--batch_size=6",
+        "--accumulate_steps=2",
+        "--lora_rank=2",
+        "--clip_norm=1",
+        "--steps_per_call=1",
+        "--log_every=3",
+        "--deterministic",
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train.run(config(*words, "--steps=6", f"--output_dir={whole}"), None) == 0
+    said = capsys.readouterr().out
+    found = records.read_summary(whole)
+    assert f"perplexity {found['eval_perplexity']:.4f}, loss" in said
+    assert found["eval_perplexity"] == pytest.approx(np.exp(found["eval_loss"]))
+    assert "perplexity" in (whole / "report.html").read_text()
+    for more in (["--steps=3"], ["--steps=6", "--resume"]):
+        assert train.run(config(*words, *more, f"--output_dir={parts}"), None) == 0
+    assert weights(whole) == weights(parts)
+    assert lines(whole)[-1] == lines(parts)[-1]
+    model = keras.saving.load_model(whole / "model.keras")
+    assert model.generate("the ", max_length=8).startswith("the ")
 
 
 @pytest.mark.parametrize("module", ["model", "report"])

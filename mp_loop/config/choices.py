@@ -4,6 +4,7 @@ from __future__ import annotations
 
 PRECISIONS = ("float16", "bfloat16", "float32")
 HALF_PRECISIONS = ("float16", "bfloat16")
+TASKS = ("classification", "causal_lm")
 LOOPS = ("custom", "keras")
 LOSS_SCALES = ("dynamic", "static", "none")
 # Systems whose dynamic loss scale can be reproduced.

@@ -21,13 +21,21 @@ from collections.abc import Collection, Iterator
 from mp_loop.config import errors, sections, settings
 
 OWN_MODELS = ("mlp", "cnn", "resnet9", "vit_tiny")
+OWN_DECODERS = ("small_decoder",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
+# Kinds of data sets that are files on this machine: `kind:PATH`.
+LOCAL_DATA = ("text",)
+PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels; here on class numbers.
 METRIC_ALIASES = {
     "accuracy": "sparse_categorical_accuracy",
     "acc": "sparse_categorical_accuracy",
     "crossentropy": "sparse_categorical_crossentropy",
     "ce": "sparse_categorical_crossentropy",
+}
+_EXAMPLES = {
+    "loss": "sparse_categorical_crossentropy",
+    "metric": "sparse_categorical_accuracy",
 }
 _TEXT_MODEL = "keras_hub:"
 _NO_DATA_SETS = ("builder", "config", "test")
@@ -41,12 +49,27 @@ def check(config: settings.Config) -> None:
       UsageError: the message names what is known and close to it.
     """
     model = config.model
-    _check_model(model)
+    if model.task == "causal_lm":
+        _check_decoder(model.model)
+    else:
+        _check_model(model)
     if model.weights:
         _check_weights(model.weights)
-    for flag in ("loss", "metric"):
-        _check_identifier(flag, getattr(model, flag), ":" in model.model)
+    users_code = ":" in model.model
+    _check_identifier("loss", model.loss, "losses", users_code)
+    if model.measured_by != PERPLEXITY:
+        _check_identifier("metric", model.measured_by, "metrics", users_code)
     _check_data_set(config.data)
+
+
+def local_path(dataset: str) -> tuple[str, str] | None:
+    """Returns kind and path of a data set of local files; None of any other.
+
+    Args:
+      dataset: as of `--dataset`.
+    """
+    kind, colon, path = dataset.partition(":")
+    return (kind, os.path.expanduser(path)) if colon and kind in LOCAL_DATA else None
 
 
 def hint(name: str, known: Collection[str]) -> str:
@@ -67,6 +90,8 @@ def _check_model(model: sections.Model) -> None:
     elif ":" not in name:
         architectures = {n for n in _exports("applications") if n[:1].isupper()}
         known = {*OWN_MODELS, *architectures}
+        if name in OWN_DECODERS:
+            raise errors.UsageError(f"--model ({name}) needs --task=causal_lm.")
         depth = re.fullmatch(r"resnet([1-9]\d{0,3})", name.lower())
         valid = depth and int(depth[1]) % 6 == 2 and int(depth[1]) >= 8
         if not architectures or valid or name.lower() in {n.lower() for n in known}:
@@ -80,6 +105,21 @@ def _check_model(model: sections.Model) -> None:
             "(such as resnet20), an architecture of keras.applications (such as "
             "MobileNetV2), a path ending in .keras, keras_hub:PRESET_OR_FOLDER, or "
             f"package.module:function.{hint(name, {*known, 'resnet20'})}"
+        )
+
+
+def _check_decoder(name: str) -> None:
+    """Refuses what cannot be a language model."""
+    if name.endswith(".keras"):
+        _require_file("model", name)
+    elif ":" in name and not name.startswith(_TEXT_MODEL):
+        _check_function(name)
+    elif ":" not in name and name not in OWN_DECODERS:
+        raise errors.UsageError(
+            f"--model ({name}) must be one of {', '.join(OWN_DECODERS)}, "
+            "keras_hub:PRESET_OR_FOLDER, a path ending in .keras, or "
+            "package.module:function for --task=causal_lm."
+            f"{hint(name, OWN_DECODERS)}"
         )
 
 
@@ -115,9 +155,9 @@ def _require_file(flag: str, path: str) -> None:
         raise errors.UsageError(f"--{flag} ({path}): there is no such file.")
 
 
-def _check_identifier(flag: str, name: str, users_code: bool) -> None:
+def _check_identifier(flag: str, name: str, module: str, users_code: bool) -> None:
     """Refuses what is no Keras identifier; a user's module may register its own."""
-    known = {*_exports("losses" if flag == "loss" else "metrics")}
+    known = {*_exports(module)}
     if not known or users_code or ">" in name:
         return
     if flag == "metric":
@@ -125,12 +165,19 @@ def _check_identifier(flag: str, name: str, users_code: bool) -> None:
     if name not in known:
         raise errors.UsageError(
             f"--{flag} ({name}) must be a Keras identifier, such as "
-            f"{getattr(sections.Model(), flag)}.{hint(name, known)}"
+            f"{_EXAMPLES[flag]}.{hint(name, known)}"
         )
 
 
 def _check_data_set(data: sections.Data) -> None:
-    """Refuses what is neither in the folder nor in TFDS."""
+    """Refuses what is neither in the folder nor in TFDS, nor a local file."""
+    local = local_path(data.dataset)
+    if local is not None:
+        if not os.path.exists(local[1]):
+            raise errors.UsageError(
+                f"--dataset ({data.dataset}): there is no file or folder '{local[1]}'."
+            )
+        return
     name, _, version = data.dataset.partition(":")
     name = name.partition("/")[0]
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")

@@ -21,6 +21,12 @@ class Rule:
     message: str
 
 
+# Metric and task whose value is made of the mean loss.
+_OF_THE_LOSS = (
+    ("auto", "causal_lm"),
+    ("perplexity", "causal_lm"),
+    ("perplexity", "classification"),
+)
 RULES = (
     # The loss scale.
     Rule(
@@ -49,6 +55,28 @@ RULES = (
         lambda s: s.profile_steps and not _are_two_steps(s.profile_steps),
         "--profile_steps ({profile_steps}) must be A:B, two steps, the first before "
         "the second.",
+    ),
+    # Language models.
+    Rule(
+        lambda s: s.task != "causal_lm" and s.dataset.startswith("text:"),
+        "--dataset ({dataset}) is text without labels: pass --task=causal_lm.",
+    ),
+    Rule(
+        lambda s: (
+            s.loss != "sparse_categorical_crossentropy"
+            and (s.metric, s.task) in _OF_THE_LOSS
+        ),
+        "--loss ({loss}) must be sparse_categorical_crossentropy, of which perplexity "
+        "is made; or choose another --metric.",
+    ),
+    Rule(
+        lambda s: s.task == "causal_lm" and s.head_epochs,
+        "--head_epochs ({head_epochs}) is for a new last layer, which "
+        "--task=causal_lm does not make.",
+    ),
+    Rule(
+        lambda s: s.lora_rank and s.head_epochs,
+        "--head_epochs ({head_epochs}) contradicts --lora_rank ({lora_rank}).",
     ),
     # Keras' arithmetic and Keras' loop.
     Rule(

@@ -16,7 +16,9 @@ class Data(fields.Section):
     """What is trained on: read by `mp_loop.data`."""
 
     dataset: str = fields.setting(
-        "fashion_mnist_mini", "TFDS data set; the default is part of this package."
+        "fashion_mnist_mini",
+        "TFDS data set, the default being part of this package; or text:PATH, a file "
+        "of text or a folder of .txt files.",
     )
     data_dir: str = fields.setting(
         "", "Folder of TFDS data sets; empty: TFDS's default."
@@ -36,7 +38,18 @@ class Data(fields.Section):
         at_most=1,
     )
     sequence_length: int = fields.setting(
-        128, "Texts are cut or padded to this many tokens.", at_least=2, at_most=65536
+        128,
+        "Tokens of an example. classification: texts are cut or padded to them; "
+        "causal_lm: texts are packed into them, one after the other.",
+        at_least=2,
+        at_most=65536,
+    )
+    held_out: float = fields.setting(
+        0.1,
+        "Share of the texts of --task=causal_lm that is kept for evaluation where "
+        "there is no test split: the last of them.",
+        above=0,
+        below=1,
     )
     augment: str = fields.setting(
         "none", "Training-time augmentation.", choices=choices.AUGMENTATIONS
@@ -56,11 +69,17 @@ class Data(fields.Section):
 class Model(fields.Section):
     """What is trained, and what of it: read by `mp_loop.models`."""
 
+    task: str = fields.setting(
+        "classification",
+        "classification: of images or texts; causal_lm: the next token of texts.",
+        choices=choices.TASKS,
+    )
     model: str = fields.setting(
         "cnn",
         "mlp, cnn, resnet9, resnet20 (any 6n+2), vit_tiny, a keras.applications "
-        "name, a .keras file, keras_hub:PRESET_OR_FOLDER (for texts), or "
-        "package.module:function (runs that code).",
+        "name, a .keras file, keras_hub:PRESET_OR_FOLDER (for texts), "
+        "small_decoder (for --task=causal_lm), or package.module:function (runs that "
+        "code).",
     )
     weights: str = fields.setting(
         "",
@@ -75,6 +94,13 @@ class Model(fields.Section):
     freeze: str = fields.setting(
         "", "Regular expression; layers with a matching name are not trained."
     )
+    lora_rank: int = fields.setting(
+        0,
+        "Rank of low-rank adapters of the attention's query and value kernels, which "
+        "are trained in place of the model's own weights; 0: none.",
+        at_least=0,
+        at_most=65536,
+    )
     head_epochs: int = fields.setting(
         0, "Epochs at the start that train only the last layer.", at_least=0
     )
@@ -85,8 +111,19 @@ class Model(fields.Section):
         "sparse_categorical_crossentropy", "Keras identifier of the loss."
     )
     metric: str = fields.setting(
-        "sparse_categorical_accuracy", "Keras identifier of the metric."
+        "auto",
+        "Keras identifier of the metric, or perplexity. auto: perplexity for "
+        "--task=causal_lm, else sparse_categorical_accuracy.",
     )
+
+    @property
+    def measured_by(self) -> str:
+        """`metric`, auto resolved."""
+        if self.metric != "auto":
+            return self.metric
+        if self.task == "causal_lm":
+            return "perplexity"
+        return "sparse_categorical_accuracy"
 
 
 @dataclasses.dataclass(frozen=True)

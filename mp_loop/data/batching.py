@@ -69,7 +69,9 @@ def training_batches(
 
     Returns:
       A data set of (inputs [batch, ...], labels int64 [batch]); inputs as
-      `Source.prepare` makes them.
+      `Source.prepare` makes them. Of texts that are packed, labels are int32 [batch,
+      length], and where some of them are padding there are weights as well, float32
+      of that shape: the weighted mean over a batch is that of what counts.
 
     Raises:
       DataError: an argument is out of range.
@@ -90,13 +92,16 @@ def training_batches(
     draw, change = augmentation.AUGMENTATIONS[augment]
     if augment == "flip_crop":
         change = functools.partial(change, size=source.input_shape[:2])
-    columns = (examples, source.train.labels[examples], *draw(words[:, 1]))
-    taken = slice(start_batch * batch_size, steps * batch_size)
+    whole = slice(0, steps * batch_size)
+    weighed = _weighed(source.train, examples[whole], batch_size)
+    columns = (examples[whole], *weighed, *(x[whole] for x in draw(words[:, 1])))
+    taken = slice(start_batch * batch_size, None)
     columns = tuple(_share(x[taken], batch_size, context) for x in columns)
-    inputs = source.train.on_host
 
-    def read(index: tf.Tensor, labels: tf.Tensor, *drawn: tf.Tensor) -> tuple:
-        return source.prepare(change(tf.gather(inputs, index), *drawn)), labels
+    def read(index: tf.Tensor, *columns: tf.Tensor) -> tuple:
+        inputs, labels = source.train.take(index)
+        inputs = source.prepare(change(inputs, *columns[len(weighed) :]))
+        return inputs, labels, *_weights(labels, *columns[: len(weighed)])
 
     return _pipeline(columns, read)
 
@@ -109,19 +114,21 @@ def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Datas
       batch_size: examples in each batch but the last.
 
     Returns:
-      A data set of (inputs, labels) as in `training_batches`, not augmented.
+      A data set of (inputs, labels) as in `training_batches`, not augmented; weights
+      are such that the weighted mean over all test examples is that of what counts.
 
     Raises:
       DataError: `batch_size` is below 1.
     """
     if batch_size < 1:
         raise errors.DataError(f"`batch_size` ({batch_size}) must be at least 1.")
-    inputs = source.test.on_host
+    examples = np.arange(len(source.test))
+    columns = (examples, *_weighed(source.test, examples, len(examples)))
 
-    def read(index: tf.Tensor, labels: tf.Tensor) -> tuple:
-        return source.prepare(tf.gather(inputs, index)), labels
+    def read(index: tf.Tensor, *weighed: tf.Tensor) -> tuple:
+        inputs, labels = source.test.take(index)
+        return source.prepare(inputs), labels, *_weights(labels, *weighed)
 
-    columns = (np.arange(len(source.test)), source.test.labels)
     return _pipeline(columns, read, batch_size)
 
 
@@ -141,6 +148,39 @@ def _check(
             f"`batch_size` ({batch_size}) must be a multiple of the {replicas} "
             "replicas."
         )
+
+
+def _weighed(
+    examples: sources.Examples, index: np.ndarray, group: int
+) -> tuple[np.ndarray, ...]:
+    """Says which labels count, and how much, where they do not all count alike.
+
+    What counts has such a weight that the mean of weight * loss over all labels of a
+    group is the mean loss of those that count, whatever parts the group is cut into.
+
+    Args:
+      examples: of a split.
+      index: which of them, in order; a multiple of `group`.
+      group: examples of which one mean is made.
+
+    Returns:
+      Nothing; or for each example how many of its labels count, int64, and what each
+      of these weighs, float32.
+    """
+    if examples.counts is None:
+        return ()
+    counts = examples.counts[index]
+    each = examples.length * group / counts.reshape(-1, group).sum(axis=1)
+    return counts, np.repeat(each, group).astype(np.float32)
+
+
+def _weights(labels: tf.Tensor, *weighed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Makes sample weights, float32 [batch, length], of what `_weighed` returned."""
+    if not weighed:
+        return ()
+    counts, each = weighed
+    mask = tf.sequence_mask(counts, tf.shape(labels)[1], tf.float32)
+    return (mask * each[:, tf.newaxis],)
 
 
 def _share(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -35,8 +35,26 @@ class Split:
     def on_host(self) -> tf.Tensor:
         """The inputs as one tensor in host memory, for all epochs."""
         # With an explicit device: TensorFlow would put it on a GPU.
-        with tf.device("CPU:0"):
+        with tf.init_scope(), tf.device("CPU:0"):
             return tf.convert_to_tensor(self.inputs)
+
+    @property
+    def counts(self) -> None:
+        """Every label counts; see `sequences.Sequences`."""
+        return None
+
+    @functools.cached_property
+    def _labels_on_host(self) -> tf.Tensor:
+        with tf.init_scope(), tf.device("CPU:0"):
+            return tf.convert_to_tensor(self.labels)
+
+    def take(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the inputs and the labels of some examples.
+
+        Args:
+          index: integers [batch].
+        """
+        return tf.gather(self.on_host, index), tf.gather(self._labels_on_host, index)
 
 
 def feature_names(
@@ -129,45 +147,23 @@ class Decoder:
         count = self.builder.info.splits[split].num_examples
         inputs, filled = None, 0
         labels = np.empty(count, np.int64)
-        try:
-            for batch in self._examples(split):
-                values = self.convert(batch[self.feature])
-                if inputs is None:
-                    inputs = self._allocate(count, values, like)
-                if values.shape[1:] != inputs.shape[1:]:
-                    raise errors.DataError(
-                        f"Data set '{self.name}' has images of unequal size: "
-                        f"{inputs.shape[1:]} and {values.shape[1:]}; --image_size "
-                        "makes them equal."
-                    )
-                inputs[filled : filled + len(values)] = values
-                labels[filled : filled + len(values)] = batch[self.label]
-                filled += len(values)
-        except (tf.errors.OpError, OSError, AssertionError) as error:
-            raise errors.DataError(
-                errors.because(
-                    f"Data set '{self.name}', split '{split}', cannot be read", error
+        names = (self.feature, self.label)
+        at_once = self.examples_at_once
+        for batch in stored(self.name, self.builder, split, names, at_once):
+            values = self.convert(batch[self.feature])
+            if inputs is None:
+                inputs = self._allocate(count, values, like)
+            if values.shape[1:] != inputs.shape[1:]:
+                raise errors.DataError(
+                    f"Data set '{self.name}' has images of unequal size: "
+                    f"{inputs.shape[1:]} and {values.shape[1:]}; --image_size "
+                    "makes them equal."
                 )
-            ) from error
+            inputs[filled : filled + len(values)] = values
+            labels[filled : filled + len(values)] = batch[self.label]
+            filled += len(values)
         self._check_labels(split, labels)
         return Split(inputs, labels)
-
-    def _examples(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-        """Yields batches of the two features, in stored order."""
-        features = self.builder.info.features
-        examples = self.builder.as_dataset(
-            split=split,
-            shuffle_files=False,
-            # One file after the other: this is the stored order. A file that holds
-            # another number of examples than declared is an error.
-            read_config=tfds.ReadConfig(
-                try_autocache=False, interleave_cycle_length=1, assert_cardinality=True
-            ),
-            decoders=tfds.decode.PartialDecoding(
-                {name: features[name] for name in (self.feature, self.label)}
-            ),
-        )
-        yield from examples.batch(self.examples_at_once).as_numpy_iterator()
 
     def _allocate(
         self, count: int, values: np.ndarray, like: Split | None
@@ -177,11 +173,7 @@ class Decoder:
         total = 0 if like is None else like.inputs.nbytes
         total += count * int(np.prod(shape)) * values.itemsize
         if total > MAX_DECODED_BYTES:
-            raise errors.DataError(
-                f"Data set '{self.name}' takes {total / 2**30:.1f} GiB decoded; at "
-                f"most {MAX_DECODED_BYTES / 2**30:.3g} GiB fit: it is held in memory, "
-                "streaming from disk is not supported yet."
-            )
+            raise too_large(self.name, total)
         return np.empty((count, *shape), values.dtype)
 
     def _check_labels(self, split: str, labels: np.ndarray) -> None:
@@ -191,6 +183,53 @@ class Decoder:
                 f"Data set '{self.name}', split '{split}', has labels from "
                 f"{labels.min()} to {labels.max()}; they must be in [0, {classes})."
             )
+
+
+def too_large(name: str, size: int) -> errors.DataError:
+    """Makes the error for a data set that takes more than `MAX_DECODED_BYTES`."""
+    return errors.DataError(
+        f"Data set '{name}' takes {size / 2**30:.1f} GiB decoded; at most "
+        f"{MAX_DECODED_BYTES / 2**30:.3g} GiB fit: it is held in memory, streaming "
+        "from disk is not supported yet."
+    )
+
+
+def stored(
+    name: str,
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    features: Sequence[str],
+    at_once: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches of some features of a split, in stored order.
+
+    Args:
+      name: of the data set, for messages.
+      builder: of the data set, prepared.
+      split: its name.
+      features: their names.
+      at_once: examples in a batch.
+
+    Raises:
+      DataError: files cannot be read, or hold another number of examples.
+    """
+    known = builder.info.features
+    try:
+        examples = builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            # One file after the other: this is the stored order. A file that holds
+            # another number of examples than declared is an error.
+            read_config=tfds.ReadConfig(
+                try_autocache=False, interleave_cycle_length=1, assert_cardinality=True
+            ),
+            decoders=tfds.decode.PartialDecoding({key: known[key] for key in features}),
+        )
+        yield from examples.batch(at_once).as_numpy_iterator()
+    except (tf.errors.OpError, OSError, AssertionError) as error:
+        raise errors.DataError(
+            errors.because(f"Data set '{name}', split '{split}', cannot be read", error)
+        ) from error
 
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,9 @@
-"""Data sets of images or texts with labels, read from TFDS and held in memory.
+"""Data sets, read from TFDS or from local files and held in memory.
 
     source = sources.load("fashion_mnist_mini")
     source.train.inputs, source.train.labels       # NumPy arrays
+    source = sources.load_texts("text:books/", tokens, length=128)
+    source.train.rows                              # sequences of tokens
 
 A data set is decoded once. `batching` makes batches of it.
 """
@@ -10,14 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.config import errors, sections
-from mp_loop.data import decoding, download
+from mp_loop.config import errors, names, sections
+from mp_loop.data import decoding, download, sequences, texts
+
+Examples = decoding.Split | sequences.Sequences
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,35 +32,35 @@ class Source:
       name: the name that was given to `load`.
       train: the training examples.
       test: the examples of the split `test`, or `validation` if there is no `test`.
-      num_classes: labels are in [0, num_classes).
+      num_classes: labels are in [0, num_classes). Of packed texts, the vocabulary.
       input_shape: of a model's inputs: (h, w, c) for images, which are the middle of
         the held ones; (length,) for texts.
-      class_names: one name for each class.
+      class_names: one name for each class; none of packed texts.
       mean: float64 [c], of pixel / 255 over the training examples; [0] for texts.
       std: float64 [c], likewise (population); 1 for a constant channel.
-      preprocess: makes a model's inputs from pixels, float32 [b, h, w, c] in [0, 255];
-        None: (pixel / 255 - mean) / std.
+      preprocess: makes a model's inputs from pixels, float32 [b, h, w, c] in [0, 255],
+        or from tokens; None: (pixel / 255 - mean) / std, and tokens as they are.
     """
 
     name: str
-    train: decoding.Split
-    test: decoding.Split
+    train: Examples
+    test: Examples
     num_classes: int
     input_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
-    preprocess: Callable[[tf.Tensor], tf.Tensor] | None = None
+    preprocess: Callable[[tf.Tensor], Any] | None = None
 
     @property
     def is_text(self) -> bool:
         """Whether the inputs are tokens."""
         return len(self.input_shape) == 1
 
-    def prepare(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Makes a model's inputs: float32 from pixels; int32 tokens are unchanged."""
+    def prepare(self, inputs: tf.Tensor) -> Any:
+        """Makes a model's inputs: float32 from pixels; of tokens see `preprocess`."""
         if self.is_text:
-            return inputs
+            return inputs if self.preprocess is None else self.preprocess(inputs)
         height, width, _ = self.input_shape
         top = (inputs.shape[1] - height) // 2
         left = (inputs.shape[2] - width) // 2
@@ -131,6 +135,74 @@ def load(
         mean=mean,
         std=std,
     )
+
+
+def load_texts(
+    name: str,
+    tokens: sequences.Tokens,
+    length: int,
+    data_dir: str = "",
+    held_out: float = 0.1,
+) -> Source:
+    """Reads texts, and packs them into sequences of tokens.
+
+    Args:
+      name: `text:PATH`, a file, or a folder of .txt files; or as for `load`, a data set
+        that has texts, whatever else it has.
+      tokens: what makes ids of texts.
+      length: tokens of a sequence.
+      data_dir: as for `load`.
+      held_out: share of the sequences, the last ones, that is for evaluation where
+        there is no split for it.
+
+    Raises:
+      DataError: unknown or missing data set, unreadable files, no text, or too little
+        for two sequences.
+    """
+    local = names.local_path(name)
+    if local is not None:
+        train, test = texts.of_file(name, local[1]), None
+    else:
+        train, test = _texts_of_tfds(name, data_dir)
+    packed = sequences.pack(name, train, tokens, length)
+    if test is not None:
+        packed_test = sequences.pack(name, test, tokens, length)
+    elif len(packed) > 1:
+        packed, packed_test = packed.split(held_out)
+    else:
+        raise errors.DataError(
+            f"Data set '{name}' has {packed.tokens} tokens: too few for a sequence of "
+            f"{length} to train on and one to evaluate on; --sequence_length can be "
+            "smaller."
+        )
+    return Source(
+        name=name,
+        train=packed,
+        test=packed_test,
+        num_classes=tokens.vocabulary_size,
+        input_shape=(length,),
+        class_names=(),
+        mean=np.empty(0),
+        std=np.empty(0),
+    )
+
+
+def _texts_of_tfds(
+    name: str, data_dir: str
+) -> tuple[Iterable[str], Iterable[str] | None]:
+    """The texts of the splits to train and to evaluate on, None if there is none."""
+    builder = download.prepared_builder(name, data_dir)
+    key = texts.feature(name, builder.info)
+    splits = builder.info.splits
+    if "train" not in splits or not splits["train"].num_examples:
+        raise errors.DataError(
+            f"Data set '{name}' has the splits {sorted(splits)}; 'train', with "
+            "examples, is needed."
+        )
+    found = [x for x in ("test", "validation") if x in splits]
+    found = [x for x in found if splits[x].num_examples]
+    test = texts.of_split(name, builder, key, found[0]) if found else None
+    return texts.of_split(name, builder, key, "train"), test
 
 
 def _test_split(name: str, splits: Mapping[str, Any]) -> str:

@@ -125,7 +125,7 @@ def _maker(name: str, weights: str) -> heads.Maker:
             f"`model` ('{name}') reads text: it needs a text data set."
         )
     if ":" in name:
-        return _user_function(name)
+        return user_function(name)
     if name.lower() in small_networks.BY_NAME:
         return small_networks.BY_NAME[name.lower()]
     if name.lower() in architectures and weights:
@@ -153,8 +153,12 @@ def _resnet(name: str) -> heads.Maker:
     )
 
 
-def _user_function(name: str) -> heads.Maker:
-    """Imports the function of a name `package.module:function`."""
+def user_function(name: str) -> heads.Maker:
+    """Imports the function of a name `package.module:function`.
+
+    Raises:
+      ModelError: there is none, or it takes other arguments.
+    """
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)

@@ -16,10 +16,7 @@ def check_input(name: str, model: Any, input_shape: heads.Shape) -> None:
     Raises:
       ModelError: it is no Keras model of one input and one output, or does not fit.
     """
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
-        raise errors.ModelError(
-            f"`model` ('{name}') must be a functional or built Sequential Keras model."
-        )
+    check_float32(name, model)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise errors.ModelError(
             f"`model` ('{name}') must have one input and one output."
@@ -32,8 +29,22 @@ def check_input(name: str, model: Any, input_shape: heads.Shape) -> None:
             f"`model` ('{name}') takes inputs of {tuple(wanted)}; the images are "
             f"{input_shape}."
         )
+
+
+def check_float32(name: str, model: Any) -> None:
+    """Checks that a model is a graph that computes in float32.
+
+    Raises:
+      ModelError: it does not.
+    """
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise errors.ModelError(
+            f"`model` ('{name}') must be a functional or built Sequential Keras model."
+        )
     for layer in model._flatten_layers(include_self=False):
         policy = layer.dtype_policy
+        if "float" not in policy.compute_dtype:
+            continue  # a tokenizer, which is no part of the graph
         if (policy.compute_dtype, policy.variable_dtype) != ("float32", "float32"):
             raise errors.ModelError(
                 f"`model` ('{name}') must be float32; layer '{layer.name}' is "

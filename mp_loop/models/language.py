@@ -50,7 +50,7 @@ def tokenizer(preset: str, sequence_length: int) -> Callable[[Any], np.ndarray]:
       ModelError: keras_hub is missing, or has no such preset for text.
     """
     _check_length(sequence_length)
-    preprocessor = _from_preset(
+    preprocessor = from_preset(
         "TextClassifierPreprocessor", preset, sequence_length=sequence_length
     )
 
@@ -104,7 +104,7 @@ def build(
         raise errors.ModelError(f"`seed` ({seed}) must be in [0, 2**32).")
     name = f"{PREFIX}{preset}"
     keras.utils.set_random_seed(seed)  # of the backbone's dropout
-    backbone = _from_preset("Backbone", preset, dtype="float32")
+    backbone = from_preset("Backbone", preset, dtype="float32")
     _sequence(name, backbone)
     longest = getattr(backbone, "max_sequence_length", None)
     if longest is not None and sequence_length > longest:
@@ -112,7 +112,7 @@ def build(
             f"`model` ('{name}'): `sequence_length` ({sequence_length}) must be at "
             f"most {longest}, the number of its positions."
         )
-    padding = _from_preset("Tokenizer", preset).pad_token_id
+    padding = from_preset("Tokenizer", preset).pad_token_id
     keras.utils.set_random_seed(seed)  # whatever the backbone drew
     return with_head(backbone, sequence_length, num_classes, dropout, padding)
 
@@ -176,15 +176,28 @@ def _check_length(sequence_length: int) -> None:
         )
 
 
-def _from_preset(kind: str, preset: str, **arguments: Any) -> Any:
-    """Calls `keras_hub.models.{kind}.from_preset`; an error becomes one line."""
-    name = f"{PREFIX}{preset}"
+def keras_hub(name: str) -> Any:
+    """Imports keras_hub for a model.
+
+    Raises:
+      ModelError: it is not installed.
+    """
     try:
-        hub = importlib.import_module("keras_hub")
+        return importlib.import_module("keras_hub")
     except ImportError as error:
         raise errors.ModelError(
             f"`model` ('{name}') needs keras_hub: pip install 'mp_loop[text]'."
         ) from error
+
+
+def from_preset(kind: str, preset: str, **arguments: Any) -> Any:
+    """Calls `keras_hub.models.{kind}.from_preset`; an error becomes one line.
+
+    Raises:
+      ModelError: keras_hub is missing, or has no such preset of this kind.
+    """
+    name = f"{PREFIX}{preset}"
+    hub = keras_hub(name)
     if not os.path.isdir(preset):
         known = preset in hub.models.Backbone.presets or "://" in preset
         if not known:

@@ -55,11 +55,15 @@ class TrainableLayers:
             (layer, layer.trainable)
             for layer in model._flatten_layers(include_self=False)
         ]
+        # A layer with an adapter has weights that are trained and others.
+        self._weights = [(v, v.trainable) for v in model.weights]
 
     def everything(self) -> None:
-        """Makes every layer as trainable as it was."""
+        """Makes every layer and every weight as trainable as it was."""
         for layer, trainable in self._before:
             layer.trainable = trainable
+        for weight, trainable in self._weights:
+            weight.trainable = trainable
 
     def head_alone(self) -> None:
         """Freezes all layers but the last one that has weights to train.
@@ -76,6 +80,11 @@ class TrainableLayers:
             )
         for layer in layers[:-1]:
             layer.trainable = False
+
+
+def last(model: keras.Model) -> keras.layers.Layer:
+    """Returns the last layer of a model that has weights."""
+    return [layer for layer in _layers(model) if layer.weights][-1]
 
 
 def _layers(model: keras.Model) -> list[keras.layers.Layer]:

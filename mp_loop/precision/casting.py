@@ -35,7 +35,7 @@ def convert_layer(
       each_call: whether a copy that has weights can `copies.read_in_each_call`.
     """
     plain = getattr(layer, "activity_regularizer", None) is None  # a reduction
-    if not plain or getattr(layer, "lora_enabled", False) or is_foreign(layer):
+    if not plain or has_adapters(layer) or is_foreign(layer):
         return layer
     if type(layer) in products.BIASED:
         return products.with_float32_bias(layer, product_policy, each_call)
@@ -72,6 +72,11 @@ def is_foreign(layer: keras.layers.Layer) -> bool:
     """Tells whether a layer's own dtypes are what its user chose."""
     quantized = getattr(layer, "quantization_mode", None) is not None
     return quantized or layer.dtype_policy.name != "float32"
+
+
+def has_adapters(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer, or one in it, has a low-rank adapter."""
+    return any(getattr(x, "lora_enabled", False) for x in layer._flatten_layers())
 
 
 def is_head(layer: keras.layers.Layer) -> bool:

@@ -131,7 +131,8 @@ def coverage(
       dtype: "float16" or "bfloat16".
       float32_layers: as for `twins.half_precision_twin`.
       inputs: an example of what the model takes, nested tensors or specs; None: what
-        the model itself tells, sequences of unknown length being of `LENGTH`.
+        the model itself tells, sequences of unknown length being of `LENGTH`,
+        or as long as the model allows.
 
     Raises:
       ValueError: as `twins.half_precision_twin`.
@@ -147,7 +148,11 @@ def of_twin(
     given = _inputs(model) if inputs is None else inputs
     graph = tf.__internal__.FuncGraph("coverage")
     with graph.as_default(), keras.StatelessScope():
-        twin(keras.tree.map_structure(_placeholder, given), training=False)
+        length = min([LENGTH, *_positions(model)])
+        twin(
+            keras.tree.map_structure(lambda x: _placeholder(x, length), given),
+            training=False,
+        )
     counts: Mapping[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     names = {layer.name for layer in model._flatten_layers(include_self=False)}
     for op, times, around in _products(graph, {}):
@@ -246,6 +251,12 @@ def _inputs(model: keras.Model) -> Any:
     )
 
 
-def _placeholder(tensor: Any) -> tf.Tensor:
-    shape = [1, *(LENGTH if size is None else size for size in tensor.shape[1:])]
+def _positions(model: keras.Model) -> list[int]:
+    """How many tokens keras_hub's backbones can number."""
+    found = [getattr(x, "max_sequence_length", None) for x in model._flatten_layers()]
+    return [x for x in found if isinstance(x, int)]
+
+
+def _placeholder(tensor: Any, length: int) -> tf.Tensor:
+    shape = [1, *(length if size is None else size for size in tensor.shape[1:])]
     return tf.compat.v1.placeholder(tensor.dtype, shape)

@@ -230,10 +230,32 @@ class _Embedding:
             self.reverse_embeddings = master.reverse_embeddings
 
 
+class _ReversibleEmbedding(_Embedding):
+    """Mixin: multiplies with the table as another twin of the master does."""
+
+    def multiply_by(self, head: keras.layers.Layer) -> None:
+        self._head = lambda: head  # a closure hides it from Keras' tracking
+
+    def call(self, inputs: tf.Tensor, reverse: bool = False) -> tf.Tensor:
+        if reverse:
+            return self._head()(inputs, reverse=True)
+        return super().call(inputs)
+
+    def compute_output_spec(self, inputs: Any, reverse: bool = False) -> Any:
+        if reverse:
+            return self._head().compute_output_spec(inputs, reverse=True)
+        return super().compute_output_spec(inputs)
+
+
 def can_look_up(layer: keras.layers.Layer) -> bool:
     """Tells whether the layer looks up rows of a table, and no more."""
     known = (keras.layers.Embedding, getattr(keras.layers, "ReversibleEmbedding", None))
     return type(layer) in (*known, *_of_keras_hub(_TABLES))
+
+
+def is_reversible(layer: keras.layers.Layer) -> bool:
+    """Tells whether the layer can also multiply with its table, as a head does."""
+    return can_look_up(layer) and type(layer) is not keras.layers.Embedding
 
 
 def embedding(
@@ -247,7 +269,8 @@ def embedding(
       policy: dtype of the rows.
 
     Returns:
-      A layer whose products with the table (`reverse=True`) are float32.
+      A layer; of one that `is_reversible`, it must be told what it is to
+      `multiply_by`.
     """
     # Under a mixed policy, Keras rounds the rows, not the table.
     mixed = keras.DTypePolicy(f"mixed_{policy.variable_dtype}")
@@ -258,7 +281,9 @@ def embedding(
 
 @functools.cache
 def _looking_up(base: type) -> type:
-    return type(base.__name__, (_Embedding, base), {})
+    plain = base is keras.layers.Embedding
+    mixin = _Embedding if plain else _ReversibleEmbedding
+    return type(base.__name__, (mixin, base), {})
 
 
 class _PositionEmbedding(keras.layers.Layer):

@@ -20,7 +20,14 @@ import tensorflow as tf
 
 from mp_loop.hardware import devices
 from mp_loop.operations import emission
-from mp_loop.precision import by_operation, casting, cloning, copies, products
+from mp_loop.precision import (
+    by_operation,
+    casting,
+    cloning,
+    copies,
+    products,
+    transformer,
+)
 
 
 def half_precision_twin(
@@ -80,7 +87,7 @@ def half_precision_twin(
             return by_operation.operation(layer, how, wide)
         if stays and stays.search(layer.name) or casting.is_foreign(layer):
             return layer
-        if id(layer) in outputs:
+        if id(layer) in outputs and not transformer.is_reversible(layer):
             if casting.is_head(layer) or not by_operation.gains(layer, how):
                 return layer
             return by_operation.layer(layer, how, float32_outputs)
@@ -90,6 +97,8 @@ def half_precision_twin(
             copies.read_in_each_call(twin, layer)
         if twin is layer and by_operation.gains(layer, how):
             return by_operation.layer(layer, how)
+        if twin is not layer and transformer.is_reversible(layer):
+            twin.multiply_by(by_operation.layer(layer, how, id(layer) in outputs))
         return twin
 
     return cloning.clone(model, convert)

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from mp_loop.config import errors, sections, settings
+from mp_loop.config import errors, settings
 from mp_loop.data import batching, sources
 from mp_loop.distributed import strategies, workers
-from mp_loop.models import applications, catalog, heads, language, trainable_layers
+from mp_loop.models import heads, trainable_layers
 from mp_loop.precision import coverage, offloading, twins
-from mp_loop.run import metric, phases, step_factory, trial
+from mp_loop.run import metric, phases, step_factory, tasks, trial
 from mp_loop.step import eval_step, losses, protocol
 
 
@@ -100,7 +99,11 @@ class Experiment:
         dtype = self.config.precision.precision
         if dtype == "float32" or not getattr(self.model, "inputs", None):
             return None
-        return coverage.of_twin(self.step.twin, self.model, dtype)
+        inputs = None
+        if self.source.is_text:  # a model may take texts of any length
+            shape = (1, *self.source.input_shape)
+            inputs = self.source.prepare(tf.zeros(shape, tf.int32))
+        return coverage.of_twin(self.step.twin, self.model, dtype, inputs)
 
     def evaluate(self) -> dict[str, float]:
         """Returns `eval_loss` and the metric, by its key, on the test data."""
@@ -108,8 +111,7 @@ class Experiment:
         self.workers.check_equal(list(self.step.state.named().values()))
         batch_size = self.config.data.batch_size
         found = self.evaluation(batching.evaluation_batches(self.source, batch_size))
-        found[self.metric.key] = found.pop("eval_accuracy")
-        return found
+        return self.metric.named(found)
 
 
 def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experiment:
@@ -126,13 +128,13 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
     keras.utils.set_random_seed(config.training.seed)
     if config.training.deterministic:
         tf.config.experimental.enable_op_determinism()
-    source = _source(config)
+    source, model = tasks.make(config, strategy)
     _refuse_uneven_batches(config, strategy.num_replicas_in_sync)
     with errors.bad_input(errors.DataError, errors.ModelError), strategy.scope():
         steps_per_epoch = batching.steps_per_epoch(source, config.data.batch_size)
-        model = _model(config, source)
         if config.model.freeze:
             trainable_layers.freeze(model, config.model.freeze)
+        if config.model.freeze or config.model.lora_rank:
             _keep_frozen_on_host(config, model)
     if config.parallel.sync_batch_norm:
         strategies.synchronize_batch_norm(model)
@@ -150,7 +152,7 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
     )
     step = steps.make(phase=0)
     with strategy.scope():
-        measured = metric.make(config.model.metric, from_logits)
+        measured = metric.make(config.model.measured_by, from_logits)
         evaluation = eval_step.EvalStep(model, loss, measured.metric)
     _refuse_unknown_direction(config, measured)
     together = workers.Workers(strategy)
@@ -165,56 +167,10 @@ def _refuse_unknown_direction(
     """Refuses to choose checkpoints by a metric that may be good or bad."""
     if config.records.best_by == "eval_accuracy" and measured.higher_is_better is None:
         raise errors.UsageError(
-            f"--metric ({config.model.metric}) does not say whether higher or lower is "
-            "better: choose the best checkpoint with --best_by=eval_loss, or none."
+            f"--metric ({config.model.measured_by}) does not say whether higher or "
+            "lower is better: choose the best checkpoint with --best_by=eval_loss, or "
+            "none."
         )
-
-
-def _source(config: settings.Config) -> sources.Source:
-    """Loads the data, with the preprocessing that the model wants."""
-    tokenize = _tokenizer(config)
-    with errors.bad_input(errors.DataError, flag="dataset", value=config.data.dataset):
-        source = sources.from_settings(config.data, tokenize)
-    if source.is_text:
-        return source
-    channels = source.input_shape[-1]
-    if config.data.preprocessing in ("torch", "caffe") and channels != 3:
-        raise errors.UsageError(
-            f"--preprocessing ({config.data.preprocessing}) is for 3 channels, not the "
-            f"{channels} of '{config.data.dataset}'."
-        )
-    preprocess = applications.preprocessing(
-        config.data.preprocessing, config.model.model, config.model.weights
-    )
-    return dataclasses.replace(source, preprocess=preprocess)
-
-
-def _tokenizer(config: settings.Config) -> Callable[[Any], np.ndarray] | None:
-    """The tokenizer of a model for texts; None for images."""
-    if not _reads_texts(config.model):
-        return None
-    _refuse_for_texts(config)
-    with errors.bad_input(errors.ModelError):
-        return language.tokenizer(_preset(config.model), config.data.sequence_length)
-
-
-def _reads_texts(model: sections.Model) -> bool:
-    return model.model.startswith(language.PREFIX)
-
-
-def _preset(model: sections.Model) -> str:
-    return model.model.removeprefix(language.PREFIX)
-
-
-def _refuse_for_texts(config: settings.Config) -> None:
-    """Names the first flag that texts have no use for."""
-    values, defaults = config.values(), settings.Config().values()
-    for name in ("augment", "image_size", "crop_pct", "preprocessing", "weights"):
-        if values[name] != defaults[name]:
-            raise errors.UsageError(
-                f"--{name} ({values[name]}) is for images, not for "
-                f"--model={config.model.model}."
-            )
 
 
 def _refuse_uneven_batches(config: settings.Config, replicas: int) -> None:
@@ -226,27 +182,6 @@ def _refuse_uneven_batches(config: settings.Config, replicas: int) -> None:
             f"--batch_size ({config.data.batch_size}) must be a multiple of {parts}: "
             f"{replicas} replicas with --accumulate_steps={accumulate_steps}."
         )
-
-
-def _model(config: settings.Config, source: sources.Source) -> keras.Model:
-    """Builds the model for the data."""
-    model, seed = config.model, config.training.seed
-    if _reads_texts(model):
-        return language.build(
-            _preset(model),
-            config.data.sequence_length,
-            source.num_classes,
-            model.dropout,
-            seed,
-        )
-    return catalog.build(
-        model.model,
-        source.input_shape,
-        source.num_classes,
-        seed,
-        model.weights,
-        model.dropout,
-    )
 
 
 def _keep_frozen_on_host(config: settings.Config, model: keras.Model) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from collections.abc import Mapping
 
 import keras
+import numpy as np
 
 from mp_loop.config import names
 
@@ -21,28 +23,38 @@ class EvaluationMetric:
     """A metric of the test data.
 
     Attributes:
-      metric: Keras' object.
+      metric: Keras' object; None: perplexity, the exponential of the mean loss.
       key: of its value in evaluations and summaries: `eval_accuracy` for every kind of
         accuracy, else `eval_` and the metric's name.
       higher_is_better: None where the metric does not say.
     """
 
-    metric: keras.metrics.Metric
+    metric: keras.metrics.Metric | None
     key: str
     higher_is_better: bool | None
+
+    def named(self, evaluation: Mapping[str, float]) -> dict[str, float]:
+        """Returns what an `EvalStep` found, the metric by its key."""
+        found = {"eval_loss": evaluation["eval_loss"]}
+        if self.metric is not None:
+            return found | {self.key: evaluation["eval_accuracy"]}
+        with np.errstate(over="ignore"):
+            return found | {self.key: float(np.exp(found["eval_loss"]))}
 
 
 def make(name: str, from_logits: bool) -> EvaluationMetric:
     """Makes a metric of class numbers from its Keras identifier.
 
     Args:
-      name: the identifier. `accuracy`, `acc`, `crossentropy` and `ce` mean what
-        `compile` makes of them for class numbers.
+      name: the identifier, or `perplexity`. `accuracy`, `acc`, `crossentropy` and
+        `ce` mean what `compile` makes of them for class numbers.
       from_logits: whether the model's outputs are logits; a metric that asks is told.
 
     Raises:
       ValueError: Keras knows no such metric, or it needs arguments.
     """
+    if name == names.PERPLEXITY:
+        return EvaluationMetric(None, f"eval_{name}", higher_is_better=False)
     try:
         found = keras.metrics.get(names.METRIC_ALIASES.get(name, name))
     except TypeError as error:

@@ -45,20 +45,22 @@ def check(
       UsageError: one of them fails, or does not fit; the message names the flag.
     """
     rows = next(n for n in _ROWS if n != source.num_classes)
-    inputs, labels = next(iter(batching.evaluation_batches(source, rows)))
+    inputs, labels, *_ = next(iter(batching.evaluation_batches(source, rows)))
     with _blamed("model", named.model, "cannot take a batch"):
         outputs = tf.cast(model(inputs, training=False), tf.float32)
     shapes = f"labels {labels.shape} and outputs {outputs.shape}"
     with _blamed("loss", named.loss, f"does not fit {shapes}", _sparse(named.loss)):
         losses.of(loss)(labels, outputs)
-    with _blamed("metric", named.metric, f"does not fit {shapes}"):
-        _try_metric(named.metric, model, labels, outputs)
+    with _blamed("metric", named.measured_by, f"does not fit {shapes}"):
+        _try_metric(named.measured_by, model, labels, outputs)
 
 
 def _try_metric(
     name: str, model: keras.Model, labels: tf.Tensor, outputs: tf.Tensor
 ) -> None:
     found = metric.make(name, heads.from_logits(model)).metric
+    if found is None:
+        return
     is_kerass = type(found).__module__.startswith("keras.")
     of_class_numbers = type(found).__name__.startswith("Sparse")
     fits = outputs.shape[1:] in ([], [1]) or labels.shape == outputs.shape

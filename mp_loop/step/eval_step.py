@@ -1,4 +1,8 @@
-"""Evaluation of a float32 model: mean loss and one metric over all examples."""
+"""Evaluation of a float32 model: mean loss and one metric over all examples.
+
+evaluate = EvalStep(model, loss, "sparse_categorical_accuracy")
+evaluate(batches)             # {"eval_loss": ..., "eval_accuracy": ...}
+"""
 
 from __future__ import annotations
 
@@ -21,32 +25,37 @@ class EvalStep:
         Args:
           model: the model to evaluate, as its user would use it.
           loss: as for `TrainStep`.
-          metric: Keras identifier or `keras.metrics.Metric`.
+          metric: Keras identifier or `keras.metrics.Metric`; None: the loss alone.
         """
         self._model = model
         self._loss = losses.of(loss, names=getattr(model, "output_names", None))
         self._metric = keras.metrics.get(metric)
-        if not isinstance(self._metric, keras.metrics.Metric):
+        if not isinstance(self._metric, keras.metrics.Metric | None):
             self._metric = keras.metrics.MeanMetricWrapper(self._metric)
         self._mean = keras.metrics.Mean()
         run = replicas.Replicas().each(self._one_step, even=False)
         self._step = tf.function(run, autograph=False)
 
     def __call__(self, batches: tf.data.Dataset) -> dict[str, float]:
-        """Returns `eval_loss` and `eval_accuracy` over (inputs, labels) batches."""
-        self._metric.reset_state()
-        self._mean.reset_state()
-        for inputs, labels in batches:
-            self._step(inputs, labels)
-        return {
-            "eval_loss": float(self._mean.result()),
-            "eval_accuracy": float(self._metric.result()),
-        }
+        """Returns `eval_loss`, and `eval_accuracy` if there is a metric.
 
-    def _one_step(self, inputs: Any, labels: Any) -> None:
+        Args:
+          batches: of (inputs, labels[, sample_weight]).
+        """
+        counted = [self._mean, *([] if self._metric is None else [self._metric])]
+        for one in counted:
+            one.reset_state()
+        for batch in batches:
+            self._step(*batch)
+        results = [float(one.result()) for one in counted]
+        return dict(zip(("eval_loss", "eval_accuracy"), results, strict=False))
+
+    def _one_step(self, inputs: Any, labels: Any, sample_weight: Any = None) -> None:
         outputs = self._model(inputs, training=False)
-        loss = self._loss(labels, gradients.outputs_in_float32(outputs))
+        loss = self._loss(labels, gradients.outputs_in_float32(outputs), sample_weight)
         rows = tf.shape(tf.nest.flatten(labels)[0])[0]
         loss = tf.where(rows > 0, loss, 0.0)  # a replica may have none
         self._mean.update_state(loss, sample_weight=rows)
-        self._metric.update_state(labels, outputs)
+        if self._metric is not None:
+            weights = () if sample_weight is None else (sample_weight,)
+            self._metric.update_state(labels, outputs, *weights)

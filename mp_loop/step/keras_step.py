@@ -128,9 +128,9 @@ class KerasStep:
             variable.assign(mixed)
         return self.model
 
-    def graph(self, inputs: Any, labels: Any) -> tf.Graph:
+    def graph(self, inputs: Any, labels: Any, sample_weight: Any = None) -> tf.Graph:
         """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""
-        return self._step.get_concrete_function(inputs, labels).graph
+        return self._step.get_concrete_function(inputs, labels, sample_weight).graph
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
         ours = ("grad_norm", "skip_reason")

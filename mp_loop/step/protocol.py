@@ -49,5 +49,5 @@ class Step(Protocol):
     def continue_from(self, before: Step) -> None:
         """Takes over from a step that trained other layers of the same model."""
 
-    def graph(self, inputs: Any, labels: Any) -> tf.Graph:
+    def graph(self, inputs: Any, labels: Any, sample_weight: Any = None) -> tf.Graph:
         """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""

@@ -262,9 +262,9 @@ class TrainStep:
         """Returns the trained float32 model."""
         return self.model
 
-    def graph(self, inputs: Any, labels: Any) -> tf.Graph:
+    def graph(self, inputs: Any, labels: Any, sample_weight: Any = None) -> tf.Graph:
         """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""
-        return self._step.get_concrete_function(inputs, labels).graph
+        return self._step.get_concrete_function(inputs, labels, sample_weight).graph
 
     def loss(self, labels: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
         """Returns the mean loss of a batch, float32 [], without regularizers."""

@@ -26,6 +26,27 @@ REFUSED = {
     "weights": ({"weights": "no.weights.h5"}, "there is no such file"),
     "kind of weights": ({"weights": "imagenet1k"}, "must be imagenet, or a file"),
     "a data set": ({"dataset": "cifar_10"}, "Did you mean cifar10"),
+    "a decoder that classifies": ({"model": "small_decoder"}, "needs --task=causal_lm"),
+    "a classifier of tokens": (
+        {"model": "cnn", "task": "causal_lm"},
+        "--model (cnn) must be one of small_decoder, keras_hub:PRESET_OR_FOLDER",
+    ),
+    "a decoder": (
+        {"model": "small_decodr", "task": "causal_lm"},
+        "Did you mean small_decoder?",
+    ),
+    "a file of a decoder": (
+        {"model": "no.keras", "task": "causal_lm"},
+        "--model (no.keras): there is no such file",
+    ),
+    "a module of a decoder": (
+        {"model": "no_such:f", "task": "causal_lm"},
+        "there is no module 'no_such'",
+    ),
+    "a file of text": (
+        {"dataset": "text:no/such", "model": "small_decoder", "task": "causal_lm"},
+        "--dataset (text:no/such): there is no file or folder 'no/such'",
+    ),
     "embedded data": (
         {"dataset": "fashion_mnist_min"},
         "Did you mean fashion_mnist_mini",
@@ -43,6 +64,12 @@ KNOWN = {
     "a configuration": {"dataset": "glue/sst2"},
     "a collection": {"dataset": "huggingface:anything"},
     "text": {"model": "keras_hub:bert_tiny_en_uncased"},
+    "a language model": {
+        "model": "small_decoder",
+        "task": "causal_lm",
+        "dataset": "text:tests",
+        "metric": "perplexity",
+    },
 }
 
 

@@ -37,6 +37,22 @@ REFUSED = {
         {"loop": "keras", "accumulate_steps": 2},
         "--accumulate_steps (2) is not available with --loop=keras",
     ),
+    "texts without labels": (
+        {"dataset": "text:books"},
+        "--dataset (text:books) is text without labels: pass --task=causal_lm.",
+    ),
+    "perplexity of another loss": (
+        {"task": "causal_lm", "loss": "mse"},
+        "--loss (mse) must be sparse_categorical_crossentropy, of which perplexity",
+    ),
+    "a head of tokens": (
+        {"task": "causal_lm", "head_epochs": 1},
+        "--head_epochs (1) is for a new last layer",
+    ),
+    "a head and adapters": (
+        {"lora_rank": 2, "head_epochs": 1},
+        "--head_epochs (1) contradicts --lora_rank (2).",
+    ),
     "uneven_split": (
         {"batch_size": 10, "accumulate_steps": 3},
         "--accumulate_steps (3) must divide --batch_size (10).",

@@ -41,3 +41,12 @@ def test_a_metric_that_asks_is_told_of_logits():
 def test_a_metric_with_arguments_is_refused():
     with pytest.raises(ValueError, match="needs arguments"):
         metric.make("mean_io_u", from_logits=True)
+
+
+def test_perplexity_is_made_of_the_mean_loss():
+    found = metric.make("perplexity", from_logits=True)
+    assert (found.metric, found.key) == (None, "eval_perplexity")
+    assert found.higher_is_better is False
+    named = found.named({"eval_loss": 2.0})
+    assert named == {"eval_loss": 2.0, "eval_perplexity": pytest.approx(np.exp(2.0))}
+    assert found.named({"eval_loss": 1e4})["eval_perplexity"] == np.inf

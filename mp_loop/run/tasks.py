@@ -1,0 +1,138 @@
+"""Data and model of each task.
+
+    source, model = tasks.make(config, strategy)
+
+Where tokens come from the model, it is loaded before the data are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mp_loop.config import errors, sections, settings
+from mp_loop.data import sources
+from mp_loop.models import (
+    adapters,
+    applications,
+    catalog,
+    causal_language,
+    language,
+    trainable_layers,
+)
+
+Parts = tuple[sources.Source, keras.Model]
+
+
+def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Parts:
+    """Loads the data and builds the model, with adapters if they are asked for.
+
+    Args:
+      config: of the experiment.
+      strategy: in whose scope the model is made.
+
+    Raises:
+      UsageError: one of them cannot be loaded, or they do not fit together.
+    """
+    make = _causal_lm if config.model.task == "causal_lm" else _classification
+    source, model = make(config, strategy)
+    if config.model.lora_rank:
+        head = []  # new, and so there is nothing that an adapter could adapt
+        if config.model.task == "classification":
+            head = [trainable_layers.last(model)]
+        with errors.bad_input(errors.ModelError), strategy.scope():
+            adapters.enable(model, config.model.lora_rank, head)
+    return source, model
+
+
+def _causal_lm(config: settings.Config, strategy: tf.distribute.Strategy) -> Parts:
+    named, length = config.model, config.data.sequence_length
+    _refuse_flags_of_images(config, f"--task={named.task}")
+    with errors.bad_input(errors.ModelError), strategy.scope():
+        model = causal_language.build(
+            named.model, length, named.dropout, config.training.seed
+        )
+    with errors.bad_input(errors.ModelError):
+        tokens = causal_language.tokens(named.model, model)
+    data = config.data
+    with errors.bad_input(errors.DataError, flag="dataset", value=data.dataset):
+        source = sources.load_texts(
+            data.dataset, tokens, length, data.data_dir, data.held_out
+        )
+    prepare = causal_language.inputs(model)
+    return dataclasses.replace(source, preprocess=prepare), model
+
+
+def _classification(config: settings.Config, strategy: tf.distribute.Strategy) -> Parts:
+    source = _labelled(config)
+    named, seed = config.model, config.training.seed
+    with errors.bad_input(errors.ModelError), strategy.scope():
+        if not _reads_texts(named):
+            model = catalog.build(
+                named.model,
+                source.input_shape,
+                source.num_classes,
+                seed,
+                named.weights,
+                named.dropout,
+            )
+        else:
+            model = language.build(
+                _preset(named),
+                config.data.sequence_length,
+                source.num_classes,
+                named.dropout,
+                seed,
+            )
+    return source, model
+
+
+def _labelled(config: settings.Config) -> sources.Source:
+    """Loads data with labels, with the preprocessing that the model wants."""
+    tokenize = _tokenizer(config)
+    with errors.bad_input(errors.DataError, flag="dataset", value=config.data.dataset):
+        source = sources.from_settings(config.data, tokenize)
+    if source.is_text:
+        return source
+    channels = source.input_shape[-1]
+    if config.data.preprocessing in ("torch", "caffe") and channels != 3:
+        raise errors.UsageError(
+            f"--preprocessing ({config.data.preprocessing}) is for 3 channels, not the "
+            f"{channels} of '{config.data.dataset}'."
+        )
+    preprocess = applications.preprocessing(
+        config.data.preprocessing, config.model.model, config.model.weights
+    )
+    return dataclasses.replace(source, preprocess=preprocess)
+
+
+def _tokenizer(config: settings.Config) -> Callable[[Any], np.ndarray] | None:
+    """The tokenizer of a classifier of texts; None for images."""
+    if not _reads_texts(config.model):
+        return None
+    _refuse_flags_of_images(config, f"--model={config.model.model}")
+    with errors.bad_input(errors.ModelError):
+        return language.tokenizer(_preset(config.model), config.data.sequence_length)
+
+
+def _reads_texts(model: sections.Model) -> bool:
+    return model.model.startswith(language.PREFIX)
+
+
+def _preset(model: sections.Model) -> str:
+    return model.model.removeprefix(language.PREFIX)
+
+
+def _refuse_flags_of_images(config: settings.Config, given: str) -> None:
+    """Names the first flag that texts have no use for."""
+    values, defaults = config.values(), settings.Config().values()
+    for name in ("augment", "image_size", "crop_pct", "preprocessing", "weights"):
+        if values[name] != defaults[name]:
+            raise errors.UsageError(
+                f"--{name} ({values[name]}) is for images, not for {given}."
+            )
