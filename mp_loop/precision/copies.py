@@ -8,7 +8,9 @@ A copy is told later what it was made of: see `pairing`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -75,6 +77,30 @@ def made(
 ) -> keras.layers.Layer:
     """Makes a layer of a kind; one that can `read_in_each_call` if `each_call`."""
     return (_casting_in_each_call(kind) if each_call else kind).from_config(config)
+
+
+@contextlib.contextmanager
+def under_keras_policy(name: str) -> Iterator[None]:
+    """Inside, what fails is said to be what Keras' own policy cannot do.
+
+    Args:
+      name: of a model or layer that is made again and called under that policy.
+
+    Raises:
+      ValueError: in place of what was raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith("`"):
+            raise  # one of ours
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else repr(error)
+        raise ValueError(
+            f"`model`: {name} cannot be made again under Keras' mixed policy, to "
+            f"compute as Keras does ({reason}). Train it without Keras' loop and "
+            "arithmetic, or let `get_config` return all that its constructor takes."
+        ) from error
 
 
 def read_in_each_call(twin: keras.layers.Layer, master: keras.layers.Layer) -> None:

@@ -27,7 +27,8 @@ def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
       dtype: "float16" for mixed_float16, "bfloat16" for mixed_bfloat16.
 
     Raises:
-      ValueError: as `half_precision_twin`.
+      ValueError: as `half_precision_twin`; or Keras cannot make a layer again under
+        its policy, by name.
     """
     cloning.check_cloneable(model)
     cloning.check_dtypes(model, dtype)
@@ -45,13 +46,20 @@ def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
         mixes = not all(variable._autocast for variable in layer.weights)
         if mixes and not layer._layers:
             return float32_calls.Rounded(layer, dtype)
+        with copies.under_keras_policy(
+            f"layer '{layer.name}' ({type(layer).__name__})"
+        ):
+            return copied(layer, mixes)
+
+    def copied(layer: keras.layers.Layer, mixes: bool) -> keras.layers.Layer:
         if layer.weights and (mixes or calls[id(layer)] > 1 or _needs_masters(layer)):
             twin = copies.copy(layer, copies.twin_config(layer, mixed), each_call=True)
             copies.read_in_each_call(twin, layer)
             return twin
         return copies.copy(layer, copies.twin_config(layer, policy))
 
-    return cloning.clone(model, convert)
+    with copies.under_keras_policy(model.name):
+        return cloning.clone(model, convert)
 
 
 def _needs_masters(layer: keras.layers.Layer) -> bool:

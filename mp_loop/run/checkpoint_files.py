@@ -58,9 +58,8 @@ def write(
         folder.mkdir()
         files.flush(folder.parent)
     final = folder / f"step-{manifest.step:08d}"
-    new = folder / f".{final.name}.{os.getpid()}"
-    for leftover in folder.glob(".step-*"):  # of processes that died
-        shutil.rmtree(leftover, ignore_errors=True)
+    new = _hidden(final)
+    remove_leftovers(folder)
     try:
         new.mkdir()
         _write_tensors(new, tensors)
@@ -73,7 +72,7 @@ def write(
             put_aside(final, _REPLACED)  # `undo_replacements` if we die right here
         os.rename(new, final)
         files.flush(folder)
-        shutil.rmtree(_aside(final, _REPLACED), ignore_errors=True)
+        remove_leftovers(folder)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
@@ -88,6 +87,22 @@ def read_tensors(path: pathlib.Path, dtypes: Mapping[str, str]) -> Sequence[tf.T
             shape_and_slices=[""] * len(dtypes),
             dtypes=list(dtypes.values()),
         )
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a checkpoint: a process that dies leaves it whole, or a leftover."""
+    hidden = _hidden(path)
+    os.rename(path, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes what processes that died left, and checkpoints that were replaced."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f"step-*{_REPLACED}"):
+        if path.with_suffix("").exists():  # else: see `undo_replacements`
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def put_aside(path: pathlib.Path, ending: str) -> None:
@@ -113,6 +128,10 @@ def _write_tensors(folder: pathlib.Path, tensors: Mapping[str, tf.Tensor]) -> No
             shape_and_slices=[""] * len(tensors),
             tensors=list(tensors.values()),
         )
+
+
+def _hidden(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def _aside(path: pathlib.Path, ending: str) -> pathlib.Path:

@@ -19,7 +19,6 @@ import logging
 import math
 import os
 import pathlib
-import shutil
 import threading
 from collections.abc import Callable, Mapping
 
@@ -280,7 +279,8 @@ class Checkpoints:
             if path in self._damaged:
                 checkpoint_files.put_aside(path, ".damaged")
             else:
-                shutil.rmtree(path)
+                checkpoint_files.remove(path)
+        checkpoint_files.remove_leftovers(self._folder)
         self._best_is_known = False
 
     def entries(self) -> list[Entry]:
@@ -355,7 +355,8 @@ class Checkpoints:
         best = self._best_entry()
         for entry in entries[: -self._keep]:
             if best is None or entry.step != best.step:
-                shutil.rmtree(entry.path, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    checkpoint_files.remove(entry.path)
 
     def _read(
         self, path: pathlib.Path, convert: bool

@@ -120,7 +120,8 @@ class RunFolder:
         ):
             files.remove_leftovers(folder)
             files.remove_leftovers(folder / records.TENSORBOARD_FOLDER)
-            run_logs.drop_after(folder, step)
+            # A run that begins once more writes its setup again, which is of step 0.
+            run_logs.drop_after(folder, step or -1)
             _write_description(folder, flagfile)
             return cls(folder, lock)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mp_loop.run import file_errors, files, strict_json
@@ -97,31 +97,55 @@ class EventLog:
 
 
 def drop_events_after(folder: pathlib.Path, step: int) -> None:
-    """Removes from all event files of a folder what came after a step."""
+    """Removes from all event files of a folder what came after a step.
+
+    What a probe saw before the step that follows goes too: it will look again.
+    """
     for path in sorted(folder.glob("events.out.tfevents.*")):
         with file_errors.tensorflow_to_os():
             _drop_events_after(path, step)
 
 
 def _drop_events_after(path: pathlib.Path, step: int) -> None:
-    """Rewrites an event file without later steps and without a torn last event."""
+    """Rewrites an event file without later steps and without a torn last event.
+
+    One that holds nothing else stays as it is: a full disk may have no room for it.
+    """
     import tensorflow as tf
     from google.protobuf import message
 
-    kept, summaries = [], 0
+    kept, summaries, count = [], 0, 0
+    torn = True
     with contextlib.suppress(tf.errors.DataLossError, message.DecodeError):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            count += 1
             event = tf.compat.v1.Event.FromString(record)
-            if event.step <= step:
+            if _is_kept(event, step):
                 kept.append(record)
                 summaries += event.HasField("summary")
+        torn = False
     if not summaries:
         path.unlink()
-        return
+    elif torn or len(kept) < count:
+        _replace(path, kept)
+
+
+def _is_kept(event: tf.compat.v1.Event, step: int) -> bool:
+    """Whether a run that goes on after `step` steps does not write the event again."""
+    if event.step != step:
+        return event.step < step
+    plugins = {value.metadata.plugin_data.plugin_name for value in event.summary.value}
+    return "histograms" not in plugins
+
+
+def _replace(path: pathlib.Path, records: Sequence[bytes]) -> None:
+    """Rewrites an event file with these records."""
+    import tensorflow as tf
+
     hidden = path.with_name(f".{path.name}.{os.getpid()}")
     with files.replacing(path, hidden) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as file:
-            for record in kept:
+            for record in records:
                 file.write(record)
         files.flush(temporary)
 

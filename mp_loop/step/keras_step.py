@@ -168,15 +168,22 @@ def under_policy(model: keras.Model, policy: str) -> keras.Model:
     """Clones a float32 model as if built under a global policy of Keras.
 
     The last layers stay float32, as Keras' guide tells its users to write them.
+
+    Raises:
+      ValueError: Keras cannot make a layer again under the policy, by name.
     """
     last = cloning.output_operations(model)
 
     def convert(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return layer
-        config = layer.get_config()
-        if id(layer) not in last and layer.dtype_policy.name == "float32":
-            config = copies.under_policy(layer, keras.DTypePolicy(policy))
-        return copies.copy(layer, config)
+        with copies.under_keras_policy(
+            f"layer '{layer.name}' ({type(layer).__name__})"
+        ):
+            config = layer.get_config()
+            if id(layer) not in last and layer.dtype_policy.name == "float32":
+                config = copies.under_policy(layer, keras.DTypePolicy(policy))
+            return copies.copy(layer, config)
 
-    return cloning.clone(model, convert)
+    with copies.under_keras_policy(model.name):
+        return cloning.clone(model, convert)

@@ -122,7 +122,9 @@ def test_a_disk_that_grows_over_a_run(tmp_path, disk, nursery, pages):
             if not went_on[kind] or ends[kind] % 8 == 0:
                 words = shlex.split(rescued[2])[1:]
                 assert nursery.live(words).code == 0
-                lives.assert_same(pathlib.Path(rescued[1]), whole)
+                # TensorBoard's files stay behind: the folder may have vanished.
+                but = ("tensorboard", "events")
+                lives.assert_same(pathlib.Path(rescued[1]), whole, but)
                 went_on[kind] += 1
             shutil.rmtree(rescued[1])
         disk.grow(pages)

@@ -23,6 +23,7 @@ RUN = (
     "--initial_scale=4e9",
     "--growth_interval=3",
     "--max_scale=1e10",
+    "--noexplain_skips",
     "--deterministic",
 )
 BARE = {

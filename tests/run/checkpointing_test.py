@@ -333,6 +333,27 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert not none.is_best({"eval_accuracy": 1.0})
 
 
+def test_a_process_that_dies_while_it_removes_leaves_no_half(tmp_path, monkeypatch):
+    def names():
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    def half(path, **_):
+        (path / "manifest.json").unlink(missing_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        _, keeper, _ = saved(tmp_path, (1, 2, 3), keep=2)
+    assert [n for n in names() if n[0] != "."] == ["step-00000002", "step-00000003"]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        keeper.forget_after(2)
+    assert [n for n in names() if n[0] != "."] == ["step-00000002"]
+    _, again = make(tmp_path)
+    assert again.restore() == 2
+    again.forget_after(2)
+    assert names() == ["step-00000002"]
+
+
 def test_going_back_forgets_what_came_after(tmp_path):
     step, keeper, seen = saved(tmp_path)
     step(np.full((steps.BATCH, 8, 8, 1), np.nan, np.float32), steps.data()[1])

@@ -40,3 +40,30 @@ def test_a_disk_that_is_full_when_events_are_dropped_changes_nothing(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     tensorboard.drop_events_after(folder, 20)
     assert run_folders.tensorboard_scalars(tmp_path) == [("train/loss", 20, 0.5)]
+
+
+@pytest.mark.parametrize("step", [0, 20])
+def test_a_run_that_goes_on_has_each_event_once(tmp_path, step):
+    """Its setup where it begins anew, and what a probe sees before the next step."""
+    histogram = {"first": -3, "histogram": [1, 2], "name": "a"}
+    seen = {
+        "layers": [],
+        "variables": [{"name": "a", "grads": histogram}],
+        "step": step,
+    }
+    folder = str(tmp_path)
+    run = run_folder.RunFolder.create(folder, run_folders.FLAGS)
+    for _ in range(3):
+        if not step or not run_folders.tensorboard_kinds(tmp_path):
+            run.log_setup({"seed": 3}, tf.Graph())
+        run.log({"step": 20, "loss": 0.5})
+        run.log_numerics(seen)
+        run.close()
+        before = run_folders.tensorboard_kinds(tmp_path)
+        run = run_folder.RunFolder.reopen(folder, run_folders.FLAGS, step)
+    run.close()
+    if step:  # the line of step 20 is kept, what a probe saw is not
+        before = [kind for kind in before if kind[-1] != "grads/a"]
+        assert len(before) - 3 == len(run_folders.tensorboard_kinds(tmp_path)) - 3
+    else:
+        assert not run_folders.tensorboard_kinds(tmp_path)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import mp_loop
 from mp_loop.step import keras_step
@@ -97,3 +98,45 @@ def test_export_writes_the_trained_weights_into_the_float32_model():
     assert exported is step.model
     assert steps.bits(exported.get_weights()) == steps.bits(step.twin.get_weights())
     assert {v.dtype for v in exported.weights} == {"float32"}
+
+
+class Forgetful(keras.layers.Dense):
+    """It does not tell an argument that it needs."""
+
+    def __init__(self, units, factor, **arguments):
+        super().__init__(units, **arguments)
+        self.factor = factor
+
+
+class OfFloat32(keras.layers.Layer):
+    """It adds a float32 weight to what may be of 16 bits."""
+
+    def build(self, shape):
+        self.shift = self.add_weight((shape[-1],), autocast=False)
+
+    def call(self, x):
+        return tf.add(x, self.shift.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "named"),
+    [
+        (lambda: Forgetful(4, 2.0), r"layer 'forgetful\w*' \(Forgetful\)"),
+        (OfFloat32, "model_of_a_user"),
+    ],
+)
+def test_what_keras_cannot_make_again_is_refused_by_name(layer, named):
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dense(2)(layer()(inputs))
+    model = keras.Model(inputs, outputs, name="model_of_a_user")
+    expected = f"^`model`: {named} cannot be made again under Keras' mixed policy"
+    with pytest.raises(ValueError, match=expected):
+        keras_step.under_policy(model, "mixed_bfloat16")
+
+
+def test_keras_arithmetic_refuses_by_name_as_well():
+    model = keras.Sequential(
+        [keras.Input((4,)), Forgetful(4, 2.0, name="mine"), keras.layers.Dense(2)]
+    )
+    with pytest.raises(ValueError, match=r"^`model`: layer 'mine' \(Forgetful\)"):
+        mp_loop.TrainStep(model, "sgd", "mse", "bfloat16", keras_arithmetic=True)

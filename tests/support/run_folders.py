@@ -19,17 +19,32 @@ def line(step, **values):
     }
 
 
-def tensorboard_scalars(folder):
-    """(tag, step, value) of every metric in the event files, in order."""
+def tensorboard_events(folder):
+    """Every event in the event files, in order."""
     import tensorflow as tf
     from tensorboard.compat.proto import event_pb2
 
-    scalars = []
     for path in sorted(glob.glob(str(folder / "tensorboard" / "*"))):
         for data in tf.data.TFRecordDataset(path):
-            event = event_pb2.Event.FromString(data.numpy())
-            for value in event.summary.value:
-                if value.tag.startswith(("train/", "eval/")):  # else: hparams, graph
-                    number = float(tf.make_ndarray(value.tensor))
-                    scalars.append((value.tag, event.step, number))
-    return scalars
+            yield event_pb2.Event.FromString(data.numpy())
+
+
+def tensorboard_scalars(folder):
+    """(tag, step, value) of every metric in the event files, in order."""
+    import tensorflow as tf
+
+    return [
+        (value.tag, event.step, float(tf.make_ndarray(value.tensor)))
+        for event in tensorboard_events(folder)
+        for value in event.summary.value
+        if value.tag.startswith(("train/", "eval/"))  # else: hparams, graph
+    ]
+
+
+def tensorboard_kinds(folder):
+    """Step and kind or tags of every event but the first of a file, in order."""
+    return sorted(
+        (event.step, event.WhichOneof("what"), *(v.tag for v in event.summary.value))
+        for event in tensorboard_events(folder)
+        if not event.file_version
+    )
