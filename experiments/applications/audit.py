@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from mp_loop.config import choices
-from mp_loop.operations import rules
+from mp_loop.operations import nodes, rules
 
 # They add up numbers, or compute of one what 16 bits show badly: exponentials,
 # logarithms, powers. Products and fused kernels accumulate in float32 by themselves.
@@ -37,7 +37,8 @@ def half_precision_sums(function: Any, *arguments: Any) -> list[str]:
 
     Returns:
       Type and name of each softmax, exponential, logarithm, power, norm, reduction,
-      cumulative sum or loss that reads 16-bit numbers, in functions inside too.
+      cumulative sum or loss that reads 16-bit numbers, and of what a loop adds up in
+      16 bits; in functions inside too.
     """
     graphs = [function.get_concrete_function(*arguments).graph]
     found = []
@@ -49,6 +50,25 @@ def half_precision_sums(function: Any, *arguments: Any) -> list[str]:
             sums_up = op.type == "Einsum" and not rules.contracts(op) and _reduces(op)
             if halves and (op.type in (*_SUMS, *_SINGLE) or sums_up):
                 found.append(f"{op.type} {op.name}")
+            if op.type.endswith("While"):
+                found += _added_up_in(op)
+    return found
+
+
+def _added_up_in(loop: tf.Operation) -> list[str]:
+    """What a loop adds to in every turn, in 16 bits: a gradient of what it reads, say.
+
+    Args:
+      loop: an operation.
+    """
+    body = nodes.function(loop.graph, loop.get_attr("body").name)
+    found = []
+    for tensor in body.outputs:
+        while tensor.op.type == "Identity":
+            tensor = tensor.op.inputs[0]
+        half = tensor.dtype.name in choices.HALF_PRECISIONS
+        if half and tensor.op.type in ("Add", "AddN", "AddV2"):
+            found.append(f"{tensor.op.type} {tensor.op.name}")
     return found
 
 

@@ -388,7 +388,7 @@ def test_a_gradient_that_every_turn_adds_to():
     """1,024 turns add 1 each; a bfloat16 sum would end at 256."""
 
     def function(x):
-        fixed = x @ tf.eye(8)
+        fixed = x @ tf.eye(8, dtype=x.dtype)
 
         def body(i, state):
             return i + 1, tf.nn.relu(state + fixed)
@@ -405,6 +405,11 @@ def test_a_gradient_that_every_turn_adds_to():
         return tape.gradient(y, x)
 
     np.testing.assert_array_equal(gradient(tf.abs(X) + 1.0), np.full(X.shape, 1024))
+    assert audit.half_precision_sums(gradient, X) == []
+    plain = tf.function(lambda x: tf.gradients(function(x), x), autograph=False)
+    narrow = tf.cast(X, tf.bfloat16)
+    found = [x.split()[0] for x in audit.half_precision_sums(plain, narrow)]
+    assert set(found) == {"AddN", "Sum"}
 
 
 def test_a_variable_that_a_loop_writes_is_read_in_every_turn():
@@ -439,3 +444,16 @@ def test_a_loop_in_a_loop():
         (y, grads), (exact_y, exact) = ours(X), gradients(function)(X)
         assert relative(y, exact_y) < 16 * EPSILON["bfloat16"]
         assert relative(grads[1], exact[1]) < 32 * EPSILON["bfloat16"]
+
+
+def test_a_tensor_that_is_given_twice_is_one():
+    """The product of a number with itself is a square: 300 * 300 passes 65,504."""
+    how = emission.Emission(tf.float16)
+
+    @tf.function(autograph=False)
+    def call(x):
+        x = tf.cast(x, tf.float16)
+        square = calls.trace(lambda given: given[0] * given[1], [x, x], how.narrow)
+        return square.emit(how)
+
+    np.testing.assert_array_equal(call([300.0]), [90000.0])
