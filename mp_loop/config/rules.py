@@ -78,6 +78,11 @@ RULES = (
         lambda s: s.lora_rank and s.head_epochs,
         "--head_epochs ({head_epochs}) contradicts --lora_rank ({lora_rank}).",
     ),
+    Rule(
+        lambda s: s.lora_rank and s.keras_arithmetic,
+        "--lora_rank ({lora_rank}) is not available with --keras_arithmetic: a copy of "
+        "a layer under Keras' policy has no adapter.",
+    ),
     # Keras' arithmetic and Keras' loop.
     Rule(
         lambda s: s.keras_arithmetic and s.float32_layers,
@@ -154,7 +159,7 @@ RULES = (
 # What only our own loop can do.
 _CUSTOM_LOOP = (
     "float32_layers", "keras_arithmetic", "recompute", "change_precision", "rollback",
-    "inspect_every",
+    "inspect_every", "lora_rank",
 )  # fmt: skip
 _PATTERNS = ("float32_layers", "freeze")
 

@@ -53,6 +53,14 @@ REFUSED = {
         {"lora_rank": 2, "head_epochs": 1},
         "--head_epochs (1) contradicts --lora_rank (2).",
     ),
+    "adapters in Keras' loop": (
+        {"lora_rank": 2, "loop": "keras"},
+        "--lora_rank (2) is not available with --loop=keras.",
+    ),
+    "adapters in Keras' arithmetic": (
+        {"lora_rank": 2, "keras_arithmetic": True},
+        "--lora_rank (2) is not available with --keras_arithmetic",
+    ),
     "uneven_split": (
         {"batch_size": 10, "accumulate_steps": 3},
         "--accumulate_steps (3) must divide --batch_size (10).",
