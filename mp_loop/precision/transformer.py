@@ -231,10 +231,33 @@ class _Embedding:
 
 
 class _ReversibleEmbedding(_Embedding):
-    """Mixin: multiplies with the table as another twin of the master does."""
+    """Mixin: multiplies with the table as another twin of the master does.
+
+    A frozen table need not be rounded anew in every step: there is a 16-bit copy, of
+    which rows are looked up as well.
+    """
 
     def multiply_by(self, head: keras.layers.Layer) -> None:
         self._head = lambda: head  # a closure hides it from Keras' tracking
+
+    def build(self, input_shape: Any = None) -> None:
+        super().build(input_shape)
+        copied = []
+        for name in ("_embeddings", "reverse_embeddings"):
+            shared = vars(self).get(name)
+            if shared is None or shared.trainable:
+                continue
+            self._tracker.untrack(shared)
+            copy = self.add_weight(
+                name=shared.name,
+                shape=shared.shape,
+                dtype=self.compute_dtype,
+                initializer="zeros",  # the cloning assigns it
+                trainable=False,
+            )
+            setattr(self, name, copy)
+            copied.append((shared, copy))
+        self._head().rounded = tuple(copied)
 
     def call(self, inputs: tf.Tensor, reverse: bool = False) -> tf.Tensor:
         if reverse:

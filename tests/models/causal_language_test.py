@@ -8,6 +8,7 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.config import errors
 from mp_loop.models import adapters, causal_language, trainable_layers
+from mp_loop.precision import pairs
 from tests.support import decoders
 
 keras_hub = pytest.importorskip("keras_hub")
@@ -164,6 +165,10 @@ def test_the_shared_head_multiplies_in_16_bits(dtype):
     epsilon = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
     for exact, ours in zip(*found, strict=True):
         np.testing.assert_allclose(ours, exact, atol=16 * epsilon * np.abs(exact).max())
+    model.trainable = False  # the table is stored in 16 bits then
+    frozen = mp_loop.half_precision_twin(model, dtype)
+    assert dtype in {w.dtype for w in frozen.weights if w.name == "embeddings"}
+    np.testing.assert_array_equal(frozen(inputs), found[1][0])
 
 
 def test_generated_text_is_that_of_the_saved_model(preset, tmp_path):
@@ -201,6 +206,11 @@ def test_adapters_alone_are_trained_and_saved_within_their_kernels(preset, tmp_p
     # Two adapters of two matrices in each of two blocks; Adam has two slots for each.
     assert len(step.master_weights) == 8 == len(step.optimizer.variables[2:]) / 2
     frozen = [(v, np.array(v)) for v in model.non_trainable_weights]
+    found = {v.path: w.dtype for v, w in pairs.of_weights(model, step.twin)}
+    tables = [v for v in model.weights if v.name in ("kernel", "embeddings")]
+    narrow = {v.path for v in tables if found[v.path] == "bfloat16"}
+    # All but positions, which are looked up alone.
+    assert {v.path for v in tables} - narrow == {"position_embedding/embeddings"}
     inputs, labels = batch(model)
     losses = [float(step(inputs, labels)["loss"]) for _ in range(10)]
     assert losses[-1] < losses[0]
