@@ -51,6 +51,8 @@ class Valid:
                 f"--{flag} ({value!r}) must be a single line without control "
                 "characters."
             )
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+            raise ValueError(f"--{flag} ({value!r}) must be text in UTF-8.")
         if isinstance(value, str) and value != value.rstrip():
             raise ValueError(
                 f"--{flag} ({value!r}) must not end with a blank: flagfiles do not "

@@ -10,11 +10,13 @@ state")` reads the tensors.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -80,9 +82,13 @@ def write(
 
 def read_tensors(path: pathlib.Path, dtypes: Mapping[str, str]) -> Sequence[tf.Tensor]:
     """Reads tensors, given by name with their dtypes, in order. Raises OSError."""
-    with tf.device("CPU:0"), file_errors.tensorflow_to_os():
+    with (
+        tf.device("CPU:0"),
+        file_errors.tensorflow_to_os(),
+        _without_patterns(path) as folder,
+    ):
         return tf.raw_ops.RestoreV2(
-            prefix=str(path / _STATE),
+            prefix=str(folder / _STATE),
             tensor_names=list(dtypes),
             shape_and_slices=[""] * len(dtypes),
             dtypes=list(dtypes.values()),
@@ -103,6 +109,21 @@ def remove_leftovers(folder: pathlib.Path) -> None:
     for path in folder.glob(f"step-*{_REPLACED}"):
         if path.with_suffix("").exists():  # else: see `undo_replacements`
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _without_patterns(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a name for a folder that TensorFlow does not take for a pattern.
+
+    Its checkpoints are looked for with wildcards, as in `runs/[a]`.
+    """
+    if not re.search(r"[*?\[\\]", str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = pathlib.Path(folder) / "checkpoint"
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def put_aside(path: pathlib.Path, ending: str) -> None:

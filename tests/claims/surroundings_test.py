@@ -35,14 +35,19 @@ BARE = {
 }
 # The name of the folder; the file system takes 255 bytes.
 NAMES = {
-    "blanks": " a  b ",
-    "a newline": "a\n--steps=3",
+    "blanks": " a  b",
     "quotes": "'\"$(date)\\",
+    "a pattern": "[a-b]*?",
     "255 bytes": "n" * 255,
     "255 bytes of UTF-8": "ä" * 127 + "n",
-    "no UTF-8": os.fsdecode(b"\xff\xfe"),
     "a comment": "# a",
     "a flag": "--resume",
+}
+REFUSED = {
+    "a blank at the end": ("a ", "must not end with a blank"),
+    "a newline": ("a\n--steps=3", "must be a single line"),
+    "256 bytes": ("n" * 256, "must be writable: File name too long"),
+    "no UTF-8": (os.fsdecode(b"\xff\xfe"), "must be text in UTF-8"),
 }
 EVERYTHING = " \n'#" + "ä" * 125 + "n"
 
@@ -96,6 +101,15 @@ def test_everything_at_once(tmp_path, born, whole):
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_names(tmp_path, plain, whole, name):
     assert_same_if_killed_once(plain, tmp_path / name, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSED)
+def test_names_that_are_refused(tmp_path, plain, name):
+    name, said = REFUSED[name]
+    end = plain.live([*RUN, "--quiet", f"--output_dir={tmp_path / name}"])
+    assert end.code == 2 and len(end.said.splitlines()) == 1, end.said
+    assert said in end.said and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow

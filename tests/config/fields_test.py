@@ -17,6 +17,10 @@ REFUSED = {
         "--model ('a\\nb') must be a single line without control",
     ),
     "controls": ({"output_dir": "a\0b"}, "--output_dir ('a\\x00b') must be a single"),
+    "no UTF-8": (
+        {"output_dir": "a\udcff"},
+        "--output_dir ('a\\udcff') must be text in UTF-8.",
+    ),
     "a blank at the end": (
         {"output_dir": "a "},
         "--output_dir ('a ') must not end with a blank: flagfiles do not keep it.",

@@ -453,3 +453,11 @@ def test_library_users_can_still_use_tf_train_checkpoint(tmp_path):
     tf.train.Checkpoint(state=again.state).read(path).assert_consumed()
     assert bits(again) == bits(step)
     assert pathlib.Path(path + ".index").exists()
+
+
+def test_a_folder_whose_name_is_a_pattern(tmp_path):
+    folder = tmp_path / "[a-b]*?\\"
+    folder.mkdir()
+    step, keeper, seen = saved(folder / "c", (1,))
+    advance(step)
+    assert keeper.restore() == 1 and bits(step) == seen[1]

@@ -18,9 +18,8 @@ import sys
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from mp_loop.run import records
+from mp_loop.run import checkpoint_files, manifests, records
 from tests.support import run_folders
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -91,14 +90,15 @@ def without(line, names):
 def outcome(folder):
     """All that a run leaves, times aside."""
     newest = max((folder / "checkpoints").glob("step-*"))
-    reader = tf.train.load_checkpoint(str(newest / "state"))
+    kinds = {n: t["dtype"] for n, t in manifests.read(newest).tensors.items()}
+    tensors = checkpoint_files.read_tensors(newest, kinds)
     model = keras.saving.load_model(folder / "model.keras")
     picture = folder / "training.png"
     report = (folder / "report.html").read_text()
     return {
         "state": {
-            name: reader.get_tensor(name).tobytes()
-            for name in reader.get_variable_to_shape_map()
+            name: tensor.numpy().tobytes()
+            for name, tensor in zip(kinds, tensors, strict=True)
         },
         "kept": sorted(path.name for path in (folder / "checkpoints").iterdir()),
         **{

@@ -1,7 +1,5 @@
 """A run's flags and lines, and what TensorBoard reads of it."""
 
-import glob
-
 FLAGS = "--model=mlp\n--seed=3\n"
 
 
@@ -24,7 +22,7 @@ def tensorboard_events(folder):
     import tensorflow as tf
     from tensorboard.compat.proto import event_pb2
 
-    for path in sorted(glob.glob(str(folder / "tensorboard" / "*"))):
+    for path in map(str, sorted((folder / "tensorboard").iterdir())):
         for data in tf.data.TFRecordDataset(path):
             yield event_pb2.Event.FromString(data.numpy())
 
