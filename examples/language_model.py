@@ -41,7 +41,7 @@ def main(steps: int = 200) -> tuple[keras.Model, list[float]]:
     )
     # The `fit` of keras_hub takes texts; these are tokens already.
     model.preprocessor, preprocessor = None, model.preprocessor
-    model.fit(batch, labels, epochs=max(1, steps // 20), verbose=2)
+    model.fit(batch, labels, epochs=max(1, steps // 20), shuffle=False, verbose=2)
     model.preprocessor = preprocessor
     losses.append(loss_now())
     return model, losses
