@@ -132,6 +132,7 @@ def live(words, log, moment, number=signal.SIGKILL, limits=(), backwards=False):
     for name, most in dict(limits).items():
         which = getattr(resource, f"RLIMIT_{name}")
         resource.setrlimit(which, (most, resource.getrlimit(which)[1]))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     if backwards:
         turn_clock()
     if moment != "-":
