@@ -102,7 +102,8 @@ def arm(where, count, milliseconds, number):
     def counted(*arguments, **named):
         calls[0] += 1
         if calls[0] == count:
-            if where == "in a line" and not milliseconds:  # half of it is there
+            dies_here = number == signal.SIGKILL and not milliseconds
+            if where == "in a line" and dies_here:  # half of it is there
                 log, line = arguments
                 text = strict_json.to_line(line).encode()
                 os.write(log._descriptor, text[: len(text) // 2])
