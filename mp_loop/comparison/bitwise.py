@@ -10,8 +10,9 @@ deterministic (`tf.config.experimental.enable_op_determinism()`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -105,19 +106,36 @@ def prove(
     )
     taken = skipped = 0
     difference = None
-    for taken, batch in enumerate(batches, start=1):
-        mine, other = ours(*batch), theirs(*batch)
-        skipped += not bool(mine["grads_finite"])
-        both = {name: (mine[name], other[name]) for name in _METRICS}
-        differing = [name for name in both if not np.all(_same(*both[name]))]
-        variables = zip(names, agree().numpy(), strict=True)
-        differing += [name for name, same in variables if not same]
-        if differing:
-            values = (both | shared)[differing[0]]
-            difference = _difference(taken, differing, *values)
-        if differing or taken == steps:
-            break
+    with _as_written():
+        for taken, batch in enumerate(batches, start=1):
+            mine, other = ours(*batch), theirs(*batch)
+            skipped += not bool(mine["grads_finite"])
+            both = {name: (mine[name], other[name]) for name in _METRICS}
+            differing = [name for name in both if not np.all(_same(*both[name]))]
+            variables = zip(names, agree().numpy(), strict=True)
+            differing += [name for name, same in variables if not same]
+            if differing:
+                values = (both | shared)[differing[0]]
+                difference = _difference(taken, differing, *values)
+            if differing or taken == steps:
+                break
     return Proof(taken, skipped, len(names), difference)
+
+
+@contextlib.contextmanager
+def _as_written() -> Iterator[None]:
+    """Inside, what is traced adds up 16-bit numbers in the order of its source.
+
+    TensorFlow rewrites sums of a graph by what is around them, and so the two loops
+    in two ways, of which each rounds otherwise.
+    """
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+    try:
+        yield
+    finally:
+        again = {"arithmetic_optimization": True} | before
+        tf.config.optimizer.set_experimental_options(again)
 
 
 def _pairs(

@@ -117,6 +117,39 @@ def plan(
     return Plan(runs, kinds, _in_order(graph, uses, runs, kinds))
 
 
+def read_in_float32(graph: nodes.Graph, plan: Plan) -> set[int]:
+    """Finds the variables that something reads in float32, or not as a whole.
+
+    Args:
+      graph: a traced call.
+      plan: of it.
+
+    Returns:
+      The ids of those variables; all others can as well be stored in 16 bits.
+    """
+    uses, found = _uses(graph), set()
+    returned = {id(value) for value in graph.outputs}
+
+    def is_rounded(value: nodes.Value) -> bool:
+        if id(value) in returned:
+            return False
+        return all(
+            all(map(is_rounded, node.outputs))
+            if node.type in rules.MOVES
+            else plan.runs[id(node)] is not rules.Run.FLOAT32
+            for node in uses[id(value)]
+        )
+
+    for node in graph.nodes:
+        for value in node.inputs:
+            if value.variable is None or value.tensor.dtype != tf.resource:
+                continue
+            whole = node.type == "ReadVariableOp"
+            if not whole or not is_rounded(node.outputs[0]):
+                found.add(id(value.variable))
+    return found
+
+
 def _draw_into_regions(
     graph: nodes.Graph,
     uses: Mapping[int, Sequence[nodes.Node]],

@@ -51,6 +51,11 @@ def operation(
     return _Operation(operation, how, float32_outputs)
 
 
+def copied(twin: keras.layers.Layer) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Returns `(original, copy)` of the weights of which a layer has 16-bit copies."""
+    return list(twin.rounded) if is_twin(twin) else []
+
+
 def is_twin(layer: keras.layers.Layer) -> bool:
     """Tells whether a layer is one that this module made."""
     return isinstance(layer, _ByOperation)
@@ -65,11 +70,36 @@ def gains(layer: keras.Operation, how: emission.Emission) -> bool:
     """
     if not _is_of_keras(layer):
         return True
-    arguments = layer._inbound_nodes[0].arguments
-    given = keras.tree.map_structure(
+    return _planned(layer, _given(layer, 0, how), how)[1].gains
+
+
+def _given(layer: keras.Operation, call: int, how: emission.Emission) -> Any:
+    """What a layer was given in one of its calls in a model, floats in 16 bits."""
+    arguments = layer._inbound_nodes[call].arguments
+    return keras.tree.map_structure(
         lambda x: _specification(x, how.narrow), (arguments.args, arguments.kwargs)
     )
-    return _planned(layer, given, how)[1].gains
+
+
+def _only_rounded(
+    layer: keras.layers.Layer, how: emission.Emission
+) -> list[keras.Variable]:
+    """The frozen weights of a layer that all that reads them reads in 16 bits."""
+    frozen = {
+        id(v.value): v
+        for v in layer.weights
+        if not v.trainable and v.dtype == "float32" and len(v.shape) > 1
+    }
+    known = [v.value for v in layer.variables]
+    calls_in_models = range(len(layer._inbound_nodes)) if frozen else ()
+    for call in calls_in_models:
+        try:
+            traced, plan = _planned(layer, _given(layer, call, how), how, known)
+        except Exception:  # A user's call need not take a batch of unknown size.
+            return []
+        wide = planning.read_in_float32(traced.graph, plan)
+        frozen = {i: v for i, v in frozen.items() if i not in wide}
+    return list(frozen.values()) if calls_in_models else []
 
 
 def _is_of_keras(layer: keras.Operation) -> bool:
@@ -96,12 +126,15 @@ def _specification(x: Any, dtype: Any = None) -> Any:
 
 
 def _planned(
-    layer: keras.Operation, given: Any, how: emission.Emission
+    layer: keras.Operation,
+    given: Any,
+    how: emission.Emission,
+    variables: Sequence[tf.Variable] = (),
 ) -> tuple[calls.Traced, planning.Plan]:
     """Traces a call, and plans it, without a trace of it."""
     with keras.StatelessScope():  # nothing is written
         traced = calls.trace(
-            lambda given: layer(*given[0], **given[1]), given, how.narrow
+            lambda given: layer(*given[0], **given[1]), given, how.narrow, variables
         )
     return traced, how.plan(traced.graph, traced.tensors, traced.kinds)
 
@@ -158,9 +191,28 @@ class _ByOperation:
     ) -> None:
         self.layer = layer  # tracked: its variables are this layer's
         self._how, self._float32_outputs = how, float32_outputs
+        # In a tuple, which Keras does not track: they take the originals' places.
+        self.rounded = tuple(
+            (v, _rounded(v, how.narrow)) for v in _only_rounded(layer, how)
+        )
         self.autocast = False
         self.built = True
         self.supports_masking = True
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Those of the float32 layer, copies in the places of what is only rounded."""
+        return self._with_copies(super().variables)
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """Likewise."""
+        return self._with_copies(super().weights)
+
+    def _with_copies(self, variables: list[keras.Variable]) -> list[keras.Variable]:
+        pairs = getattr(self, "rounded", ())  # not yet, where Keras makes the layer
+        copy_of = {id(original): copy for original, copy in pairs}
+        return [copy_of.get(id(v), v) for v in variables]
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
         """Leaves the mask that the layer's own call has set."""
@@ -173,28 +225,32 @@ class _ByOperation:
     def emit(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         outer = stateless_scope.get_stateless_scope()
         trainable = {id(v) for v in self.layer.trainable_variables}
-        given = outer.state_mapping if outer else {}
+        given = dict(outer.state_mapping) if outer else {}
         losses, written = [], {}
 
         def call(arguments: Any) -> Any:
-            args, kwargs = arguments
-            if outer is None:
+            args, kwargs, *copies = arguments
+            known = given | {
+                id(original): copy
+                for (original, _), copy in zip(self.rounded, copies, strict=True)
+            }
+            if outer is None and not copies:
                 outputs = self.layer(*args, **kwargs)
                 losses.extend(_take_losses(self.layer))
             else:
                 with keras.StatelessScope(collect_losses=True) as scope:
-                    scope.state_mapping |= given
+                    scope.state_mapping |= known
                     outputs = self.layer(*args, **kwargs)
                 losses.extend(scope.losses)
                 for variable in self.layer.variables:
                     value = scope.state_mapping.get(id(variable))
-                    if value is not given.get(id(variable)):
+                    if value is not known.get(id(variable)):
                         written[id(variable)] = value
             return outputs, _masks(outputs), losses, written
 
         traced = calls.trace(
             call,
-            (args, kwargs),
+            (args, kwargs, *(copy.value for _, copy in self.rounded)),
             self._how.narrow,
             [v.value for v in self.layer.variables if id(v) not in given],
             [value for i, value in given.items() if i in trainable],
@@ -245,6 +301,12 @@ def _in_float32(outputs: Any, how: emission.Emission) -> Any:
         return tf.cast(x, tf.float32) if getattr(x, "dtype", None) == how.narrow else x
 
     return tf.nest.map_structure(widen, outputs)
+
+
+def _rounded(original: keras.Variable, narrow: tf.DType) -> keras.Variable:
+    """Makes a 16-bit copy of a weight that is not trained."""
+    value = tf.cast(original.value, narrow)  # float32 -> 16 bits
+    return keras.Variable(value, narrow.name, trainable=False, name=original.name)
 
 
 def _masks(outputs: Any) -> Sequence[Any]:

@@ -23,7 +23,7 @@ def keep_on_host(model: keras.Model, twin: keras.Model) -> None:
         if working is not master and not master.trainable and not is_on_host(master):
             with tf.device("CPU:0"):
                 master._value = tf.Variable(
-                    master.value, trainable=False, name=master.name
+                    master.value, trainable=master.value.trainable, name=master.name
                 )
 
 

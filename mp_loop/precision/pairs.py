@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keras
 
-from mp_loop.precision import pairing
+from mp_loop.precision import by_operation, pairing
 
 Pair = tuple[keras.Variable, keras.Variable]
 
@@ -82,7 +82,7 @@ def _matches(model: keras.Model, twin: keras.Model) -> list[Pair]:
     workings = {id(variable) for variable in twin.variables}
     found = [(v, v) for v in model.variables if id(v) in workings]
     for layer, copy in _copies(twin):
-        found += pairing.variables(layer, copy)
+        found += by_operation.copied(copy) or pairing.variables(layer, copy)
     if workings - {id(variable) for _, variable in found}:
         found += pairing.variables(model, twin)
     return found

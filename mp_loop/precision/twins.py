@@ -98,7 +98,8 @@ def half_precision_twin(
         if twin is layer and by_operation.gains(layer, how):
             return by_operation.layer(layer, how)
         if twin is not layer and transformer.is_reversible(layer):
-            twin.multiply_by(by_operation.layer(layer, how, id(layer) in outputs))
+            wide = float32_outputs and id(layer) in outputs
+            twin.multiply_by(by_operation.layer(layer, how, wide))
         return twin
 
     return cloning.clone(model, convert)

@@ -2,12 +2,13 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import mp_loop
 from experiments.applications import audit
 from mp_loop.operations import emission
-from mp_loop.precision import by_operation, recomputation
+from mp_loop.precision import by_operation, offloading, pairs, recomputation
 
 L = keras.layers
 HOW = emission.Emission(tf.bfloat16)
@@ -193,3 +194,58 @@ def test_the_twin_keeps_no_model_alive():
     del model, twin
     gc.collect()
     assert there() is None
+
+
+def frozen_attention(trainable):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 8))
+    attention = keras.layers.GroupQueryAttention(4, 4, 2)
+    x = keras.layers.Flatten()(attention(inputs, inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    attention.trainable = trainable
+    return model, attention
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_frozen_kernels_are_stored_in_16_bits(dtype):
+    """They compute the same bits, and nothing rounds a float32 kernel in a step."""
+    x = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
+    outputs = []
+    for trainable in (True, False):
+        model, attention = frozen_attention(trainable)
+        twin = mp_loop.half_precision_twin(model, dtype)
+        outputs.append(np.asarray(twin(x)))
+    np.testing.assert_array_equal(*outputs)
+    found = {v.path: w for v, w in pairs.of_weights(model, twin)}
+    kernels = [v for v in attention.weights if v.name == "kernel"]
+    assert len(kernels) == 4
+    for kernel in kernels:
+        copy = found[kernel.path]
+        assert copy.dtype == dtype and not copy.trainable
+        np.testing.assert_array_equal(copy, tf.cast(kernel.value, dtype))
+    step = mp_loop.TrainStep(model, "sgd", "mse", dtype, twin=twin)
+    graph = step.graph(tf.constant(x), tf.zeros((2, 3)))
+    reads = [
+        op.inputs[0]
+        for op in graph.get_operations()
+        if op.type == "Cast" and op.inputs[0].op.type == "ReadVariableOp"
+    ]
+    assert not [t for t in reads if t.dtype == tf.float32 and t.shape.rank == 3]
+    for kernel in kernels:  # as a callback may, by hand
+        kernel.assign(2 * kernel)
+    step.reload()
+    for kernel in kernels:
+        np.testing.assert_array_equal(found[kernel.path], tf.cast(kernel.value, dtype))
+
+
+def test_originals_that_were_moved_away_are_not_read():
+    """The twin that is made afterwards stores the same weights in 16 bits."""
+    with tf.device("CPU:1"):  # stands for an accelerator
+        model, attention = frozen_attention(trainable=False)
+    first = mp_loop.half_precision_twin(model, "bfloat16")
+    offloading.keep_on_host(model, first)
+    kernels = [v for v in attention.weights if v.name == "kernel"]
+    assert all(map(offloading.is_on_host, kernels))
+    second = mp_loop.half_precision_twin(model, "bfloat16")
+    dtypes = [[w.dtype for w in twin.weights] for twin in (first, second)]
+    assert dtypes[0] == dtypes[1] and "bfloat16" in dtypes[0]
