@@ -43,7 +43,6 @@ RUNS = {
     "as Keras": ("--keras_arithmetic", *OURS),
     "keras float16": ("--loop=keras", *HIGH),
     "keras float32": ("--loop=keras", "--precision=float32", "--optimizer=adamw"),
-    "keras accumulated": ("--loop=keras", "--accumulate_steps=2", *HIGH),
     "keras nesterov": ("--loop=keras", "--optimizer=nesterov", *HIGH),
     "two phases": ("--head_epochs=1", "--freeze=^batch", "--augment=flip_crop", *OURS),
     "keras two phases": ("--head_epochs=1", "--loop=keras", "--precision=bfloat16"),
@@ -60,7 +59,7 @@ RUNS = {
     ),
 }  # fmt: skip
 # They use oneDNN's float16 convolutions: see `mp_loop.run.build.start_tensorflow`.
-KERAS_FLOAT16 = ("keras float16", "keras accumulated", "keras nesterov")
+KERAS_FLOAT16 = ("keras float16", "keras nesterov")
 VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh")
 # In each run of the slow test: of all kills, and of those in its last seconds.
 KILLS, LATE = 12, 3

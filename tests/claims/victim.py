@@ -102,7 +102,8 @@ def arm(where, count, milliseconds, number):
     def counted(*arguments, **named):
         calls[0] += 1
         if calls[0] == count:
-            if where == "in a line" and not milliseconds:  # half of it is there
+            dies_here = number == signal.SIGKILL and not milliseconds
+            if where == "in a line" and dies_here:  # half of it is there
                 log, line = arguments
                 text = strict_json.to_line(line).encode()
                 os.write(log._descriptor, text[: len(text) // 2])
@@ -132,6 +133,7 @@ def live(words, log, moment, number=signal.SIGKILL, limits=(), backwards=False):
     for name, most in dict(limits).items():
         which = getattr(resource, f"RLIMIT_{name}")
         resource.setrlimit(which, (most, resource.getrlimit(which)[1]))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
     if backwards:
         turn_clock()
     if moment != "-":
