@@ -237,11 +237,15 @@ class _ReversibleEmbedding(_Embedding):
     which rows are looked up as well.
     """
 
+    _head: Any = None  # inside a composite layer, which looks rows up alone
+
     def multiply_by(self, head: keras.layers.Layer) -> None:
         self._head = lambda: head  # a closure hides it from Keras' tracking
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
+        if self._head is None:
+            return
         copied = []
         for name in ("_embeddings", "reverse_embeddings"):
             shared = vars(self).get(name)
@@ -260,14 +264,14 @@ class _ReversibleEmbedding(_Embedding):
         self._head().rounded = tuple(copied)
 
     def call(self, inputs: tf.Tensor, reverse: bool = False) -> tf.Tensor:
-        if reverse:
+        if reverse and self._head is not None:
             return self._head()(inputs, reverse=True)
-        return super().call(inputs)
+        return super().call(inputs, reverse=reverse)
 
     def compute_output_spec(self, inputs: Any, reverse: bool = False) -> Any:
-        if reverse:
+        if reverse and self._head is not None:
             return self._head().compute_output_spec(inputs, reverse=True)
-        return super().compute_output_spec(inputs)
+        return super().compute_output_spec(inputs, reverse=reverse)
 
 
 def can_look_up(layer: keras.layers.Layer) -> bool:
