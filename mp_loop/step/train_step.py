@@ -68,7 +68,8 @@ class TrainStep:
 
     Attributes:
       model: the user's float32 model, the masters.
-      twin: the model that computes; `model` itself in float32.
+      twin: the model that computes; `model` itself in float32. Its outputs may be of
+        16 bits, which the loss casts.
       optimizer: the Keras optimizer whose slots and rates are used.
       rule: the loss-scale rule.
       gradients: forward and backward pass, without what makes a step of them.

@@ -501,11 +501,13 @@ def test_a_subclassed_model_multiplies_in_16_bits(make):
     model = make()
     inputs = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
     assert coverage.coverage(model, "bfloat16").share == 1
+    assert mp_loop.half_precision_twin(model, "float16")(inputs).dtype == "float32"
     step = mp_loop.TrainStep(model, keras.optimizers.SGD(0.1), "mse")
-    assert step.twin(inputs).dtype == "float32"
+    assert step.twin(inputs).dtype == "float16"  # the loss casts it
     losses = [float(step(inputs, np.ones((8, 4)))["loss"]) for _ in range(5)]
     assert losses[-1] < losses[0]
-    np.testing.assert_allclose(step.twin(inputs), model(inputs), atol=2e-2)
+    outputs = tf.cast(step.twin(inputs), tf.float32)
+    np.testing.assert_allclose(outputs, model(inputs), atol=2e-2)
 
 
 def test_an_unknown_dtype_is_refused():
