@@ -34,6 +34,7 @@ from mp_loop.config import choices
 from mp_loop.distributed import replicas
 from mp_loop.precision import recomputation
 from mp_loop.step import (
+    arguments,
     arithmetic,
     gradients,
     loss_scale,
@@ -135,7 +136,7 @@ class TrainStep:
           ValueError: an argument is out of range, or the model cannot be
             converted; the message names it.
         """
-        _check(model, precision, clip_norm, accumulate_steps)
+        arguments.check(model, precision, clip_norm, accumulate_steps)
         optimizer = keras.optimizers.get(optimizer)
         self._replicas = replicas.Replicas(all_reduce_dtype)
         self._replicas.check_supported(
@@ -387,21 +388,3 @@ class TrainStep:
                 return function(inputs, labels, sample_weight)
 
         return call
-
-
-def _check(
-    model: keras.Model, precision: str, clip_norm: float, accumulate_steps: int
-) -> None:
-    if not model.built and not model.weights:
-        raise ValueError(
-            f"`model` ({model.name}) must be built: begin a Sequential with "
-            "`keras.Input(shape)`, or call the model on a batch first."
-        )
-    if precision not in choices.PRECISIONS:
-        raise ValueError(
-            f"`precision` ({precision}) must be one of {choices.PRECISIONS}."
-        )
-    if not clip_norm >= 0:
-        raise ValueError(f"`clip_norm` ({clip_norm}) must be at least 0.")
-    if accumulate_steps < 1:
-        raise ValueError(f"`accumulate_steps` ({accumulate_steps}) must be at least 1.")
