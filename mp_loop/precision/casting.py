@@ -10,6 +10,7 @@ from __future__ import annotations
 import keras
 
 from mp_loop.precision import (
+    embeddings,
     norms,
     products,
     transformer,
@@ -43,10 +44,10 @@ def convert_layer(
         return norms.batch_norm(layer, product_policy)
     if norms.can_fuse_layer_norm(layer):
         return norms.layer_norm(layer, product_policy)
-    if transformer.can_look_up(layer):
-        return transformer.embedding(layer, policy)
-    if transformer.can_number(layer):
-        return transformer.position_embedding(layer, policy)
+    if embeddings.can_look_up(layer):
+        return embeddings.embedding(layer, policy)
+    if embeddings.can_number(layer):
+        return embeddings.position_embedding(layer, policy)
     parts = transformer.parts(layer)
     if parts:
         twins = {

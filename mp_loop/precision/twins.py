@@ -25,8 +25,8 @@ from mp_loop.precision import (
     casting,
     cloning,
     copies,
+    embeddings,
     products,
-    transformer,
 )
 
 
@@ -87,7 +87,7 @@ def half_precision_twin(
             return by_operation.operation(layer, how, wide)
         if stays and stays.search(layer.name) or casting.is_foreign(layer):
             return layer
-        if id(layer) in outputs and not transformer.is_reversible(layer):
+        if id(layer) in outputs and not embeddings.is_reversible(layer):
             if casting.is_head(layer) or not by_operation.gains(layer, how):
                 return layer
             return by_operation.layer(layer, how, float32_outputs)
@@ -97,7 +97,7 @@ def half_precision_twin(
             copies.read_in_each_call(twin, layer)
         if twin is layer and by_operation.gains(layer, how):
             return by_operation.layer(layer, how)
-        if twin is not layer and transformer.is_reversible(layer):
+        if twin is not layer and embeddings.is_reversible(layer):
             wide = float32_outputs and id(layer) in outputs
             twin.multiply_by(by_operation.layer(layer, how, wide))
         return twin
