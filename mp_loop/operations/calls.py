@@ -59,8 +59,7 @@ def trace(
     flat = tf.nest.flatten(arguments, expand_composites=True)
     graph = tf.__internal__.FuncGraph("call")
     with graph.as_default():
-        once = {id(x): _placeholder(x, narrow) for x in flat}  # as the call sees it
-        given = [once[id(x)] for x in flat]
+        given = [_placeholder(x, narrow) for x in flat]
         outputs = function(
             tf.nest.pack_sequence_as(arguments, given, expand_composites=True)
         )

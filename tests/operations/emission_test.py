@@ -444,16 +444,3 @@ def test_a_loop_in_a_loop():
         (y, grads), (exact_y, exact) = ours(X), gradients(function)(X)
         assert relative(y, exact_y) < 16 * EPSILON["bfloat16"]
         assert relative(grads[1], exact[1]) < 32 * EPSILON["bfloat16"]
-
-
-def test_a_tensor_that_is_given_twice_is_one():
-    """The product of a number with itself is a square: 300 * 300 passes 65,504."""
-    how = emission.Emission(tf.float16)
-
-    @tf.function(autograph=False)
-    def call(x):
-        x = tf.cast(x, tf.float16)
-        square = calls.trace(lambda given: given[0] * given[1], [x, x], how.narrow)
-        return square.emit(how)
-
-    np.testing.assert_array_equal(call([300.0]), [90000.0])
