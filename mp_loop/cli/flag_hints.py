@@ -20,6 +20,7 @@ _ELSEWHERE = {
     "grad_accum": "--accumulate_steps",
     "gradient_accumulation_steps": "--accumulate_steps",
     "half": "--precision=float16",
+    "lr": "--learning_rate",
     "max_grad_norm": "--clip_norm",
     "mixed_precision": "--precision",
     "num_gpus": "--strategy=mirrored",
@@ -44,7 +45,7 @@ def of(name: str, known: Iterable[str]) -> str:
         return _NO_EARLY_STOPPING
     known = [flag for flag in known if len(flag) > 1]
     found = [_ELSEWHERE[name]] if name in _ELSEWHERE else []
-    found += [f"--{flag}" for flag in known if name == _initials(flag)]
+    found = found or [f"--{flag}" for flag in known if name == _initials(flag)]
     close = difflib.get_close_matches(name, known, _MOST, cutoff=0.7)
     found += [f"--{flag}" for flag in close]
     words = {word for word in name.split("_") if len(word) > 2}

@@ -35,7 +35,8 @@ class Axis:
         if whole:
             step = max(1.0, math.ceil(step))
         first = math.ceil(self.low / step)
-        return [i * step for i in range(first, math.floor(self.high / step) + 1)]
+        found = [i * step for i in range(first, math.floor(self.high / step) + 1)]
+        return [tick for tick in found if tick >= self.low]  # `low` may be subnormal
 
 
 def cross(x: float, y: float, text: str) -> str:

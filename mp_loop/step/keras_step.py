@@ -17,7 +17,14 @@ import keras
 import tensorflow as tf
 
 from mp_loop.precision import cloning, copies, pairs
-from mp_loop.step import gradients, losses, metrics, placement, train_state
+from mp_loop.step import (
+    gradients,
+    losses,
+    metrics,
+    optimizers,
+    placement,
+    train_state,
+)
 
 POLICIES = {
     "float16": "mixed_float16",
@@ -147,7 +154,7 @@ class KerasStep:
             for extra in self.twin.losses:
                 loss += tf.cast(extra, tf.float32)
             scaled_loss = self._optimizer.scale_loss(loss)
-        rate = tf.cast(tf.convert_to_tensor(self._optimizer.learning_rate), tf.float32)
+        rate = optimizers.learning_rate(self._optimizer)
         before = tf.identity(self.optimizer._iterations.value)
         scale = self.loss_scale
         grads = tape.gradient(scaled_loss, [v.value for v in self._trained])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import tensorflow as tf
 
 from mp_loop.config import sections
 
@@ -67,3 +68,14 @@ def from_settings(
         optimizer.weight_decay,
         **arguments,
     )
+
+
+def learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """The rate of the next update, float32 []; of a `MultiOptimizer` the largest."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of LossScaleOptimizer
+    many = getattr(inner, "optimizers", None)
+    rates = [
+        tf.cast(tf.convert_to_tensor(one.learning_rate), tf.float32)
+        for one in many or [inner]
+    ]
+    return tf.reduce_max(rates) if many else rates[0]

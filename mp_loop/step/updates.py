@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.distributed import replicas
-from mp_loop.step import gradients
+from mp_loop.step import gradients, optimizers
 
 # w + d is finite for every finite float32 w if |d| < 2^103, half a unit in the last
 # place of the largest: the sum is rounded to that. Half of it, for rounding on the way.
@@ -70,12 +70,7 @@ class KerasUpdate:
     @property
     def learning_rate(self) -> tf.Tensor:
         """The rate of the next update, float32 []; of many optimizers the largest."""
-        many = getattr(self._optimizer, "optimizers", None)  # MultiOptimizer
-        rates = [
-            tf.cast(tf.convert_to_tensor(one.learning_rate), tf.float32)
-            for one in many or [self._optimizer]
-        ]
-        return tf.reduce_max(rates) if many else rates[0]
+        return optimizers.learning_rate(self._optimizer)
 
     @property
     def needs_norm(self) -> bool:

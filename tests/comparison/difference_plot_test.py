@@ -5,18 +5,12 @@ import math
 import pytest
 
 from mp_loop.comparison import difference_plot, equivalence
+from tests.support import saved_pictures
 
 
 @pytest.fixture
-def pictures(monkeypatch):
-    """Every picture that is saved; none is written."""
-    from matplotlib import figure
-
-    seen = []
-    monkeypatch.setattr(
-        figure.Figure, "savefig", lambda self, path, dpi: seen.append(self)
-    )
-    return seen
+def pictures(monkeypatch, tmp_path):
+    return saved_pictures.collected(monkeypatch, tmp_path)
 
 
 def test_the_picture_shows_what_there_is(pictures):

@@ -3,6 +3,7 @@
 import pytest
 
 from mp_loop.report import numerics_plots
+from tests.support import saved_pictures
 
 
 def entry(inf=0):
@@ -35,15 +36,8 @@ def line(step, inf=0):
 
 
 @pytest.fixture
-def pictures(monkeypatch):
-    """Every picture that is saved; none is written."""
-    from matplotlib import figure
-
-    seen = []
-    monkeypatch.setattr(
-        figure.Figure, "savefig", lambda self, path, dpi: seen.append(self)
-    )
-    return seen
+def pictures(monkeypatch, tmp_path):
+    return saved_pictures.collected(monkeypatch, tmp_path)
 
 
 def test_steps(pictures):
