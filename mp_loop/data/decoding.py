@@ -34,9 +34,7 @@ class Split:
     @functools.cached_property
     def on_host(self) -> tf.Tensor:
         """The inputs as one tensor in host memory, for all epochs."""
-        # With an explicit device: TensorFlow would put it on a GPU.
-        with tf.init_scope(), tf.device("CPU:0"):
-            return tf.convert_to_tensor(self.inputs)
+        return in_host_memory(self.inputs)
 
     @property
     def counts(self) -> None:
@@ -45,8 +43,7 @@ class Split:
 
     @functools.cached_property
     def _labels_on_host(self) -> tf.Tensor:
-        with tf.init_scope(), tf.device("CPU:0"):
-            return tf.convert_to_tensor(self.labels)
+        return in_host_memory(self.labels)
 
     def take(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the inputs and the labels of some examples.
@@ -55,6 +52,13 @@ class Split:
           index: integers [batch].
         """
         return tf.gather(self.on_host, index), tf.gather(self._labels_on_host, index)
+
+
+def in_host_memory(values: np.ndarray) -> tf.Tensor:
+    """Makes a tensor that all traced functions can read."""
+    # With an explicit device: TensorFlow would put it on a GPU.
+    with tf.init_scope(), tf.device("CPU:0"):
+        return tf.convert_to_tensor(values)
 
 
 def feature_names(

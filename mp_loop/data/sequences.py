@@ -77,8 +77,7 @@ class Sequences:
     @functools.cached_property
     def on_host(self) -> tf.Tensor:
         """The rows as one tensor in host memory, for all epochs."""
-        with tf.init_scope(), tf.device("CPU:0"):
-            return tf.convert_to_tensor(self.rows)
+        return decoding.in_host_memory(self.rows)
 
     def take(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the tokens and the next tokens of some sequences.

@@ -111,7 +111,7 @@ class _Made:
             return value.variable.handle  # one for all who read and write it
         tensor, fixed = self.tensors[id(value)], self.fixed.get(id(value))
         if fixed and dtype is None and self._is_narrow(value):
-            dtype = self.emission.narrow
+            dtype = self.narrow
         if not value.is_float32 or dtype in (None, tensor.dtype):
             return tensor
         key = (id(value), dtype)
@@ -132,7 +132,7 @@ class _Made:
         return self._rounded(read, read)
 
     def _rounded(self, source: tf.Tensor, tensor: tf.Tensor) -> bilinear.Fixed:
-        narrow, made = self.emission.narrow, {}
+        narrow, made = self.narrow, {}
 
         def cast(dtype: tf.DType) -> tf.Tensor:
             if dtype not in made:
@@ -237,7 +237,7 @@ class _Made:
         return [multiply(inputs[first], inputs[second])]
 
     def _narrow(self, node: nodes.Node) -> list[tf.Tensor]:
-        narrow = self.emission.narrow
+        narrow = self.narrow
         raws = [self.get(value) for value in node.inputs]
         if node.type in ("Add", "AddV2", "Sub"):
             x, y = raws
