@@ -13,8 +13,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -22,6 +23,16 @@ from mp_loop.config import errors, names, sections
 from mp_loop.data import decoding, download, sequences, texts
 
 Examples = decoding.Split | sequences.Sequences
+
+
+class Tokenizer(Protocol):
+    """Makes tokens of texts, and can be kept in files."""
+
+    def __call__(self, texts: Sequence[bytes]) -> np.ndarray:
+        """Returns int32 [n, length] of n texts in UTF-8."""
+
+    def save(self, folder: str) -> None:
+        """Writes itself into a new folder."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,6 +51,9 @@ class Source:
       std: float64 [c], likewise (population); 1 for a constant channel.
       preprocess: makes a model's inputs from pixels, float32 [b, h, w, c] in [0, 255],
         or from tokens; None: (pixel / 255 - mean) / std, and tokens as they are.
+      resized_to: the side of the squares that images were resized to; 0: unchanged.
+      tokenize: made the tokens, int32 [n, length], of n texts; None for images and
+        for packed texts.
     """
 
     name: str
@@ -51,6 +65,8 @@ class Source:
     mean: np.ndarray
     std: np.ndarray
     preprocess: Callable[[tf.Tensor], Any] | None = None
+    resized_to: int = 0
+    tokenize: Tokenizer | None = None
 
     @property
     def is_text(self) -> bool:
@@ -58,14 +74,17 @@ class Source:
         return len(self.input_shape) == 1
 
     def prepare(self, inputs: tf.Tensor) -> Any:
-        """Makes a model's inputs: float32 from pixels; of tokens see `preprocess`."""
+        """Makes a model's inputs: float32 from pixels; of tokens see `preprocess`.
+
+        Given a symbolic tensor of Keras, it describes how a model would make them.
+        """
         if self.is_text:
             return inputs if self.preprocess is None else self.preprocess(inputs)
         height, width, _ = self.input_shape
         top = (inputs.shape[1] - height) // 2
         left = (inputs.shape[2] - width) // 2
         middle = inputs[:, top : top + height, left : left + width]
-        pixels = tf.cast(middle, tf.float32)
+        pixels = keras.ops.cast(middle, "float32")
         if self.preprocess is not None:
             return self.preprocess(pixels)
         scale, offset = 1 / (255 * self.std), -self.mean / self.std
@@ -77,7 +96,7 @@ def load(
     data_dir: str = "",
     image_size: int = 0,
     crop_pct: float = 1.0,
-    tokenize: Callable[[Sequence[bytes]], np.ndarray] | None = None,
+    tokenize: Tokenizer | None = None,
 ) -> Source:
     """Reads a TFDS data set of images (or texts) and labels into memory.
 
@@ -104,14 +123,14 @@ def load(
         `image_size`, or more than `MAX_DECODED_BYTES`.
     """
     builder = download.prepared_builder(name, data_dir)
-    info, is_text = builder.info, tokenize is not None
+    info, is_text, resized_to = builder.info, tokenize is not None, 0
     feature, label = decoding.feature_names(name, info, text=is_text)
     test_split = _test_split(name, info.splits)
     if is_text:
         convert, at_once = tokenize, 1024
     elif image_size:
-        whole = round(image_size / crop_pct)
-        convert, at_once = functools.partial(decoding.resized, size=whole), 1
+        resized_to = round(image_size / crop_pct)
+        convert, at_once = functools.partial(decoding.resized, size=resized_to), 1
     else:
         # Images whose size is not declared are compared one by one.
         declared = None not in info.features[feature].shape
@@ -134,6 +153,8 @@ def load(
         class_names=tuple(info.features[label].names),
         mean=mean,
         std=std,
+        resized_to=resized_to,
+        tokenize=tokenize,
     )
 
 
@@ -219,7 +240,7 @@ def _test_split(name: str, splits: Mapping[str, Any]) -> str:
 
 def from_settings(
     data: sections.Data,
-    tokenize: Callable[[Sequence[bytes]], np.ndarray] | None = None,
+    tokenize: Tokenizer | None = None,
 ) -> Source:
     """Loads the data set that settings describe; see `load`."""
     return load(data.dataset, data.data_dir, data.image_size, data.crop_pct, tokenize)
