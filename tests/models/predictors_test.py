@@ -101,9 +101,7 @@ def test_any_names_of_classes_are_kept(tmp_path, names):
 
 
 def test_tokens_are_the_input_of_a_text_classifier(tmp_path):
-    source = dataclasses.replace(
-        source_of(), input_shape=(5,), mean=np.empty(0), std=np.empty(0)
-    )
+    source = dataclasses.replace(source_of(), input_shape=(5,), kind="text")
     ids = keras.Input((5,), dtype="int32")
     outputs = keras.layers.Dense(4)(keras.layers.Embedding(9, 3)(ids)[:, 0])
     model = keras.Model(ids, outputs)
