@@ -24,7 +24,7 @@ OWN_MODELS = ("mlp", "cnn", "resnet9", "vit_tiny")
 OWN_DECODERS = ("small_decoder",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine: `kind:PATH`.
-LOCAL_DATA = ("text",)
+LOCAL_DATA = ("text", "folder")
 PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels; here on class numbers.
 METRIC_ALIASES = {
@@ -173,10 +173,7 @@ def _check_data_set(data: sections.Data) -> None:
     """Refuses what is neither in the folder nor in TFDS, nor a local file."""
     local = local_path(data.dataset)
     if local is not None:
-        if not os.path.exists(local[1]):
-            raise errors.UsageError(
-                f"--dataset ({data.dataset}): there is no file or folder '{local[1]}'."
-            )
+        _require_local(data.dataset, *local)
         return
     name, _, version = data.dataset.partition(":")
     name = name.partition("/")[0]
@@ -198,6 +195,18 @@ def _check_data_set(data: sections.Data) -> None:
         f"embedded: {', '.join(EMBEDDED_DATA)}; point --data_dir at the folder that "
         f"holds it.{hint(name, known | here)}"
     )
+
+
+def _require_local(dataset: str, kind: str, path: str) -> None:
+    """Refuses a path of local data that is not there."""
+    exists, wanted = {
+        "text": (os.path.exists, "file or folder"),
+        "folder": (os.path.isdir, "folder"),
+    }[kind]
+    if not exists(path):
+        raise errors.UsageError(
+            f"--dataset ({dataset}): there is no {wanted} '{path}'."
+        )
 
 
 @functools.cache

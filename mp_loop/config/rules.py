@@ -62,6 +62,10 @@ RULES = (
         "--dataset ({dataset}) is text without labels: pass --task=causal_lm.",
     ),
     Rule(
+        lambda s: s.task == "causal_lm" and s.dataset.startswith("folder:"),
+        "--dataset ({dataset}) is images with labels, not texts for --task=causal_lm.",
+    ),
+    Rule(
         lambda s: (
             s.loss != "sparse_categorical_crossentropy"
             and (s.metric, s.task) in _OF_THE_LOSS

@@ -17,8 +17,9 @@ class Data(fields.Section):
 
     dataset: str = fields.setting(
         "fashion_mnist_mini",
-        "TFDS data set, the default being part of this package; or text:PATH, a file "
-        "of text or a folder of .txt files.",
+        "TFDS data set, the default being part of this package; folder:PATH, images "
+        "in a folder for each class; or text:PATH, a file of text or a folder of .txt "
+        "files, for --task=causal_lm.",
     )
     data_dir: str = fields.setting(
         "", "Folder of TFDS data sets; empty: TFDS's default."
@@ -50,6 +51,19 @@ class Data(fields.Section):
         "there is no test split: the last of them.",
         above=0,
         below=1,
+    )
+    validation_fraction: float = fields.setting(
+        0.1,
+        "Share of the examples that is kept for evaluation where local files have no "
+        "test split: by a hash of each one's name, so that a new example moves no "
+        "other.",
+        above=0,
+        below=1,
+    )
+    skip_bad_examples: bool = fields.setting(
+        False,
+        "Leave out examples of local files that cannot be used, with a warning that "
+        "counts and names them; otherwise they are refused.",
     )
     augment: str = fields.setting(
         "none", "Training-time augmentation.", choices=choices.AUGMENTATIONS

@@ -54,6 +54,21 @@ class Split:
         return tf.gather(self.on_host, index), tf.gather(self._labels_on_host, index)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labelled:
+    """Both splits of a data set, and the names of its classes.
+
+    Attributes:
+      train: the training examples.
+      test: those to evaluate on.
+      class_names: one name for each class; labels are in [0, their number).
+    """
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+
 def in_host_memory(values: np.ndarray) -> tf.Tensor:
     """Makes a tensor that all traced functions can read."""
     # With an explicit device: TensorFlow would put it on a GPU.
@@ -156,29 +171,15 @@ class Decoder:
         for batch in stored(self.name, self.builder, split, names, at_once):
             values = self.convert(batch[self.feature])
             if inputs is None:
-                inputs = self._allocate(count, values, like)
+                held = None if like is None else like.inputs
+                inputs = allocate(self.name, count, values, held)
             if values.shape[1:] != inputs.shape[1:]:
-                raise errors.DataError(
-                    f"Data set '{self.name}' has images of unequal size: "
-                    f"{inputs.shape[1:]} and {values.shape[1:]}; --image_size "
-                    "makes them equal."
-                )
+                raise unequal(self.name, inputs, values)
             inputs[filled : filled + len(values)] = values
             labels[filled : filled + len(values)] = batch[self.label]
             filled += len(values)
         self._check_labels(split, labels)
         return Split(inputs, labels)
-
-    def _allocate(
-        self, count: int, values: np.ndarray, like: Split | None
-    ) -> np.ndarray:
-        """Returns an empty array for a whole split, if memory allows both splits."""
-        shape = values.shape[1:] if like is None else like.inputs.shape[1:]
-        total = 0 if like is None else like.inputs.nbytes
-        total += count * int(np.prod(shape)) * values.itemsize
-        if total > MAX_DECODED_BYTES:
-            raise too_large(self.name, total)
-        return np.empty((count, *shape), values.dtype)
 
     def _check_labels(self, split: str, labels: np.ndarray) -> None:
         classes = self.builder.info.features[self.label].num_classes
@@ -187,6 +188,39 @@ class Decoder:
                 f"Data set '{self.name}', split '{split}', has labels from "
                 f"{labels.min()} to {labels.max()}; they must be in [0, {classes})."
             )
+
+
+def allocate(
+    name: str, count: int, values: np.ndarray, like: np.ndarray | None
+) -> np.ndarray:
+    """Returns an empty array for a whole split, if memory allows both splits.
+
+    Args:
+      name: of the data set.
+      count: examples of the split.
+      values: some of them.
+      like: the examples of another split, held as well, whose shape is taken; or None.
+
+    Raises:
+      DataError: it would be more than `MAX_DECODED_BYTES`.
+    """
+    shape = values.shape[1:] if like is None else like.shape[1:]
+    total = 0 if like is None else like.nbytes
+    total += count * int(np.prod(shape)) * values.itemsize
+    if total > MAX_DECODED_BYTES:
+        raise too_large(name, total)
+    return np.empty((count, *shape), values.dtype)
+
+
+def unequal(
+    name: str, inputs: np.ndarray, values: np.ndarray, where: str = ""
+) -> errors.DataError:
+    """Makes the error for images that differ in size from those before."""
+    found = f"{values.shape[1:]}" + (f" ('{where}')" if where else "")
+    return errors.DataError(
+        f"Data set '{name}' has images of unequal size: {inputs.shape[1:]} and "
+        f"{found}; --image_size makes them equal."
+    )
 
 
 def too_large(name: str, size: int) -> errors.DataError:

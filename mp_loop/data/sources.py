@@ -1,6 +1,7 @@
 """Data sets, read from TFDS or from local files and held in memory.
 
     source = sources.load("fashion_mnist_mini")
+    source = sources.load("folder:photos", image_size=160, validation_fraction=0.2)
     source.train.inputs, source.train.labels       # NumPy arrays
     source = sources.load_texts("text:books/", tokens, length=128)
     source.train.rows                              # sequences of tokens
@@ -18,10 +19,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.config import errors, names, sections
-from mp_loop.data import decoding, download, sequences, texts
+from mp_loop.config import errors, fields, names, sections
+from mp_loop.data import decoding, download, image_folders, sequences, texts
 
 Examples = decoding.Split | sequences.Sequences
+Tokenize = Callable[[Sequence[bytes]], np.ndarray]
+
+# What reads local files with labels, by kind.
+_LOCAL = {"folder": image_folders.load}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,6 +45,7 @@ class Source:
       std: float64 [c], likewise (population); 1 for a constant channel.
       preprocess: makes a model's inputs from pixels, float32 [b, h, w, c] in [0, 255],
         or from tokens; None: (pixel / 255 - mean) / std, and tokens as they are.
+      kind: `image` or `text`: what the inputs are.
     """
 
     name: str
@@ -51,11 +57,12 @@ class Source:
     mean: np.ndarray
     std: np.ndarray
     preprocess: Callable[[tf.Tensor], Any] | None = None
+    kind: str = "image"
 
     @property
     def is_text(self) -> bool:
         """Whether the inputs are tokens."""
-        return len(self.input_shape) == 1
+        return self.kind == "text"
 
     def prepare(self, inputs: tf.Tensor) -> Any:
         """Makes a model's inputs: float32 from pixels; of tokens see `preprocess`."""
@@ -73,20 +80,22 @@ class Source:
 
 
 def load(
-    name: str,
+    dataset: str,
     data_dir: str = "",
     image_size: int = 0,
     crop_pct: float = 1.0,
-    tokenize: Callable[[Sequence[bytes]], np.ndarray] | None = None,
+    tokenize: Tokenize | None = None,
+    **settings: fields.Value,
 ) -> Source:
-    """Reads a TFDS data set of images (or texts) and labels into memory.
+    """Reads a data set of images (or texts) and labels into memory.
 
-    TFDS downloads a data set that is not in `data_dir`.
+        source = sources.load("folder:photos", image_size=160, skip_bad_examples=True)
 
     Args:
-      name: `fashion_mnist_mini` (in the package), or what `tfds.load` takes:
+      dataset: as of `--dataset`: `fashion_mnist_mini` (in the package);
+        `folder:PATH`, images in a folder for each class; or what `tfds.load` takes:
         `cifar10`, `cifar10:3.0.2`, or the name of a folder in `data_dir` that TFDS can
-        read without builder code.
+        read without builder code. TFDS downloads a data set that is not there.
       data_dir: TFDS's folder; "" is TFDS's default.
       image_size: the largest square in the middle of each image is resized so that its
         own middle, `crop_pct` of its side, has this side; 0: images are unchanged.
@@ -94,6 +103,7 @@ def load(
         or a random part of the whole square (`flip_crop`).
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: the data
         set must hold images.
+      **settings: others of `sections.Data`, by the names of their flags.
 
     Returns:
       All examples of both splits, in stored order.
@@ -102,15 +112,64 @@ def load(
       DataError: unknown or missing data set, unreadable files, features other than an
         8-bit image (or a text) and a class label, images of unequal size without
         `image_size`, or more than `MAX_DECODED_BYTES`.
+      ValueError: a setting is out of range.
     """
-    builder = download.prepared_builder(name, data_dir)
-    info, is_text = builder.info, tokenize is not None
+    data = sections.Data(
+        dataset=dataset,
+        data_dir=data_dir,
+        image_size=image_size,
+        crop_pct=crop_pct,
+        **settings,
+    )
+    return from_settings(data, tokenize)
+
+
+def from_settings(data: sections.Data, tokenize: Tokenize | None = None) -> Source:
+    """Loads the data set that settings describe; see `load`."""
+    local = names.local_path(data.dataset)
+    if local is None:
+        found = _of_tfds(data, tokenize)
+    elif local[0] in _LOCAL:
+        if tokenize is not None:
+            raise errors.DataError(
+                f"Data set '{data.dataset}' holds images; the model reads texts."
+            )
+        found = _LOCAL[local[0]](data, local[1])
+    else:
+        raise errors.DataError(
+            f"Data set '{data.dataset}' is text without labels: it is for "
+            "--task=causal_lm."
+        )
+    shape = found.train.inputs.shape[1:]
+    mean = std = np.empty(0)
+    if tokenize is None:
+        mean, std = decoding.moments(found.train.inputs)
+    if data.image_size and tokenize is None:
+        shape = (data.image_size, data.image_size, shape[-1])
+    return Source(
+        name=data.dataset,
+        train=found.train,
+        test=found.test,
+        num_classes=len(found.class_names),
+        input_shape=shape,
+        class_names=found.class_names,
+        mean=mean,
+        std=std,
+        kind="image" if tokenize is None else "text",
+    )
+
+
+def _of_tfds(data: sections.Data, tokenize: Tokenize | None) -> decoding.Labelled:
+    """Decodes a TFDS data set; see `load`."""
+    name, is_text = data.dataset, tokenize is not None
+    builder = download.prepared_builder(name, data.data_dir)
+    info = builder.info
     feature, label = decoding.feature_names(name, info, text=is_text)
     test_split = _test_split(name, info.splits)
     if is_text:
         convert, at_once = tokenize, 1024
-    elif image_size:
-        whole = round(image_size / crop_pct)
+    elif data.image_size:
+        whole = round(data.image_size / data.crop_pct)
         convert, at_once = functools.partial(decoding.resized, size=whole), 1
     else:
         # Images whose size is not declared are compared one by one.
@@ -119,22 +178,7 @@ def load(
     decoder = decoding.Decoder(name, builder, feature, label, convert, at_once)
     train = decoder.decode("train")
     test = decoder.decode(test_split, like=train)
-    mean = std = np.empty(0)
-    shape = train.inputs.shape[1:]
-    if not is_text:
-        mean, std = decoding.moments(train.inputs)
-    if image_size and not is_text:
-        shape = (image_size, image_size, shape[-1])
-    return Source(
-        name=name,
-        train=train,
-        test=test,
-        num_classes=info.features[label].num_classes,
-        input_shape=shape,
-        class_names=tuple(info.features[label].names),
-        mean=mean,
-        std=std,
-    )
+    return decoding.Labelled(train, test, tuple(info.features[label].names))
 
 
 def load_texts(
@@ -184,6 +228,7 @@ def load_texts(
         class_names=(),
         mean=np.empty(0),
         std=np.empty(0),
+        kind="text",
     )
 
 
@@ -215,11 +260,3 @@ def _test_split(name: str, splits: Mapping[str, Any]) -> str:
                 "'test' or 'validation', with examples, are needed."
             )
     return test_split
-
-
-def from_settings(
-    data: sections.Data,
-    tokenize: Callable[[Sequence[bytes]], np.ndarray] | None = None,
-) -> Source:
-    """Loads the data set that settings describe; see `load`."""
-    return load(data.dataset, data.data_dir, data.image_size, data.crop_pct, tokenize)

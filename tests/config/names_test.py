@@ -47,6 +47,10 @@ REFUSED = {
         {"dataset": "text:no/such", "model": "small_decoder", "task": "causal_lm"},
         "--dataset (text:no/such): there is no file or folder 'no/such'",
     ),
+    "a folder of images": (
+        {"dataset": "folder:README.md"},
+        "--dataset (folder:README.md): there is no folder 'README.md'",
+    ),
     "embedded data": (
         {"dataset": "fashion_mnist_min"},
         "Did you mean fashion_mnist_mini",
@@ -64,6 +68,7 @@ KNOWN = {
     "a configuration": {"dataset": "glue/sst2"},
     "a collection": {"dataset": "huggingface:anything"},
     "text": {"model": "keras_hub:bert_tiny_en_uncased"},
+    "a folder of images": {"dataset": "folder:~"},
     "a language model": {
         "model": "small_decoder",
         "task": "causal_lm",

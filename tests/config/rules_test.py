@@ -37,6 +37,10 @@ REFUSED = {
         {"loop": "keras", "accumulate_steps": 2},
         "--accumulate_steps (2) is not available with --loop=keras",
     ),
+    "images without texts": (
+        {"dataset": "folder:a", "task": "causal_lm", "model": "small_decoder"},
+        "--dataset (folder:a) is images with labels, not texts for --task=causal_lm.",
+    ),
     "texts without labels": (
         {"dataset": "text:books"},
         "--dataset (text:books) is text without labels: pass --task=causal_lm.",

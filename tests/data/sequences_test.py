@@ -90,7 +90,9 @@ def source():
     padded = sequences.pack("made", ["12345678123456781234"], tokens(), 4)
     assert (len(padded), padded.padding) == (6, 3)
     empty = np.empty(0)
-    return sources.Source("made", padded, padded, 10, (4,), (), empty, empty)
+    return sources.Source(
+        "made", padded, padded, 10, (4,), (), empty, empty, kind="text"
+    )
 
 
 def loss_of_each(labels):
@@ -133,7 +135,9 @@ def test_the_weighted_mean_of_an_evaluation_is_that_of_what_counts():
 def test_without_padding_there_are_no_weights():
     packed = sequences.pack("made", ["1234567812345678123"], tokens(), 4)
     empty = np.empty(0)
-    made = sources.Source("made", packed, packed, 10, (4,), (), empty, empty)
+    made = sources.Source(
+        "made", packed, packed, 10, (4,), (), empty, empty, kind="text"
+    )
     for batches in (
         batching.training_batches(made, 2, 0, 0),
         batching.evaluation_batches(made, 2),

@@ -1,0 +1,20 @@
+"""Which examples are held out: a function of each one's name alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+
+def is_held_out(name: str, fraction: float) -> bool:
+    """Tells whether an example is for evaluation.
+
+    It depends on no other example, so that a new one moves none from one side to the
+    other, and with a larger fraction those that were held out still are.
+
+    Args:
+      name: of the example, unique in its data set.
+      fraction: in [0, 1]; about this share of all examples is held out.
+    """
+    digest = hashlib.sha256(os.fsencode(name)).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64

@@ -1,0 +1,180 @@
+"""Images in a folder for each class."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from mp_loop.config import errors
+from mp_loop.data import batching, decoding, sources
+from tests.support import photos
+
+SPLIT = {
+    "train/cat/1.png": 10,
+    "train/cat/2.jpg": photos.flat(20, channels=1),
+    "train/dog/1.png": 30,
+    "test/dog/1.png": photos.flat(40, channels=4),
+}
+
+
+def load(folder, **settings):
+    return sources.load(f"folder:{folder}", **settings)
+
+
+def values(split):
+    return split.inputs[:, 0, 0, 0].tolist(), split.labels.tolist()
+
+
+@pytest.mark.parametrize("test", ["test", "validation", "val", "Test"])
+def test_a_folder_with_splits_is_read_by_name(tmp_path, test):
+    files = {name.replace("test/", f"{test}/"): x for name, x in SPLIT.items()}
+    made = load(
+        photos.write(tmp_path, files | {"LICENSE.txt": b"", "train/a.csv": b""})
+    )
+    assert made.class_names == ("cat", "dog") and made.num_classes == 2
+    assert made.input_shape == (4, 4, 3) and made.kind == "image"
+    assert values(made.train) == ([10, 20, 30], [0, 0, 1])
+    assert values(made.test) == ([40], [1])
+    assert made.train.inputs.dtype == np.uint8
+    np.testing.assert_allclose(made.mean * 255, [20] * 3)
+    (inputs, labels), *_ = batching.training_batches(made, 3, 0, 0)
+    assert inputs.shape == (3, 4, 4, 3) and sorted(labels.numpy()) == [0, 0, 1]
+
+
+def numbered(*parts):
+    """Images in two classes, filled with their numbers."""
+    return {f"{'ab'[i % 2]}/{i}.png": i for part in parts for i in part}
+
+
+@pytest.mark.parametrize("before", ["", "train/"])
+def test_without_a_test_folder_a_hash_decides_and_a_new_image_moves_no_other(
+    tmp_path, before
+):
+    files = {f"{before}{name}": i for name, i in numbered(range(0, 60, 2), [1]).items()}
+    photos.write(tmp_path, files)
+    settings = {"validation_fraction": 0.3, "skip_bad_examples": True}
+    sides = [set(values(x)[0]) for x in _splits(load(tmp_path, **settings))]
+    assert sides[0] | sides[1] | {1} == {1, *range(0, 60, 2)}
+    assert 3 <= len(sides[1]) <= 17
+    photos.write(
+        tmp_path, {f"{before}{k}": i for k, i in numbered(range(3, 30, 2)).items()}
+    )
+    more = [set(values(x)[0]) for x in _splits(load(tmp_path, **settings))]
+    assert sides[0] < more[0] and sides[1] < more[1]
+
+
+def _splits(made):
+    return made.train, made.test
+
+
+def test_images_of_any_size_are_resized_as_those_of_tfds(tmp_path):
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 2:6] = 200  # the square in the middle
+    photos.write(tmp_path, SPLIT | {"train/dog/2.png": wide})
+    with pytest.raises(errors.DataError) as refused:
+        load(tmp_path)
+    assert str(refused.value) == (
+        f"Data set 'folder:{tmp_path}' has images of unequal size: (4, 4, 3) and "
+        "(4, 8, 3) ('train/dog/2.png'); --image_size makes them equal."
+    )
+    made = load(tmp_path, image_size=2, crop_pct=0.5)
+    assert made.input_shape == (2, 2, 3) and made.train.inputs.shape == (4, 4, 4, 3)
+    assert np.all(made.train.inputs[3] == 200)
+    np.testing.assert_array_equal(
+        made.train.inputs[3:], decoding.resized(wide[None], 4)
+    )
+
+
+# What is wrong, besides SPLIT; what is said of it; and what is left with
+# --skip_bad_examples: the values of the training and of the test images.
+BAD = {
+    "an unreadable image": (
+        {"train/dog/0.jpg": b"oh"},
+        "1 bad example (train/dog/0.jpg: Unknown image file format",
+        ([10, 20, 30], [40]),
+    ),
+    "an unreadable image that is to evaluate on": (
+        {"test/cat/0.jpg": b""},
+        "1 bad example (test/cat/0.jpg: Input is empty)",
+        ([10, 20, 30], [40]),
+    ),
+    "an empty class": (
+        {"train/fox/notes.txt": b""},
+        "1 bad example (train/fox: holds no image)",
+        ([10, 20, 30], [40]),
+    ),
+    "a class without training images": (
+        {"test/fox/1.png": 50},
+        "(class fox: none of its images is to train on, 1 to evaluate on)",
+        ([10, 20, 30], [40]),
+    ),
+    "a class without readable training images": (
+        {"train/a/1.png": b"", "test/a/1.png": 9},
+        "2 bad examples (train/a/1.png: Input is empty; class a: none of its images",
+        ([10, 20, 30], [40]),
+    ),
+    "an image in no class": (
+        {"train/1.png": 60},
+        "1 bad example (train/1.png: is in no class's folder)",
+        ([10, 20, 30], [40]),
+    ),
+    "a folder in a class": (
+        {"train/cat/more/1.png": 60},
+        "1 bad example (train/cat/more: is a folder in that of a class)",
+        ([10, 20, 30], [40]),
+    ),
+    "many": (
+        {f"train/cat/{i}.png": b"" for i in range(3, 9)},
+        "6 bad examples (train/cat/3.png: Input is empty; train/cat/4.png: Input is "
+        "empty; train/cat/5.png: Input is empty; and 3 more); --skip_bad_examples",
+        ([10, 20, 30], [40]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_bad_is_named_or_left_out(tmp_path, caplog, name):
+    files, said, left = BAD[name]
+    photos.write(tmp_path, SPLIT | files)
+    with pytest.raises(errors.DataError) as refused:
+        load(tmp_path)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        made = load(tmp_path, skip_bad_examples=True)
+    assert made.class_names == ("cat", "dog")
+    assert (values(made.train)[0], values(made.test)[0]) == left
+    (record,) = caplog.records
+    assert "(left out: " in record.getMessage()
+
+
+USELESS = {
+    "no image": ({"cat/1.txt": b"", "dog/1.txt": b""}, "has no image to train on"),
+    "one class": ({"cat/1.png": 1, "cat/2.png": 2}, "has the class 'cat' alone to"),
+    "no readable image": (
+        {"train/cat/1.png": b"", "train/dog/1.png": b"", "test/cat/1.png": 1},
+        "has no image to train on",
+    ),
+    "nothing to evaluate on": (
+        {"cat/1.png": 1, "dog/1.png": 1},
+        "has no image to evaluate on, of 2; --validation_fraction (0.001) can be",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_what_cannot_be_learned_from_is_refused(tmp_path, name):
+    files, said = USELESS[name]
+    photos.write(tmp_path, files)
+    with pytest.raises(errors.DataError) as refused:
+        load(tmp_path, skip_bad_examples=True, validation_fraction=0.001)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_more_than_the_limit_is_refused(tmp_path, monkeypatch):
+    photos.write(tmp_path, SPLIT)
+    monkeypatch.setattr(decoding, "MAX_DECODED_BYTES", 4 * 4 * 4 * 3)
+    load(tmp_path)  # Both splits fill it exactly.
+    monkeypatch.setattr(decoding, "MAX_DECODED_BYTES", 4 * 4 * 4 * 3 - 1)
+    with pytest.raises(errors.DataError, match="at most .* GiB fit.*streaming"):
+        load(tmp_path)
