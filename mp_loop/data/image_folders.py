@@ -59,7 +59,7 @@ def load(data: sections.Data, folder: str) -> decoding.Labelled:
     train, test = _of_classes(train, test, bad)
     bad_examples.settle(name, bad, skip)
     _check_counts(data, train, test)
-    size = round(data.image_size / data.crop_pct)
+    size = decoding.whole_side(data)
     bad = []
     train, inputs = _decoded(name, folder, train, size, None, bad)
     like = inputs if train else None
