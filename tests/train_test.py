@@ -82,9 +82,9 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert re.search(r"accuracy +0\.\d{4}", said) and "training.png" in said
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "checkpoints", "environment.json", "evaluations.jsonl", "flags.txt",
-        "metrics.jsonl", "model.keras", "report.html", "summary.json", "tensorboard",
-        "training.png",
+        "checkpoints", "classes.json", "environment.json", "evaluations.jsonl",
+        "flags.txt", "metrics.jsonl", "model.keras", "predictor.keras", "report.html",
+        "summary.json", "tensorboard", "training.png",
     } | ({"coverage.json"} if precision != "float32" else set())  # fmt: skip
     logged = records.read_metrics(folder)
     assert [line["step"] for line in logged] == [4, 8, 12]

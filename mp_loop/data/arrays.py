@@ -146,7 +146,7 @@ def _images(data: sections.Data, which: str, images: np.ndarray) -> np.ndarray:
         images = images[..., np.newaxis]
     if not data.image_size:
         return images
-    size = round(data.image_size / data.crop_pct)
+    size = decoding.whole_side(data)
     made = None
     for start in range(0, len(images), _AT_ONCE):
         some = decoding.resized(images[start : start + _AT_ONCE], size)

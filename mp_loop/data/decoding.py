@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from mp_loop.config import errors
+from mp_loop.config import errors, sections
 
 MAX_DECODED_BYTES = 4 * 2**30
 
@@ -118,6 +118,11 @@ def feature_names(
 def unchanged(pixels: np.ndarray) -> np.ndarray:
     """Returns images as they are."""
     return pixels
+
+
+def whole_side(data: sections.Data) -> int:
+    """The side of the squares that images are resized to, before a crop; 0: none."""
+    return round(data.image_size / data.crop_pct)
 
 
 def resized(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -130,7 +130,7 @@ def _decoded(
       bad: gets the place and the reason of each that cannot be read.
     """
     inputs, kept = None, []
-    read = functools.partial(_read, folder, round(data.image_size / data.crop_pct))
+    read = functools.partial(_read, folder, decoding.whole_side(data))
     results = image_files.in_parallel(read, images)
     for image, pixels in zip(images, results, strict=True):
         if isinstance(pixels, str):

@@ -14,8 +14,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -23,10 +24,19 @@ from mp_loop.config import errors, fields, names, sections
 from mp_loop.data import arrays, decoding, download, image_folders, sequences, texts
 
 Examples = decoding.Split | sequences.Sequences
-Tokenize = Callable[[Sequence[bytes]], np.ndarray]
 
 # What reads local files with labels, by kind.
 _LOCAL = {"folder": image_folders.load, "npz": arrays.of_npz}
+
+
+class Tokenizer(Protocol):
+    """Makes tokens of texts, and can be kept in files."""
+
+    def __call__(self, texts: Sequence[bytes]) -> np.ndarray:
+        """Returns int32 [n, length] of n texts in UTF-8."""
+
+    def save(self, folder: str) -> None:
+        """Writes itself into a new folder."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +56,8 @@ class Source:
       preprocess: makes a model's inputs from pixels, float32 [b, h, w, c] in [0, 255],
         or from tokens; None: (pixel / 255 - mean) / std, and tokens as they are.
       kind: `image` or `text`: what the inputs are.
+      resized_to: the side of the squares that images were resized to; 0: unchanged.
+      tokenize: made the tokens of labelled texts; None for all else.
     """
 
     name: str
@@ -58,6 +70,8 @@ class Source:
     std: np.ndarray
     preprocess: Callable[[tf.Tensor], Any] | None = None
     kind: str = "image"
+    resized_to: int = 0
+    tokenize: Tokenizer | None = None
 
     @property
     def is_text(self) -> bool:
@@ -65,14 +79,17 @@ class Source:
         return self.kind == "text"
 
     def prepare(self, inputs: tf.Tensor) -> Any:
-        """Makes a model's inputs: float32 from pixels; of tokens see `preprocess`."""
+        """Makes a model's inputs: float32 from pixels; of tokens see `preprocess`.
+
+        Given a symbolic tensor of Keras, it describes how a model would make them.
+        """
         if self.is_text:
             return inputs if self.preprocess is None else self.preprocess(inputs)
         height, width, _ = self.input_shape
         top = (inputs.shape[1] - height) // 2
         left = (inputs.shape[2] - width) // 2
         middle = inputs[:, top : top + height, left : left + width]
-        pixels = tf.cast(middle, tf.float32)
+        pixels = keras.ops.cast(middle, "float32")
         if self.preprocess is not None:
             return self.preprocess(pixels)
         scale, offset = 1 / (255 * self.std), -self.mean / self.std
@@ -84,7 +101,7 @@ def load(
     data_dir: str = "",
     image_size: int = 0,
     crop_pct: float = 1.0,
-    tokenize: Tokenize | None = None,
+    tokenize: Tokenizer | None = None,
     **settings: fields.Value,
 ) -> Source:
     """Reads a data set of images (or texts) and labels into memory.
@@ -125,7 +142,7 @@ def load(
     return from_settings(data, tokenize)
 
 
-def from_settings(data: sections.Data, tokenize: Tokenize | None = None) -> Source:
+def from_settings(data: sections.Data, tokenize: Tokenizer | None = None) -> Source:
     """Loads the data set that settings describe; see `load`."""
     local = names.local_path(data.dataset)
     if local is None:
@@ -157,10 +174,12 @@ def from_settings(data: sections.Data, tokenize: Tokenize | None = None) -> Sour
         mean=mean,
         std=std,
         kind="image" if tokenize is None else "text",
+        resized_to=decoding.whole_side(data) if tokenize is None else 0,
+        tokenize=tokenize,
     )
 
 
-def _of_tfds(data: sections.Data, tokenize: Tokenize | None) -> decoding.Labelled:
+def _of_tfds(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labelled:
     """Decodes a TFDS data set; see `load`."""
     name, is_text = data.dataset, tokenize is not None
     builder = download.prepared_builder(name, data.data_dir)
@@ -170,8 +189,8 @@ def _of_tfds(data: sections.Data, tokenize: Tokenize | None) -> decoding.Labelle
     if is_text:
         convert, at_once = tokenize, 1024
     elif data.image_size:
-        whole = round(data.image_size / data.crop_pct)
-        convert, at_once = functools.partial(decoding.resized, size=whole), 1
+        side = decoding.whole_side(data)
+        convert, at_once = functools.partial(decoding.resized, size=side), 1
     else:
         # Images whose size is not declared are compared one by one.
         declared = None not in info.features[feature].shape

@@ -15,8 +15,10 @@ keras_hub is optional (`pip install 'mp_loop[text]'`), and imported only when ne
 from __future__ import annotations
 
 import importlib
+import json
 import os
-from collections.abc import Callable, Sequence
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -34,17 +36,40 @@ _PROBE_ADDRESS = ("www.kaggle.com", 443)
 _INPUTS = ("token_ids", "segment_ids", "padding_mask")
 
 
-def tokenizer(preset: str, sequence_length: int) -> Callable[[Any], np.ndarray]:
-    """Returns the function that makes token ids from sentences for a preset.
+class Tokenizer:
+    """Makes token ids of sentences, as a preset does it.
+
+    Attributes:
+      preprocessor: keras_hub's, which adds the special tokens.
+      sequence_length: of every row: longer sentences are cut, shorter ones are padded.
+    """
+
+    def __init__(self, preprocessor: Any, sequence_length: int):
+        """Takes a `keras_hub.models.TextClassifierPreprocessor`."""
+        self.preprocessor = preprocessor
+        self.sequence_length = sequence_length
+
+    def __call__(self, sentences: Sequence[bytes | str]) -> np.ndarray:
+        """Returns int32 [n, sequence_length] of n sentences, a list or an array."""
+        texts = [
+            text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+            for text in sentences
+        ]
+        if not texts:
+            return np.zeros((0, self.sequence_length), np.int32)
+        return np.asarray(self.preprocessor(texts)["token_ids"], np.int32)
+
+    def save(self, folder: str) -> None:
+        """Writes a folder for `saved_tokenizer`."""
+        self.preprocessor.save_to_preset(folder)
+
+
+def tokenizer(preset: str, sequence_length: int) -> Tokenizer:
+    """Returns what makes token ids from sentences for a preset.
 
     Args:
       preset: see the module's docstring.
-      sequence_length: of every row: longer sentences are cut, shorter ones are padded.
-        At least 3, for a start, a word and an end.
-
-    Returns:
-      A function of n sentences (a list or an array of bytes or str) that returns int32
-      [n, sequence_length], special tokens included.
+      sequence_length: of every row; at least 3, for a start, a word and an end.
 
     Raises:
       ModelError: keras_hub is missing, or has no such preset for text.
@@ -53,17 +78,27 @@ def tokenizer(preset: str, sequence_length: int) -> Callable[[Any], np.ndarray]:
     preprocessor = from_preset(
         "TextClassifierPreprocessor", preset, sequence_length=sequence_length
     )
+    return Tokenizer(preprocessor, sequence_length)
 
-    def encode(sentences: Sequence[bytes | str]) -> np.ndarray:
-        texts = [
-            text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-            for text in sentences
-        ]
-        if not texts:
-            return np.zeros((0, sequence_length), np.int32)
-        return np.asarray(preprocessor(texts)["token_ids"], np.int32)
 
-    return encode
+def saved_tokenizer(folder: str) -> Tokenizer:
+    """Reads what `Tokenizer.save` wrote; the preset may be gone.
+
+    Raises:
+      ModelError: keras_hub is missing, or the folder holds no tokenizer.
+    """
+    keras_hub(f"{PREFIX}{folder}")  # Keras finds its classes once it is imported
+    try:
+        # keras_hub itself would ask for the configuration of a model as well.
+        text = pathlib.Path(folder, "preprocessor.json").read_text(encoding="utf-8")
+        preprocessor = keras.saving.deserialize_keras_object(json.loads(text))
+        assets = pathlib.Path(folder, "assets", "tokenizer")
+        preprocessor.tokenizer.load_assets(str(assets))
+    except Exception as error:  # Files or configuration can raise any type.
+        raise errors.ModelError(
+            errors.because(f"'{folder}' cannot be read as a tokenizer", error)
+        ) from error
+    return Tokenizer(preprocessor, preprocessor.sequence_length)
 
 
 def build(

@@ -14,6 +14,7 @@ import errno
 import os
 import pathlib
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 
@@ -21,8 +22,8 @@ from collections.abc import Iterator
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     with (
-        replacing(path, path.with_name(f".{path.name}.{os.getpid()}")) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="\n") as file,
+        replacing(path, temporary(path)) as name,
+        open(name, "w", encoding="utf-8", newline="\n") as file,
     ):
         file.write(text)
         file.flush()
@@ -34,7 +35,7 @@ def replacing(path: pathlib.Path, temporary: pathlib.Path) -> Iterator[pathlib.P
     """Renames a file to `path` at the end; on an error it is removed instead.
 
     Args:
-      path: what is replaced, if it exists.
+      path: what is replaced, if it exists. A folder takes the place of none.
       temporary: the name to write to, in the same folder. What is written must be
         on the disk when the block ends.
 
@@ -45,8 +46,16 @@ def replacing(path: pathlib.Path, temporary: pathlib.Path) -> Iterator[pathlib.P
         yield temporary
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         raise
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, or a folder with all that it holds, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_regular(
@@ -98,18 +107,30 @@ def flush_all(folder: pathlib.Path) -> None:
     flush(folder)
 
 
+def flush_tree(folder: pathlib.Path) -> None:
+    """Waits until all that a folder holds is on the disk."""
+    for path in folder.rglob("*"):
+        flush(path)
+    flush(folder)
+
+
 def temporary_model(path: pathlib.Path) -> pathlib.Path:
     """The name under which a model is written first: Keras wants its ending."""
     return path.with_name(f".{os.getpid()}.{path.name}")
 
 
+def temporary(path: pathlib.Path) -> pathlib.Path:
+    """The name under which anything else is written first."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
 def is_leftover(path: pathlib.Path) -> bool:
-    """Whether a file has the name of a killed process' temporary file."""
-    return bool(re.fullmatch(r"\.(\d+\.model\.keras|.+\.\d+)", path.name))
+    """Whether a file or a folder has a name as `temporary` gives, or a model's."""
+    return bool(re.fullmatch(r"\.(\d+\.(model|predictor)\.keras|.+\.\d+)", path.name))
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
-    """Removes the temporary files of processes that were killed."""
+    """Removes the temporary files and folders of processes that were killed."""
     for path in folder.glob(".*"):
         if is_leftover(path):
-            path.unlink()
+            remove(path)

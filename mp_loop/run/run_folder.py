@@ -4,6 +4,7 @@
     run.log({"step": 20, "loss": 0.7, ...})          # metrics.jsonl, TensorBoard
     run.log_evaluation(20, {"eval_loss": 0.6, "eval_accuracy": 0.8})
     run.write_model(model)                           # model.keras
+    run.write_predictor(predictor, names)            # predictor.keras, classes.json
     run.write_summary({...})                         # summary.json
     run.close()
 
@@ -19,7 +20,7 @@ import contextlib
 import pathlib
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mp_loop.config import errors
@@ -184,10 +185,35 @@ class RunFolder:
 
     def write_model(self, model: keras.Model) -> None:
         """Writes model.keras, whole or not at all."""
-        path = self.folder / records.MODEL_FILE
-        with files.replacing(path, files.temporary_model(path)) as temporary:
-            model.save(temporary)
-            files.flush(temporary)
+        _save(model, self.folder / records.MODEL_FILE)
+
+    def write_predictor(
+        self,
+        predictor: keras.Model | None,
+        class_names: Sequence[str],
+        save_tokenizer: Callable[[str], None] | None = None,
+    ) -> None:
+        """Writes predictor.keras, classes.json, and tokenizer/ for texts.
+
+        Args:
+          predictor: what `predictors.make` returned; None: the model cannot be part
+            of one, and a predictor.keras of an earlier end is removed.
+          class_names: in the order of the model's outputs.
+          save_tokenizer: writes the tokenizer into a folder, which does not exist.
+        """
+        text = strict_json.to_document(list(class_names))
+        files.write_atomically(self.folder / records.CLASSES_FILE, text)
+        folder = self.folder / records.TOKENIZER_FOLDER
+        # It does not change: what an earlier end of the run left is this one.
+        if save_tokenizer is not None and not folder.exists():
+            with files.replacing(folder, files.temporary(folder)) as temporary:
+                save_tokenizer(str(temporary))
+                files.flush_tree(temporary)
+        path = self.folder / records.PREDICTOR_FILE
+        if predictor is None:
+            path.unlink(missing_ok=True)
+        else:
+            _save(predictor, path)
 
     def write_coverage(self, values: Mapping[str, Any]) -> None:
         """Writes coverage.json."""
@@ -275,6 +301,13 @@ def _write_description(folder: pathlib.Path, flagfile: str) -> None:
     files.write_atomically(folder / records.FLAGS_FILE, flagfile)
     text = strict_json.to_document(environment.environment())
     files.write_atomically(folder / records.ENVIRONMENT_FILE, text)
+
+
+def _save(model: keras.Model, path: pathlib.Path) -> None:
+    """Writes a model, whole or not at all."""
+    with files.replacing(path, files.temporary_model(path)) as temporary:
+        model.save(temporary)
+        files.flush(temporary)
 
 
 def _as_folder(output_dir: str) -> pathlib.Path:

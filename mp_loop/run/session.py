@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from mp_loop.config import errors, settings
 from mp_loop.hardware import environment
+from mp_loop.models import predictors
 from mp_loop.numerics import probe
 from mp_loop.precision import coverage
 from mp_loop.run import (
@@ -38,6 +41,8 @@ from mp_loop.run import (
     writers,
 )
 from mp_loop.step import train_state
+
+logger = logging.getLogger(__name__)
 
 
 class Session:
@@ -166,7 +171,14 @@ class Session:
         return dataclasses.replace(results[-1], train_seconds=seconds)
 
     def write_results(self, result: loop.Result) -> dict[str, Any]:
-        """Writes the model and the summary; returns the summary. Raises OSError."""
+        """Writes the model, what predicts with it, and the summary.
+
+        Returns:
+          The summary.
+
+        Raises:
+          OSError: they cannot be written.
+        """
         config = self.experiment.config
         summary = {
             **dataclasses.asdict(result),
@@ -184,9 +196,24 @@ class Session:
             summary |= timing.of_earlier_processes(
                 self.writer.folder, config.data.batch_size
             )
-        self.writer.write_model(self.experiment.step.export())
-        self.writer.write_summary(summary)
+        model = self.experiment.step.export()
+        self.writer.write_model(model)
+        self._write_predictor(model)
+        self.writer.write_summary(summary)  # last: it tells that a run is finished
         return summary
+
+    def _write_predictor(self, model: keras.Model) -> None:
+        """Writes what takes raw inputs, of a task whose outputs are classes."""
+        source = self.experiment.source
+        if not source.class_names or not self.has_files:
+            return
+        try:
+            predictor = predictors.make(source, model)
+        except errors.ModelError as error:
+            predictor = None
+            logger.warning("No %s: %s", records.PREDICTOR_FILE, error)
+        save_tokenizer = source.tokenize.save if source.tokenize else None
+        self.writer.write_predictor(predictor, source.class_names, save_tokenizer)
 
     def _open_files(self, lock: locking.FolderLock | None) -> None:
         config = self.experiment.config

@@ -8,11 +8,8 @@ Where tokens come from the model, it is loaded before the data are.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors, sections, settings
@@ -111,7 +108,7 @@ def _labelled(config: settings.Config) -> sources.Source:
     return dataclasses.replace(source, preprocess=preprocess)
 
 
-def _tokenizer(config: settings.Config) -> Callable[[Any], np.ndarray] | None:
+def _tokenizer(config: settings.Config) -> sources.Tokenizer | None:
     """The tokenizer of a classifier of texts; None for images."""
     if not _reads_texts(config.model):
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -55,6 +55,14 @@ class Writer(Protocol):
 
     def write_model(self, model: keras.Model) -> None:
         """Writes the trained model."""
+
+    def write_predictor(
+        self,
+        predictor: keras.Model | None,
+        class_names: Sequence[str],
+        save_tokenizer: Callable[[str], None] | None = None,
+    ) -> None:
+        """Writes what predicts from raw inputs."""
 
     def write_coverage(self, values: Mapping[str, Any]) -> None:
         """Records how much of the model multiplies in 16 bits."""
@@ -137,6 +145,14 @@ class NullWriter:
         return None
 
     def write_model(self, model: keras.Model) -> None:
+        """Does nothing."""
+
+    def write_predictor(
+        self,
+        predictor: keras.Model | None,
+        class_names: Sequence[str],
+        save_tokenizer: Callable[[str], None] | None = None,
+    ) -> None:
         """Does nothing."""
 
     def write_coverage(self, values: Mapping[str, Any]) -> None:

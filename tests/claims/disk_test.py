@@ -78,7 +78,7 @@ def assert_whole(folder):
         assert not any(name.startswith(".") for name in inner), path
         if path.suffix == ".json" and "checkpoints" not in inner:
             json.loads(path.read_text())
-        elif path.name == "model.keras":
+        elif path.suffix == ".keras":
             keras.saving.load_model(path)
         elif path.suffix == ".png":
             assert path.read_bytes()[-8:-4] == b"IEND"

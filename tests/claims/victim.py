@@ -50,14 +50,15 @@ PLACES = {
     "in a rollback": ("mp_loop.run.run_folder", "RunFolder.rewind"),
     "in a resume": ("mp_loop.run.tensorboard", "_drop_events_after"),
     "before the model": ("mp_loop.run.run_folder", "RunFolder.write_model"),
+    "before the predictor": ("mp_loop.run.run_folder", "RunFolder.write_predictor"),
     "before the picture": ("mp_loop.report.training_plot", "draw_run"),
     "before the summary": ("mp_loop.run.run_folder", "RunFolder.write_summary"),
     "before the report": ("mp_loop.report.run_page", "write"),
 }
 
 # In the last seconds of a run.
-LATE = ("before the model", "before the picture", "before the summary",
-        "before the report")  # fmt: skip
+LATE = ("before the model", "before the predictor", "before the picture",
+        "before the summary", "before the report")  # fmt: skip
 
 # What a training imports only when it needs it.
 IMPORTED = (

@@ -495,3 +495,14 @@ def test_each_encoder_is_recomputed_by_itself(preset):
     ]
     assert [len(found) for found in encoders if found] == [1, 1]
     assert all(len(segment.outputs) == 1 for segment in segments)
+
+
+def test_a_saved_tokenizer_gives_the_same_tokens_without_its_preset(preset, tmp_path):
+    encode = language.tokenizer(preset, 8)
+    encode.save(str(tmp_path / "tokenizer"))
+    again = language.saved_tokenizer(str(tmp_path / "tokenizer"))
+    sentences = [b"The quick fox", b"dogs"]
+    np.testing.assert_array_equal(again(sentences), encode(sentences))
+    (tmp_path / "tokenizer" / "assets" / "tokenizer" / "vocabulary.txt").unlink()
+    with pytest.raises(errors.ModelError, match="cannot be read as a tokenizer: "):
+        language.saved_tokenizer(str(tmp_path / "tokenizer"))

@@ -23,8 +23,10 @@ def test_a_failed_atomic_write_leaves_the_old_file_and_no_other(tmp_path, monkey
 
 def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
     kept = {"metrics.jsonl", "model.keras", ".git", ".env", ".5.other.keras"}
-    left = {".flags.txt.123", ".99.model.keras"}
+    left = {".flags.txt.123", ".99.model.keras", ".99.predictor.keras"}
     for name in kept | left:
         (tmp_path / name).touch()
+    (tmp_path / ".tokenizer.7").mkdir()
+    (tmp_path / ".tokenizer.7" / "vocabulary.txt").touch()
     files.remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept

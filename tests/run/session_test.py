@@ -1,9 +1,14 @@
 """A run and what it holds."""
 
+import json
+
+import keras
+import numpy as np
 import pytest
 
 from mp_loop.cli import app
 from mp_loop.config import errors
+from mp_loop.models import predictors
 from mp_loop.run import build, locking, records, session
 
 WORDS = (
@@ -34,6 +39,12 @@ def test_a_session_holds_the_folder_to_its_end(tmp_path):
             locking.FolderLock(folder)
     locking.FolderLock(folder).release()
     assert records.read_summary(folder) == summary
+    assert json.loads((folder / "classes.json").read_text())[7] == "Sneaker"
+    images = run.experiment.source.test.inputs
+    predictor = keras.models.load_model(folder / "predictor.keras")
+    found = predictor.predict(images, verbose=0)["probability"].argmax(-1)
+    right = np.mean(found == run.experiment.source.test.labels)
+    assert right == pytest.approx(summary["eval_accuracy"], abs=1e-6)
     assert summary["steps"] == 4 and summary["model"] == WORDS[0].partition("=")[2]
     again = built(folder, "--steps=6", "--resume")
     with session.Session(again, locking.FolderLock(folder)) as run:
@@ -51,6 +62,27 @@ def test_a_worker_without_files_trains_the_same_and_writes_nothing(tmp_path):
         assert run.write_results(result)["steps"] == 4
     assert [line["step"] for line in lines if "loss" in line] == [2, 4]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_no_part_of_another_costs_a_warning(
+    tmp_path, caplog, monkeypatch
+):
+    folder = tmp_path / "run"
+    with session.Session(built(folder, "--steps=2")) as run:
+        finish(run)
+    assert (folder / "predictor.keras").exists()
+
+    def refuse(source, model):
+        raise errors.ModelError("it cannot")
+
+    monkeypatch.setattr(predictors, "make", refuse)
+    again = built(folder, "--resume")
+    with session.Session(again, locking.FolderLock(folder)) as run:
+        assert finish(run)["steps"] == 4
+    assert "No predictor.keras: it cannot" in caplog.messages
+    # That of the earlier end has other weights.
+    assert not (folder / "predictor.keras").exists()
+    assert (folder / "model.keras").exists() and (folder / "classes.json").exists()
 
 
 def test_an_end_before_the_checkpoint_is_refused(tmp_path):

@@ -93,6 +93,7 @@ def outcome(folder):
     kinds = {n: t["dtype"] for n, t in manifests.read(newest).tensors.items()}
     tensors = checkpoint_files.read_tensors(newest, kinds)
     model = keras.saving.load_model(folder / "model.keras")
+    predictor = keras.saving.load_model(folder / "predictor.keras")
     picture = folder / "training.png"
     report = (folder / "report.html").read_text()
     return {
@@ -108,6 +109,7 @@ def outcome(folder):
         "summary": without(records.read_summary(folder), TIMED_SUMMARY),
         "weights": [np.asarray(w).tobytes() for w in model.get_weights()],
         "config": json.dumps(model.get_config()),
+        "predictor": [np.asarray(w).tobytes() for w in predictor.get_weights()],
         "tensorboard": [
             entry
             for entry in run_folders.tensorboard_scalars(folder)

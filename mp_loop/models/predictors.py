@@ -1,0 +1,93 @@
+"""Models that take what users have, and say what it is.
+
+    predictor = predictors.make(source, model)
+    predictor.save("predictor.keras")
+
+    predictor = keras.models.load_model("predictor.keras")    # without this package
+    found = predictor.predict(images)        # [n, h, w, c], pixels in [0, 255]
+    found["class"], found["probability"]     # bytes [n], float32 [n, classes]
+
+A trained model takes inputs that `Source.prepare` made, and gives logits. A predictor
+holds that preparation, the model, softmax and the names of the classes. It is a graph
+of Keras' own operations and layers.
+"""
+
+from __future__ import annotations
+
+import keras
+
+from mp_loop.config import errors
+from mp_loop.data import sources
+from mp_loop.models import heads
+
+
+def make(source: sources.Source, model: keras.Model) -> keras.Model:
+    """Makes the predictor of a classifier; it shares the model's weights.
+
+    What it computes of an image that was resized is what the training computed of it:
+    squares are cropped, resized and rounded as `decoding.resized` does it.
+
+    Args:
+      source: what the model was trained on.
+      model: from what `source.prepare` returns to one number for each class.
+
+    Returns:
+      A functional model of one input: `image`, float32 [n, h, w, channels], pixels in
+      [0, 255], of any height and width if the source resizes images, else of theirs; or
+      `token_ids`, int32 [n, length], as `source.tokenize` makes them. Its outputs are
+      `class`, the name of the most probable class, [n] strings in UTF-8, and
+      `probability`, float32 [n, classes].
+
+    Raises:
+      ModelError: the model cannot be part of another one.
+    """
+    try:
+        raw, inputs = _prepared(source)
+        outputs = keras.ops.cast(model(inputs), "float32")
+        if heads.from_logits(model):
+            outputs = keras.layers.Softmax(dtype="float32", name="softmax")(outputs)
+        best = keras.ops.argmax(outputs, axis=-1)
+        named = _names(source.class_names)(best)
+        return keras.Model(
+            raw, {"class": named, "probability": outputs}, name="predictor"
+        )
+    except Exception as error:  # A user's layer can raise any type.
+        raise errors.ModelError(
+            errors.because(f"'{model.name}' cannot be part of another model", error)
+        ) from error
+
+
+def class_names(predictor: keras.Model) -> tuple[str, ...]:
+    """Returns the names of the classes, in the order of the probabilities."""
+    return tuple(map(str, predictor.get_layer("class").get_vocabulary()))
+
+
+def _prepared(source: sources.Source) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """What a user has, and what the model takes of it."""
+    if source.is_text:
+        raw = keras.Input(source.input_shape, dtype="int32", name="token_ids")
+        return raw, source.prepare(raw)
+    shape = source.train.inputs.shape[1:]
+    if not source.resized_to:
+        raw = keras.Input(shape, dtype="float32", name="image")
+        return raw, source.prepare(raw)
+    raw = keras.Input((None, None, shape[-1]), dtype="float32", name="image")
+    squares = keras.ops.image.resize(
+        raw,
+        (source.resized_to, source.resized_to),
+        antialias=True,
+        crop_to_aspect_ratio=True,
+    )
+    # As stored in memory: whole numbers, of which float32 holds each exactly.
+    return raw, source.prepare(keras.ops.round(keras.ops.clip(squares, 0, 255)))
+
+
+def _names(names: tuple[str, ...]) -> keras.layers.Layer:
+    """The layer that makes names of class numbers."""
+    return keras.layers.StringLookup(
+        vocabulary=list(names),
+        num_oov_indices=0,
+        oov_token=f"{max(names, key=len)}?",  # it must not be the name of a class
+        invert=True,
+        name="class",
+    )

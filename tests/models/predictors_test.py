@@ -1,0 +1,116 @@
+"""From raw inputs to names and probabilities."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mp_loop.config import errors
+from mp_loop.data import decoding
+from mp_loop.models import applications, predictors
+from tests.support import data_sets
+
+MODES = ["dataset", "tf", "torch", "caffe", "none"]
+SHAPES = {"tall": (50, 41), "flat": (20, 90), "small": (9, 9), "as held": (12, 12)}
+
+
+def classifier(shape, classes, activation=None, name="cls"):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input(shape),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes, activation=activation),
+        ],
+        name=name,
+    )
+
+
+def source_of(mode="dataset", resized_to=0, classes=4, names=None):
+    """Images of 8 x 8 pixels, of the middle of 12 x 12 where they are resized."""
+    side = resized_to or 8
+    made = data_sets.source(classes, (side, side, 3))
+    return dataclasses.replace(
+        made,
+        input_shape=(8, 8, 3),
+        mean=np.array([0.4, 0.5, 0.6]),
+        std=np.array([0.2, 0.3, 0.25]),
+        preprocess=applications.preprocessing(mode, "cnn", ""),
+        resized_to=resized_to,
+        class_names=names or made.class_names,
+    )
+
+
+def pixels(shape, count=3):
+    generator = np.random.default_rng(1)
+    return generator.integers(0, 256, (count, *shape, 3), np.uint8)
+
+
+def again(model, tmp_path):
+    model.save(tmp_path / "predictor.keras")
+    return keras.models.load_model(tmp_path / "predictor.keras")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_raw_images_become_the_inputs_of_the_training_bit_for_bit(tmp_path, mode):
+    source = source_of(mode, resized_to=12)
+    model = classifier((8, 8, 3), 4)
+    predictor = again(predictors.make(source, model), tmp_path)
+    for shape in SHAPES.values():
+        raw = pixels(shape)
+        inputs = source.prepare(tf.constant(decoding.resized(raw, 12)))
+        wanted = tf.nn.softmax(model(inputs)).numpy()
+        found = predictor(raw)
+        np.testing.assert_array_equal(found["probability"], wanted)
+        best = [str(i).encode() for i in wanted.argmax(-1)]
+        assert found["class"].numpy().tolist() == best
+        # In a graph TensorFlow divides by multiplying with the inverse.
+        found = predictor.predict(raw, verbose=0)
+        np.testing.assert_allclose(found["probability"], wanted, rtol=2e-5)
+
+
+def test_images_that_were_not_resized_have_their_size(tmp_path):
+    source = source_of()
+    model = classifier((8, 8, 3), 4)
+    predictor = again(predictors.make(source, model), tmp_path)
+    assert predictor.input.shape == (None, 8, 8, 3)
+    wanted = tf.nn.softmax(model(source.prepare(source.test.inputs)))
+    np.testing.assert_array_equal(predictor(source.test.inputs)["probability"], wanted)
+
+
+def test_a_model_that_ends_in_softmax_gets_no_other():
+    source = source_of()
+    model = classifier((8, 8, 3), 4, activation="softmax")
+    found = predictors.make(source, model)(source.test.inputs)["probability"]
+    np.testing.assert_array_equal(found, model(source.prepare(source.test.inputs)))
+
+
+@pytest.mark.parametrize(
+    "names", [("a/b", "[UNK]"), ("ä", "a b"), (" a", "a"), ("1", "0"), ("nan", "inf")]
+)
+def test_any_names_of_classes_are_kept(tmp_path, names):
+    model = classifier((8, 8, 3), 2)
+    made = predictors.make(source_of(classes=2, names=names), model)
+    predictor = again(again(made, tmp_path), tmp_path)
+    assert predictors.class_names(predictor) == names
+    found = predictor(pixels((8, 8), 20))
+    wanted = [names[i].encode() for i in found["probability"].numpy().argmax(-1)]
+    assert found["class"].numpy().tolist() == wanted
+
+
+def test_tokens_are_the_input_of_a_text_classifier(tmp_path):
+    source = dataclasses.replace(source_of(), input_shape=(5,), kind="text")
+    ids = keras.Input((5,), dtype="int32")
+    outputs = keras.layers.Dense(4)(keras.layers.Embedding(9, 3)(ids)[:, 0])
+    model = keras.Model(ids, outputs)
+    predictor = again(predictors.make(source, model), tmp_path)
+    tokens = np.arange(5)[None] + np.arange(3)[:, None]
+    wanted = tf.nn.softmax(model(tokens))
+    np.testing.assert_array_equal(predictor(tokens)["probability"], wanted)
+
+
+def test_a_model_that_cannot_be_combined_is_named():
+    with pytest.raises(errors.ModelError, match="'image' cannot be part of another"):
+        predictors.make(source_of(), classifier((8, 8, 3), 4, name="image"))
