@@ -84,7 +84,9 @@ def _train(current: session.Session) -> int:
     output_dir = config.records.output_dir
     quiet = config.records.quiet or not current.has_files
     total_steps = current.experiment.total_steps
-    shown = progress.Progress(total_steps, current.done, quiet)
+    shown = progress.Progress(
+        total_steps, current.done, quiet, current.experiment.metric.key
+    )
     try:
         with contextlib.closing(shown), signals.stop_requested() as stop_requested:
             result = current.train(shown, stop_requested)

@@ -19,14 +19,22 @@ from mp_loop.run import records
 class Progress:
     """Shows lines of metrics on stderr and evaluations on stdout."""
 
-    def __init__(self, total_steps: int, done: int = 0, quiet: bool = False):
+    def __init__(
+        self,
+        total_steps: int,
+        done: int = 0,
+        quiet: bool = False,
+        metric: str = "eval_accuracy",
+    ):
         """Shows the start.
 
         Args:
           total_steps: where the run ends.
           done: steps of an earlier process.
           quiet: show nothing at all.
+          metric: its key in evaluations.
         """
+        self._metric = metric
         self._total, self._quiet, self._bar = total_steps, quiet, None
         if not quiet and sys.stderr.isatty():
             import tqdm  # with TensorFlow, which takes seconds
@@ -55,8 +63,11 @@ class Progress:
         if "overflow" in line:
             skip = line["overflow"]
             self._write(f"step {skip['step']} was skipped: {skip['text']}", sys.stderr)
+        measured = line.get(records.training_key(self._metric))
+        title = records.metric_title(self._metric)
+        also = "" if measured is None else f"{title} {measured:.3f}, "
         text = (
-            f"loss {line['loss']:.3f}, scale {line['loss_scale']:g}, "
+            f"loss {line['loss']:.3f}, {also}scale {line['loss_scale']:g}, "
             f"skipped {line['skipped_steps']}, "
             f"{line['examples_per_second']:.0f} examples/s"
         )

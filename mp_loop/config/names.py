@@ -24,7 +24,7 @@ OWN_MODELS = ("mlp", "cnn", "resnet9", "vit_tiny")
 OWN_DECODERS = ("small_decoder",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine: `kind:PATH`.
-LOCAL_DATA = ("text", "folder")
+LOCAL_DATA = ("text", "folder", "npz")
 PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels; here on class numbers.
 METRIC_ALIASES = {
@@ -206,6 +206,7 @@ def _require_local(dataset: str, kind: str, path: str) -> None:
     exists, wanted = {
         "text": (os.path.exists, "file or folder"),
         "folder": (os.path.isdir, "folder"),
+        "npz": (os.path.isfile, "file"),
     }[kind]
     if not exists(path):
         raise errors.UsageError(

@@ -27,6 +27,8 @@ _OF_THE_LOSS = (
     ("perplexity", "causal_lm"),
     ("perplexity", "classification"),
 )
+# Kinds of local data for classification.
+_WITH_LABELS = ("folder:", "npz:")
 RULES = (
     # The loss scale.
     Rule(
@@ -62,8 +64,9 @@ RULES = (
         "--dataset ({dataset}) is text without labels: pass --task=causal_lm.",
     ),
     Rule(
-        lambda s: s.task == "causal_lm" and s.dataset.startswith("folder:"),
-        "--dataset ({dataset}) is images with labels, not texts for --task=causal_lm.",
+        lambda s: s.task == "causal_lm" and s.dataset.startswith(_WITH_LABELS),
+        "--dataset ({dataset}) has labels; --task=causal_lm reads texts without: "
+        "text:PATH, or a TFDS data set.",
     ),
     Rule(
         lambda s: (

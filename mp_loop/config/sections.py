@@ -18,8 +18,9 @@ class Data(fields.Section):
     dataset: str = fields.setting(
         "fashion_mnist_mini",
         "TFDS data set, the default being part of this package; folder:PATH, images "
-        "in a folder for each class; or text:PATH, a file of text or a folder of .txt "
-        "files, for --task=causal_lm.",
+        "in a folder for each class; npz:PATH, arrays x_train, y_train, x_test, "
+        "y_test; or text:PATH, a file of text or a folder of .txt files, for "
+        "--task=causal_lm.",
     )
     data_dir: str = fields.setting(
         "", "Folder of TFDS data sets; empty: TFDS's default."

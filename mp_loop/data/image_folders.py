@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
 from mp_loop.config import errors, sections
-from mp_loop.data import bad_examples, decoding, image_files, splitting
+from mp_loop.data import bad_examples, classes, decoding, image_files, splitting
 
 _TRAIN = "train"
+_HINT = "PATH/train and PATH/test hold the classes"
 _TEST = ("test", "validation", "val", "valid")
 
 
@@ -53,29 +56,16 @@ def load(data: sections.Data, folder: str) -> decoding.Labelled:
       DataError: something cannot be used, there are fewer than two classes, images are
         of unequal size without `image_size`, or there is too much for the memory.
     """
-    name, skip = data.dataset, data.skip_bad_examples
-    bad: list[str] = []
+    name, bad = data.dataset, []
     train, test = _splits(data, folder, bad)
-    train, test = _of_classes(train, test, bad)
-    bad_examples.settle(name, bad, skip)
-    _check_counts(data, train, test)
-    size = decoding.whole_side(data)
+    kept = classes.with_training(_labels(train), _labels(test), bad)
+    test = tuple(itertools.compress(test, kept))
+    bad_examples.settle(name, bad, data.skip_bad_examples)
+    classes.check(data, _labels(train), _labels(test), _HINT)
     bad = []
-    train, inputs = _decoded(name, folder, train, size, None, bad)
-    like = inputs if train else None
-    test, test_inputs = _decoded(name, folder, test, size, like, bad)
-    kept, kept_test = _of_classes(train, test, bad)
-    bad_examples.settle(name, bad, skip)
-    _check_counts(data, kept, kept_test)
-    class_names = tuple(sorted({image.label for image in kept}))
-    if kept_test != test:  # a class has lost its last image to train on
-        test_inputs = test_inputs[[image in set(kept_test) for image in test]]
-    numbers = {label: number for number, label in enumerate(class_names)}
-    return decoding.Labelled(
-        train=decoding.Split(inputs, _labels(kept, numbers)),
-        test=decoding.Split(test_inputs, _labels(kept_test, numbers)),
-        class_names=class_names,
-    )
+    train = _decoded(data, folder, train, None, bad)
+    test = _decoded(data, folder, test, train.inputs, bad)
+    return classes.assemble(data, (train, test), bad, _HINT)
 
 
 def of_split(data: sections.Data, folder: str, split: str) -> list[tuple[str, str]]:
@@ -145,72 +135,39 @@ def _of_folder(folder: str, before: str, bad: list[str]) -> _Images:
     return tuple(found)
 
 
-def _of_classes(
-    train: _Images, test: _Images, bad: list[str]
-) -> tuple[_Images, _Images]:
-    """Leaves out the test images of classes that have no image to train on."""
-    known = {image.label for image in train}
-    lost = sorted({image.label for image in test} - known)
-    for label in lost:
-        count = sum(image.label == label for image in test)
-        bad.append(
-            f"class {label}: none of its images is to train on, {count} to evaluate on"
-        )
-    return train, tuple(image for image in test if image.label in known)
-
-
-def _check_counts(data: sections.Data, train: _Images, test: _Images) -> None:
-    """Refuses what nothing can be learned from, or be evaluated on."""
-    classes = sorted({image.label for image in train})
-    if len(classes) < 2:
-        found = f"the class '{classes[0]}' alone" if classes else "no image"
-        raise errors.DataError(
-            f"Data set '{data.dataset}' has {found} to train on; a folder of images "
-            "for each of two classes or more is needed, in PATH or in PATH/train."
-        )
-    if not test:
-        raise errors.DataError(
-            f"Data set '{data.dataset}' has no image to evaluate on, of "
-            f"{len(train)}; --validation_fraction ({data.validation_fraction:g}) can "
-            "be larger, or PATH/train and PATH/test hold the classes."
-        )
-
-
 def _decoded(
-    name: str,
+    data: sections.Data,
     folder: str,
     images: _Images,
-    size: int,
     like: np.ndarray | None,
     bad: list[str],
-) -> tuple[_Images, np.ndarray]:
+) -> classes.Part:
     """Decodes images, in order; those that cannot be are left out, and named in `bad`.
 
     Args:
-      name: of the data set.
+      data: see `load`.
       folder: of all images.
       images: one at least.
-      size: side of the square that each becomes; 0: as they are.
-      like: other images that are held, of the same shape.
+      like: other images that are held, of the same shape; or None.
       bad: gets the place and the reason of each that cannot be read.
     """
     inputs, kept = None, []
-    read = functools.partial(_read, folder, size)
-    for image, pixels in zip(
-        images, image_files.in_parallel(read, images), strict=True
-    ):
+    read = functools.partial(_read, folder, decoding.whole_side(data))
+    results = image_files.in_parallel(read, images)
+    for image, pixels in zip(images, results, strict=True):
         if isinstance(pixels, str):
             bad.append(f"{image.file}: {pixels}")
             continue
         if inputs is None:
-            inputs = decoding.allocate(name, len(images), pixels, like)
+            held = like if like is not None and len(like) else None
+            inputs = decoding.allocate(data.dataset, len(images), pixels, held)
         if pixels.shape[1:] != inputs.shape[1:]:
-            raise decoding.unequal(name, inputs, pixels, image.file)
+            raise decoding.unequal(data.dataset, inputs, pixels, image.file)
         inputs[len(kept)] = pixels[0]
         kept.append(image)
     if inputs is None:
-        return (), np.empty((0, 1, 1, 3), np.uint8)
-    return tuple(kept), inputs[: len(kept)]
+        inputs = np.empty((0, 1, 1, 3), np.uint8)
+    return classes.Part(inputs[: len(kept)], _labels(kept))
 
 
 def _read(folder: str, size: int, image: _Image) -> np.ndarray | str:
@@ -222,5 +179,5 @@ def _read(folder: str, size: int, image: _Image) -> np.ndarray | str:
     return decoding.resized(pixels, size) if size else pixels
 
 
-def _labels(images: _Images, numbers: dict[str, int]) -> np.ndarray:
-    return np.array([numbers[image.label] for image in images], np.int64)
+def _labels(images: Sequence[_Image]) -> np.ndarray:
+    return np.array([image.label for image in images], str)

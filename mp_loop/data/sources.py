@@ -21,12 +21,12 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors, fields, names, sections
-from mp_loop.data import decoding, download, image_folders, sequences, texts
+from mp_loop.data import arrays, decoding, download, image_folders, sequences, texts
 
 Examples = decoding.Split | sequences.Sequences
 
 # What reads local files with labels, by kind.
-_LOCAL = {"folder": image_folders.load}
+_LOCAL = {"folder": image_folders.load, "npz": arrays.of_npz}
 
 
 class Tokenizer(Protocol):
@@ -110,7 +110,8 @@ def load(
 
     Args:
       dataset: as of `--dataset`: `fashion_mnist_mini` (in the package);
-        `folder:PATH`, images in a folder for each class; or what `tfds.load` takes:
+        `folder:PATH`, images in a folder for each class; `npz:PATH`, arrays (see
+        `arrays`); or what `tfds.load` takes:
         `cifar10`, `cifar10:3.0.2`, or the name of a folder in `data_dir` that TFDS can
         read without builder code. TFDS downloads a data set that is not there.
       data_dir: TFDS's folder; "" is TFDS's default.

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from mp_loop.data import classes
 
 
 def is_held_out(name: str, fraction: float) -> bool:
@@ -18,3 +23,17 @@ def is_held_out(name: str, fraction: float) -> bool:
     """
     digest = hashlib.sha256(os.fsencode(name)).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def sides(
+    part: classes.Part, names: Iterable[str], fraction: float
+) -> tuple[classes.Part, classes.Part]:
+    """Parts examples into those to train and those to evaluate on.
+
+    Args:
+      part: all of them.
+      names: of each one.
+      fraction: see `is_held_out`.
+    """
+    held = np.fromiter((is_held_out(name, fraction) for name in names), bool)
+    return part.where(~held), part.where(held)

@@ -5,7 +5,7 @@
 
     def one_step(inputs, labels):                    # of the replica's own rows
         loss, scaled_grads = ...                     # at `replicas.share(loss_scale)`
-        loss, scaled_grads = replicas.unite(loss, scaled_grads, ...)
+        means, scaled_grads = replicas.unite(means, scaled_grads, ...)
         ...                                          # the same on every replica
 
 Every replica computes the loss and the gradients of its share of the batch.
@@ -190,15 +190,15 @@ class Replicas:
 
     def unite(
         self,
-        loss: tf.Tensor,
+        means: dict[str, tf.Tensor],
         grads: Sequence[tf.Tensor | None],
         from_float16: Sequence[bool],
         written: Sequence[tf.Variable],
-    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+    ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor | None]]:
         """Combines the replicas' results: the only exchange between them in a step.
 
         Args:
-          loss: float32 [], the mean over this replica's rows.
+          means: float32 [] by name, over this replica's rows.
           grads: float32, of the loss times `share(scale)`; or None.
           from_float16: for each gradient, whether it was computed in float16.
           written: variables that the forward pass wrote. They are assigned the mean
@@ -206,10 +206,11 @@ class Replicas:
             floating type.
 
         Returns:
-          The mean loss and the sums of the gradients, float32, equal on all replicas.
+          The means over all rows and the sums of the gradients, float32, equal on all
+          replicas.
         """
         if self.count == 1:
-            return loss, list(grads)
+            return means, list(grads)
         present = {i: grad for i, grad in enumerate(grads) if grad is not None}
         half = {
             # float32 -> float16: exact, unless micro-batches were accumulated
@@ -220,13 +221,14 @@ class Replicas:
         wide = {i: grad for i, grad in present.items() if i not in half}
         floats = [v for v in written if v.dtype.is_floating]
         values = [tf.identity(v) for v in floats]
-        loss, wide, values = collectives.all_sum((loss, wide, values))
+        means, wide, values = collectives.all_sum((means, wide, values))
         half = collectives.all_sum(half) if half else {}
         for variable, value in zip(floats, values, strict=True):
             variable.assign(value / self.count)
         collectives.assign_from_first([v for v in written if not v.dtype.is_floating])
         sums = wide | {i: tf.cast(total, tf.float32) for i, total in half.items()}
-        return loss / self.count, [sums.get(i) for i in range(len(grads))]
+        means = {name: total / self.count for name, total in means.items()}
+        return means, [sums.get(i) for i in range(len(grads))]
 
     def _own_rows(self, batch: Any) -> Any:
         """Returns this replica's rows of a whole batch."""

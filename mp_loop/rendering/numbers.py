@@ -26,7 +26,7 @@ def or_nan(value: object) -> float:
     """A recorded value as a number; NaN where it is none."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,10 +36,8 @@ def curves(runs: Sequence[recorded_runs.RecordedRun]) -> str:
     scales = _metrics(runs, "loss_scale", stairs=True)
     key = recorded_runs.metric_key(runs)
     charts = [
-        *_losses(runs),
-        line_chart.draw(
-            f"Evaluation {records.metric_title(key)}", _evaluations(runs, key)
-        ),
+        *_of_both(runs, "loss", "loss", "eval_loss"),
+        *_of_both(runs, records.metric_title(key), records.training_key(key), key),
         line_chart.draw(f"Loss scale{crosses}", scales, marks, log=2),
         line_chart.draw("Gradient norm", _metrics(runs, "grad_norm"), log=10),
         line_chart.draw("Examples/s", _metrics(runs, "examples_per_second")),
@@ -88,18 +87,23 @@ def _panel(
     return heat_map.draw(title, grid, low, high)
 
 
-def _losses(runs: Sequence[recorded_runs.RecordedRun]) -> list[str]:
-    """Training and evaluation loss: of one run in one chart."""
+def _of_both(
+    runs: Sequence[recorded_runs.RecordedRun], title: str, training: str, key: str
+) -> list[str]:
+    """One value in training and in evaluation: of one run in one chart."""
+    trained, evaluated = _metrics(runs, training), _evaluations(runs, key)
+    if not any(training in line for run in runs for line in run.metrics):
+        return [line_chart.draw(f"Evaluation {title}", evaluated)]
     if len(runs) > 1:
         return [
-            line_chart.draw("Training loss", _metrics(runs, "loss")),
-            line_chart.draw("Evaluation loss", _evaluations(runs, "eval_loss")),
+            line_chart.draw(f"Training {title}", trained),
+            line_chart.draw(f"Evaluation {title}", evaluated),
         ]
     both = [
-        _series("training", runs[0].metrics, "loss"),
-        _series("evaluation", runs[0].evaluations, "eval_loss"),
+        dataclasses.replace(trained[0], label="training"),
+        dataclasses.replace(evaluated[0], label="evaluation"),
     ]
-    return [line_chart.draw("Loss", both)]
+    return [line_chart.draw(title.capitalize(), both)]
 
 
 def _metrics(

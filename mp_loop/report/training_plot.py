@@ -1,4 +1,4 @@
-"""The picture of runs: loss, evaluation accuracy and loss scale over their steps.
+"""The picture of runs: loss, accuracy and loss scale over their steps.
 
     training_plot.draw_run(output_dir)                  # training.png of one run
     training_plot.draw(path, [RecordedRun(label, metrics, evaluations), ...])
@@ -87,13 +87,18 @@ def _fill(
         dots = {"marker": "o", "markersize": 4, **style}
         evaluation = recorded_runs.column(run.evaluations, "eval_loss")
         losses.plot(evaluated, evaluation, linestyle="--", **dots)
-        metrics.plot(evaluated, recorded_runs.column(run.evaluations, key), **dots)
+        measured = recorded_runs.column(run.metrics, records.training_key(key))
+        metrics.plot(steps, measured, **style)
+        evaluation = recorded_runs.column(run.evaluations, key)
+        metrics.plot(evaluated, evaluation, linestyle="--", **dots)
         scale = recorded_runs.column(run.metrics, "loss_scale")
         scales.step(steps, scale, where="post", **style)
         _mark_skips(scales, run, "crimson" if len(labels) == 1 else color)
     losses.set_title("Loss: training (line), evaluation (dashes)", loc="left")
     losses.set_ylabel("loss")
-    metrics.set_title(f"Evaluation: {metric}", loc="left")
+    both = any(records.training_key(key) in x for run in runs for x in run.metrics)
+    title = f"{metric.capitalize()}: training (line), evaluation (dashes)"
+    metrics.set_title(title if both else f"Evaluation: {metric}", loc="left")
     metrics.set_ylabel(metric)
     scales.set_ylabel("loss scale")
     scales.set_title(f"Loss scale{_note(runs)}", loc="left")

@@ -125,7 +125,7 @@ class Checkpoints:
         Args:
           metrics: of an evaluation of this very state.
           retried: marks the checkpoint as the start of a rollback.
-          since_line: of the mean loss; see `mean_loss.MeanLoss.state`.
+          since_line: of the mean metrics; see `mean_metrics.MeanMetrics.state`.
 
         Raises:
           SaveError: the write before this one failed.

@@ -142,6 +142,10 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
     with errors.bad_input(ValueError, flag="loss", value=config.model.loss):
         loss = losses.make(config.model.loss, from_logits)
     trial.check(config.model, model, loss, source)
+    with strategy.scope():
+        measured = metric.make(config.model.measured_by, from_logits)
+        evaluation = eval_step.EvalStep(model, loss, measured.metric)
+    _refuse_unknown_direction(config, measured)
     steps = step_factory.StepFactory(
         config=config,
         phases=phases.from_settings(config, steps_per_epoch),
@@ -149,12 +153,9 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
         trained=trainable_layers.TrainableLayers(model),
         loss=loss,
         strategy=strategy,
+        metric=measured.metric,
     )
     step = steps.make(phase=0)
-    with strategy.scope():
-        measured = metric.make(config.model.measured_by, from_logits)
-        evaluation = eval_step.EvalStep(model, loss, measured.metric)
-    _refuse_unknown_direction(config, measured)
     together = workers.Workers(strategy)
     return Experiment(
         config, source, model, evaluation, measured, together, steps, step

@@ -23,7 +23,7 @@ from mp_loop.run import (
     checkpointing,
     counters,
     divergence,
-    mean_loss,
+    mean_metrics,
     planning,
     profiling,
     timing,
@@ -77,7 +77,7 @@ class Loop:
       watcher: looks into steps.
       profile: of the steps that the plan names; the caller closes it.
       clock: returns the time in seconds.
-      since_line: what earlier processes added to the mean loss of the next line.
+      since_line: what earlier processes added to the means of the next line.
     """
 
     step: protocol.Step
@@ -96,7 +96,7 @@ class Loop:
     def __post_init__(self):
         self._position = int(self.step.state.step.numpy())
         self._iterator: Iterator[Any] | None = None
-        self._mean_loss = mean_loss.MeanLoss(self.since_line)
+        self._means = mean_metrics.MeanMetrics(self.since_line)
         self._values: dict[str, float | None] = {}
         self._evaluation: dict[str, float] = {}
         self._origin = ""  # of the last overflow
@@ -150,7 +150,7 @@ class Loop:
             metrics = self.step.run(self._iterator, count)
             if due.anything:
                 self._values = _last_values(metrics)  # waits for the device
-        self._mean_loss.add(metrics)
+        self._means.add(metrics)
         self.watcher.remember(self._position, metrics)
         self._position += count
         self.profile.after(self._position, metrics)
@@ -160,7 +160,7 @@ class Loop:
         line = {
             **counters.read(self.step.state),
             **self._values,
-            "loss": self._mean_loss.take(self._values["loss"]),
+            **self._means.take(),
             "examples_per_second": self._timer.close_window(),
             "overflowed": counters.new_overflows(self.step),
             "skip_reasons": counters.skip_reasons(self.step.state),
@@ -178,7 +178,7 @@ class Loop:
         return self._evaluation
 
     def _save(self, evaluation: Mapping[str, float]) -> None:
-        self.checkpoints.save(evaluation, since_line=self._mean_loss.state())
+        self.checkpoints.save(evaluation, since_line=self._means.state())
 
     def _stop_if_asked(self, evaluation: Mapping[str, float]) -> None:
         number = self.should_stop()
@@ -207,7 +207,7 @@ class Loop:
         self.checkpoints.forget_after(entry.step)
         self.run.rewind(entry.step)
         self.checkpoints.save(entry.metrics, True, entry.since_line)
-        self._mean_loss = mean_loss.MeanLoss(entry.since_line)
+        self._means = mean_metrics.MeanMetrics(entry.since_line)
         self.checkpoints.wait()
         self.watcher.forget()
         self._position, self._iterator, self._origin = entry.step, None, ""

@@ -50,7 +50,7 @@ class Manifest:
       healthy: the last step was not skipped.
       retried: a rollback has started from this checkpoint.
       tensors: for each name the `variable` it is of, its `dtype` and `shape`.
-      since_line: of the mean loss; see `mean_loss.MeanLoss.state`.
+      since_line: of the mean metrics; see `mean_metrics.MeanMetrics.state`.
       files: for each file its length in `bytes` and its `sha256`.
     """
 

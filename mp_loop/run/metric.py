@@ -25,7 +25,8 @@ class EvaluationMetric:
     Attributes:
       metric: Keras' object; None: perplexity, the exponential of the mean loss.
       key: of its value in evaluations and summaries: `eval_accuracy` for every kind of
-        accuracy, else `eval_` and the metric's name.
+        accuracy, else `eval_` and the metric's name. Lines of training have it without
+        `eval_`.
       higher_is_better: None where the metric does not say.
     """
 
@@ -61,14 +62,19 @@ def make(name: str, from_logits: bool) -> EvaluationMetric:
         raise ValueError(
             f"needs arguments that a flag cannot give ({error})."
         ) from error
-    if not isinstance(found, keras.metrics.Metric):
-        found = keras.metrics.MeanMetricWrapper(found)
-    if "from_logits" in inspect.signature(type(found).__init__).parameters:
-        found = type(found)(from_logits=from_logits)
-    plain = re.sub(r"_\d+$", "", found.name)  # Keras counts objects: auc_1
-    key = "eval_accuracy" if "accuracy" in plain else f"eval_{plain}"
+    is_object = isinstance(found, keras.metrics.Metric)
+    given = found.name if is_object else found.__name__
+    plain = re.sub(r"_\d+$", "", given)  # Keras counts objects: auc_1
+    title = "accuracy" if "accuracy" in plain else plain
+    if is_object:
+        taken = inspect.signature(type(found).__init__).parameters
+        wanted = {"name": title, "from_logits": from_logits}
+        found = type(found)(**{key: wanted[key] for key in wanted if key in taken})
+    else:
+        found = keras.metrics.MeanMetricWrapper(found, name=title)
     # Keras' own say it: "up" or "down".
     direction = getattr(found, "_direction", None)
-    if direction is None and "accuracy" in plain:
+    if direction is None and title == "accuracy":
         direction = "up"
-    return EvaluationMetric(found, key, {"up": True, "down": False}.get(direction))
+    better = {"up": True, "down": False}.get(direction)
+    return EvaluationMetric(found, f"eval_{title}", better)

@@ -44,7 +44,12 @@ def metric_key(line: Mapping[str, Any]) -> str:
 
 def metric_title(key: str) -> str:
     """The name of a metric for people: "accuracy", "mean squared error"."""
-    return key.removeprefix("eval_").replace("_", " ")
+    return training_key(key).replace("_", " ")
+
+
+def training_key(key: str) -> str:
+    """The key in a line of training of what evaluations call `key`."""
+    return key.removeprefix("eval_")
 
 
 def read(output_dir: Folder, name: str) -> json_lines.Read:

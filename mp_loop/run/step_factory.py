@@ -35,6 +35,7 @@ class StepFactory:
       trained: which layers of the model are trained.
       loss: of (labels, outputs).
       strategy: which devices share a step.
+      metric: what else a step tells of its batch, or None.
     """
 
     config: settings.Config
@@ -43,6 +44,7 @@ class StepFactory:
     trained: trainable_layers.TrainableLayers
     loss: Callable[..., tf.Tensor]
     strategy: tf.distribute.Strategy
+    metric: keras.metrics.Metric | None
 
     def make(self, phase: int) -> protocol.Step:
         """Makes the step of a phase.
@@ -86,6 +88,7 @@ class StepFactory:
             keras_arithmetic=keras_arithmetic,
             recompute=config.precision.recompute,
             all_reduce_dtype=config.parallel.all_reduce_dtype,
+            metrics=self.metric,
         )
 
     def _keras_step(self, rate: Rate) -> keras_step.KerasStep:
@@ -102,6 +105,7 @@ class StepFactory:
             config.precision.precision,
             scaling=config.loss_scale_kind == "dynamic",
             jit_compile=jit_compile,
+            metrics=self.metric,
             **config.scale.constants,  # the two that `config.rules` lets through
         )
 

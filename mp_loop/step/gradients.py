@@ -1,6 +1,6 @@
 """Gradients of the scaled loss, and what becomes of them before an update.
 
-    loss, scaled = accumulated(loss_and_gradients, batch, accumulate_steps)
+    means, scaled = accumulated(means_and_gradients, batch, accumulate_steps)
     halves = half_squares(scaled)                 # one pass over all gradients
     norm   = global_norm(halves) / scale
 
@@ -20,6 +20,8 @@ from mp_loop.config import limits
 
 Gradient = tf.Tensor | tf.IndexedSlices | None
 Gradients = Sequence[Gradient]
+# Means over the rows of a batch by name, float32 []: the loss, and metrics if any.
+Means = dict[str, tf.Tensor]
 # The squares of smaller numbers may be 0.
 _SQUARED_TO_ZERO = 2.0**-63
 # (inputs, labels, sample_weight), each batch first; the last may be None.
@@ -62,24 +64,24 @@ def micro_batch_size(batch: Batch, count: int) -> tuple[Any, Any]:
 
 
 def accumulated(
-    loss_and_gradients: Callable[[Batch], tuple[tf.Tensor, Gradients]],
+    means_and_gradients: Callable[[Batch], tuple[Means, Gradients]],
     batch: Batch,
     count: int,
-) -> tuple[tf.Tensor, Gradients]:
-    """Returns the means of loss and gradients over the rows of a batch.
+) -> tuple[Means, Gradients]:
+    """Returns the means of loss, metrics and gradients over the rows of a batch.
 
     Args:
-      loss_and_gradients: of a micro-batch, means over its rows; its dense gradients
+      means_and_gradients: of a micro-batch, means over its rows; its dense gradients
         are added up, those of a last micro-batch of fewer rows with less weight.
       batch: any number of rows.
       count: how many micro-batches, or fewer if there are too few rows; 1: the whole
         batch.
 
     Returns:
-      float32 [], and one gradient for each variable.
+      The means by name, float32 [] each, and one gradient for each variable.
     """
     if count == 1:
-        return loss_and_gradients(batch)
+        return means_and_gradients(batch)
     rows, size = micro_batch_size(batch, count)
     whole, rest = rows // size, rows % size
     static = isinstance(rows, int)
@@ -90,31 +92,29 @@ def accumulated(
         )
 
     # The first one tells which gradients there are.
-    loss, first = loss_and_gradients(micro_batch(0))
+    means, first = means_and_gradients(micro_batch(0))
 
-    def add(
-        i: Any, loss: tf.Tensor, sums: list[tf.Tensor], weight: Any = None
-    ) -> tuple:
-        more_loss, more = loss_and_gradients(micro_batch(i))
-        terms = [more_loss, *_without_none(more)]
+    def add(i: Any, sums: list[tf.Tensor], weight: Any = None) -> tuple:
+        more_means, more = means_and_gradients(micro_batch(i))
+        terms = [*more_means.values(), *_without_none(more)]
         if weight is not None:
             terms = [weight * x for x in terms]
-        loss, *sums = [a + b for a, b in zip([loss, *sums], terms, strict=True)]
-        return i + 1, loss, sums
+        return i + 1, [a + b for a, b in zip(sums, terms, strict=True)]
 
-    def add_next(i: tf.Tensor, loss: tf.Tensor, sums: list[tf.Tensor]) -> tuple:
+    def add_next(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple:
         weight = None if static else _ratio(tf.minimum(rows - i * size, size), size)
-        return add(i, loss, sums, weight)
+        return add(i, sums, weight)
 
     number = whole if static else whole + tf.cast(rest > 0, tf.int32)
-    _, loss, sums = tf.while_loop(
-        lambda i, *_: i < number, add_next, (tf.constant(1), loss, _without_none(first))
-    )
+    sums = [*means.values(), *_without_none(first)]
+    _, sums = tf.while_loop(lambda i, _: i < number, add_next, (tf.constant(1), sums))
     if static and rest:  # apart, because XLA takes no slices of two sizes
-        _, loss, sums = add(whole, loss, sums, rest / size)
+        _, sums = add(whole, sums, rest / size)
     total = _ratio(rows, size)
-    pairs = zip(first, sums, strict=True)
-    return loss / total, [None if g is None else s / total for g, s in pairs]
+    found = [x / total for x in sums]
+    pairs = zip(first, found[len(means) :], strict=True)
+    grads = [None if g is None else mean for g, mean in pairs]
+    return dict(zip(means, found, strict=False)), grads
 
 
 def _ratio(rows: int | tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from mp_loop.precision import cloning, copies, pairs
 from mp_loop.step import (
+    batch_metrics,
     gradients,
     losses,
     metrics,
@@ -56,6 +57,7 @@ class KerasStep:
         initial_scale: float = 2.0**15,
         growth_interval: int = 2000,
         jit_compile: bool = False,
+        metrics: Any = None,
     ):
         """Clones the model under Keras' policy and builds the optimizer.
 
@@ -68,10 +70,13 @@ class KerasStep:
           initial_scale: of LossScaleOptimizer.
           growth_interval: its `dynamic_growth_steps`.
           jit_compile: as for `TrainStep`.
+          metrics: as for `TrainStep`.
         """
         self.model = model
         self.twin = under_policy(model, POLICIES[precision])
-        self._loss = losses.of(loss, names=getattr(model, "output_names", None))
+        names = getattr(model, "output_names", None)
+        self._loss = losses.of(loss, names=names)
+        self._measure = batch_metrics.BatchMetrics(metrics, names)
         self.optimizer = optimizer
         self._optimizer = optimizer
         if scaling:
@@ -142,6 +147,7 @@ class KerasStep:
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
         ours = ("grad_norm", "skip_reason")
         dtypes = {k: v for k, v in metrics.METRICS.items() if k not in ours}
+        dtypes |= self._measure.dtypes
         return metrics.stack_steps(lambda: self._step(*next(iterator)), dtypes, steps)
 
     def _one_step(
@@ -164,6 +170,7 @@ class KerasStep:
         self.state.count(applied, forward_finite)
         return {
             "loss": loss,
+            **self._measure(labels, outputs, sample_weight),
             "grads_finite": applied,
             "forward_finite": forward_finite,
             "loss_scale": scale,

@@ -93,11 +93,13 @@ class ByOutput:
       losses: of each output; see `of`.
       loss_weights: likewise.
       names: of the outputs, where the model returns a list of them.
+      argument: what the losses are called in errors.
     """
 
     losses: Any
     loss_weights: Any
     names: Sequence[str] | None
+    argument: str = "loss"
 
     def __call__(
         self, labels: Any, outputs: Any, sample_weight: Any = None
@@ -128,7 +130,7 @@ class ByOutput:
         count = len(outputs)
         names = list(names or range(count))[:count]
         given = {
-            "loss": self.losses,
+            self.argument: self.losses,
             "loss_weights": self.loss_weights,
             "labels": labels if count > 1 or isinstance(labels, dict) else [labels],
             "sample_weight": sample_weight,

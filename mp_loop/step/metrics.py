@@ -27,6 +27,11 @@ SKIP_REASONS = ("", "forward", "gradient", "norm", "rate", "update")
 Metrics = dict[str, tf.Tensor]
 
 
+def of_batch(returned: Mapping[str, tf.Tensor]) -> list[str]:
+    """Names of what is a mean over the batch: the loss, and metrics asked for."""
+    return [name for name in returned if name == "loss" or name not in METRICS]
+
+
 def skip_reason(causes: Mapping[str, tf.Tensor], applied: tf.Tensor) -> tf.Tensor:
     """Returns the place in `SKIP_REASONS` of why a step was skipped, int32 [].
 

@@ -1,7 +1,7 @@
 """Forward pass, float32 loss, and backward pass of the scaled loss.
 
     scaled = ScaledGradients(twin, loss, variables, arithmetic)
-    loss, grads, outputs = scaled((inputs, labels, None), scale)
+    means, grads, outputs = scaled((inputs, labels, None), scale)   # means["loss"]
 
 The first half of a step: what is computed before anything is checked or changed. A
 loop of one's own can call it alone, and hand the gradients to `TrainStep.apply`.
@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.precision import recomputation
-from mp_loop.step import arithmetic, gradients, losses, variables
+from mp_loop.step import arithmetic, batch_metrics, gradients, losses, variables
 
 
 class ScaledGradients:
@@ -33,6 +33,7 @@ class ScaledGradients:
         ways: arithmetic.Arithmetic,
         accumulate_steps: int = 1,
         recomputed: recomputation.Recomputed | None = None,
+        measure: batch_metrics.BatchMetrics | None = None,
     ):
         """Computes nothing yet.
 
@@ -43,6 +44,7 @@ class ScaledGradients:
           ways: how sparse gradients are treated.
           accumulate_steps: micro-batches that a batch is split into.
           recomputed: the twin's forward pass without keeping activations, or None.
+          measure: what else is told of a batch.
         """
         self.accumulate_steps = accumulate_steps
         self._twin = twin
@@ -50,6 +52,7 @@ class ScaledGradients:
         self._variables = of_step
         self._arithmetic = ways
         self._recomputed = recomputed
+        self._measure = measure or batch_metrics.BatchMetrics(None, None)
 
     def loss(self, labels: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
         """Returns the mean loss of a batch, float32 [], without regularizers."""
@@ -109,7 +112,7 @@ class ScaledGradients:
 
     def __call__(
         self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool = True
-    ) -> tuple[tf.Tensor, gradients.Gradients, Any]:
+    ) -> tuple[gradients.Means, gradients.Gradients, Any]:
         """Computes gradients, inside a `tf.function`.
 
         Args:
@@ -118,26 +121,28 @@ class ScaledGradients:
           recompute: as for `forward`.
 
         Returns:
-          The mean loss, float32 []; the gradients of `loss * scale`, float32, one for
-          each master; and the outputs, as in `TrainStep.trace`.
+          `loss` and the metrics by name, float32 [] each, means over the rows; the
+          gradients of `loss * scale`, float32, one for each master; and the outputs,
+          as in `TrainStep.trace`.
 
         Raises:
           ValueError: no gradient reaches any weight.
         """
         outputs = None
 
-        def of_rows(rows: gradients.Batch) -> tuple[tf.Tensor, gradients.Gradients]:
+        def of_rows(rows: gradients.Batch) -> tuple[gradients.Means, Any]:
             nonlocal outputs
             loss, scaled_grads, outputs = self._of_rows(rows, scale, recompute)
-            return loss, scaled_grads
+            measured = self._measure(rows[1], outputs, rows[2])
+            return {"loss": loss, **measured}, scaled_grads
 
-        loss, scaled_grads = gradients.accumulated(
+        means, scaled_grads = gradients.accumulated(
             of_rows, batch, self.accumulate_steps
         )
         if scaled_grads and all(grad is None for grad in scaled_grads):
             paths = ", ".join(v.path for v in self._variables.masters)
             raise ValueError(f"No gradient reaches any weight: {paths}.")
-        return loss, scaled_grads, outputs if self.accumulate_steps == 1 else None
+        return means, scaled_grads, outputs if self.accumulate_steps == 1 else None
 
     def _of_rows(
         self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool

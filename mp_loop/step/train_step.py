@@ -36,6 +36,7 @@ from mp_loop.precision import recomputation
 from mp_loop.step import (
     arguments,
     arithmetic,
+    batch_metrics,
     gradients,
     loss_scale,
     losses,
@@ -89,6 +90,7 @@ class TrainStep:
         loss_scale: loss_scale.LossScale | None = None,
         *,
         loss_weights: Any = None,
+        metrics: Any = None,
         twin: keras.Model | None = None,
         float32_layers: str = "",
         clip_norm: float = 0.0,
@@ -113,6 +115,9 @@ class TrainStep:
             `NoLossScale()` otherwise.
           loss_weights: for the loss of each output: number, or dict or list as
             `loss`.
+          metrics: what else is told of each batch: Keras identifier,
+            `keras.metrics.Metric` or function of (labels, outputs), a list of such, or
+            a dict of these by output. Sample weights are used as by the loss.
           twin: a model of your own that computes in 16 bits, with the layers and
             weights of `model`: in the same places of a graph, in equal attributes, or
             under equal names.
@@ -164,13 +169,17 @@ class TrainStep:
         self._recomputed = (
             recomputation.Recomputed(self.twin, jit_compile) if recompute else None
         )
+        names = getattr(model, "output_names", None)
+        measure = batch_metrics.BatchMetrics(metrics, names)
+        self._dtypes = measure.dtypes
         self.gradients = scaled_gradients.ScaledGradients(
             self.twin,
-            losses.of(loss, loss_weights, getattr(model, "output_names", None)),
+            losses.of(loss, loss_weights, names),
             self._variables,
             self._arithmetic,
             accumulate_steps,
             self._recomputed,
+            measure,
         )
         one_step = self._after_check(lambda *batch: self.trace(*batch).metrics)
         one_step = self._replicas.each(one_step)
@@ -217,7 +226,8 @@ class TrainStep:
           so, a skip is the backward pass's overflow),
           `loss_scale` (float32, the one this step used), `grad_norm` (float32,
           before clipping), `learning_rate` (float32, the one this update used
-          or would have), and `skip_reason` (int32, the place in `SKIP_REASONS`).
+          or would have), `skip_reason` (int32, the place in `SKIP_REASONS`), and the
+          `metrics` that were asked for, by name (float32, of this batch alone).
 
         Raises:
           tf.errors.InvalidArgumentError: labels are not the class numbers that one
@@ -294,13 +304,13 @@ class TrainStep:
         before = self._variables.remember()
         share = self._replicas.share(self._scale())
         with self._replicas.own_seeds(self.state.seeds):
-            loss, scaled_grads, outputs = self.gradients(batch, share, recompute)
+            means, scaled_grads, outputs = self.gradients(batch, share, recompute)
         written = self._arithmetic.restored(self._variables, before)
-        loss, scaled_grads = self._replicas.unite(
-            loss, scaled_grads, self._variables.from_float16, [v for v, _ in written]
+        means, scaled_grads = self._replicas.unite(
+            means, scaled_grads, self._variables.from_float16, [v for v, _ in written]
         )
-        applied = self.apply(scaled_grads, tf.math.is_finite(loss), written)
-        return Trace({"loss": loss, **applied}, scaled_grads, outputs)
+        applied = self.apply(scaled_grads, tf.math.is_finite(means["loss"]), written)
+        return Trace({**means, **applied}, scaled_grads, outputs)
 
     def apply(
         self,
@@ -379,7 +389,7 @@ class TrainStep:
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> metrics.Metrics:
         return metrics.stack_steps(
-            lambda: self(*next(iterator)), metrics.METRICS, steps
+            lambda: self(*next(iterator)), metrics.METRICS | self._dtypes, steps
         )
 
     def _after_check(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -53,6 +53,15 @@ def test_a_bar_on_a_terminal(streams):
     assert out.getvalue() == "step 8: accuracy 0.8750, loss 0.2500\n"
 
 
+def test_the_metric_stands_beside_the_loss_where_a_line_has_it(streams):
+    _, err = streams(terminal=False)
+    shown = progress.Progress(12, metric="eval_mean_squared_error")
+    shown({**METRICS, "mean_squared_error": 0.25, "accuracy": 1.0})
+    loss, rest = SAID.split(", ", 1)
+    said = f"{loss}, mean squared error 0.250, {rest}"
+    assert err.getvalue() == f"step 4/12: {said}\n"
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_quiet_says_nothing(streams, terminal):
     out, err = streams(terminal)

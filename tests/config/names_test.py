@@ -51,6 +51,10 @@ REFUSED = {
         {"dataset": "folder:README.md"},
         "--dataset (folder:README.md): there is no folder 'README.md'",
     ),
+    "a file of arrays": (
+        {"dataset": "npz:tests"},
+        "--dataset (npz:tests): there is no file 'tests'",
+    ),
     "embedded data": (
         {"dataset": "fashion_mnist_min"},
         "Did you mean fashion_mnist_mini",

@@ -37,9 +37,9 @@ REFUSED = {
         {"loop": "keras", "accumulate_steps": 2},
         "--accumulate_steps (2) is not available with --loop=keras",
     ),
-    "images without texts": (
+    "labels for a language model": (
         {"dataset": "folder:a", "task": "causal_lm", "model": "small_decoder"},
-        "--dataset (folder:a) is images with labels, not texts for --task=causal_lm.",
+        "--dataset (folder:a) has labels; --task=causal_lm reads texts without",
     ),
     "texts without labels": (
         {"dataset": "text:books"},

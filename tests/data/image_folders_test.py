@@ -105,12 +105,12 @@ BAD = {
     ),
     "a class without training images": (
         {"test/fox/1.png": 50},
-        "(class fox: none of its images is to train on, 1 to evaluate on)",
+        "(class fox: no example to train on, but 1 to evaluate on)",
         ([10, 20, 30], [40]),
     ),
     "a class without readable training images": (
         {"train/a/1.png": b"", "test/a/1.png": 9},
-        "2 bad examples (train/a/1.png: Input is empty; class a: none of its images",
+        "2 bad examples (train/a/1.png: Input is empty; class a: no example to",
         ([10, 20, 30], [40]),
     ),
     "an image in no class": (
@@ -149,15 +149,15 @@ def test_what_is_bad_is_named_or_left_out(tmp_path, caplog, name):
 
 
 USELESS = {
-    "no image": ({"cat/1.txt": b"", "dog/1.txt": b""}, "has no image to train on"),
+    "no image": ({"cat/1.txt": b"", "dog/1.txt": b""}, "has no example to train on"),
     "one class": ({"cat/1.png": 1, "cat/2.png": 2}, "has the class 'cat' alone to"),
     "no readable image": (
         {"train/cat/1.png": b"", "train/dog/1.png": b"", "test/cat/1.png": 1},
-        "has no image to train on",
+        "has no example to train on",
     ),
     "nothing to evaluate on": (
         {"cat/1.png": 1, "dog/1.png": 1},
-        "has no image to evaluate on, of 2; --validation_fraction (0.001) can be",
+        "has no example to evaluate on, of 2; --validation_fraction (0.001) can be",
     ),
 }
 

@@ -127,6 +127,7 @@ def test_float32_weights_stay_within_the_bound(batch_norm):
         lambda: optimizers.SGD(rate),
         two_devices.crossentropy(),
         "float32",
+        metrics=["accuracy"],
     )
     largest = 0.0
     for seed in range(steps):
@@ -138,6 +139,7 @@ def test_float32_weights_stay_within_the_bound(batch_norm):
         mine, other = two(*batch), one(*batch)
         assert bool(mine["grads_finite"]) == bool(other["grads_finite"]) == (seed != 3)
         np.testing.assert_allclose(mine["loss"], other["loss"], rtol=1e-6)
+        assert mine["accuracy"] == other["accuracy"]  # of 16 rows: exact
     # A batch norm's statistics are sums over 36 pixels of each row.
     terms = two_devices.BATCH if batch_norm == "none" else two_devices.BATCH * 36
     bound = replicas.rounding_bound(rate, steps, terms, largest)

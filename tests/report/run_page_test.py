@@ -123,3 +123,11 @@ def test_a_damaged_run_is_told(folder):
     said = read_page(run_page.write(folder))[1]
     assert "metrics.jsonl is damaged and partly left out: line 1" in said
     assert "its last line is of step 1" in said
+
+
+def test_training_and_evaluation_share_a_chart_of_the_metric(folder):
+    assert "Evaluation accuracy" in read_page(run_page.write(folder))[1]
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(line(40, 2, accuracy=0.5)) + "\n")
+    said = read_page(run_page.write(folder))[1]
+    assert "Accuracy" in said and "Evaluation accuracy" not in said

@@ -23,7 +23,8 @@ class Session:
         **rule,
     ):
         keras.utils.clear_session(free_memory=False)  # names start anew
-        self.step = steps.make(loss_scale=mp_loop.DynamicLossScale(**rule))
+        rule = mp_loop.DynamicLossScale(**rule)
+        self.step = steps.make(loss_scale=rule, metrics=["accuracy"])
         self.plan = planning.Plan(
             total,
             4,
@@ -87,29 +88,31 @@ def test_lines_counters_and_result(tmp_path):
     assert 0 <= result.evaluation["eval_accuracy"] <= 1
 
 
-def test_the_loss_of_a_line_is_the_mean_of_the_updates_since_the_line_before(tmp_path):
+def test_loss_and_metric_of_a_line_are_means_of_the_updates_since_the_line_before(
+    tmp_path,
+):
     session = Session(tmp_path / "run", total=8, poison={1, 6, 7})
-    losses, run = [], session.step.run
+    seen, run = [], session.step.run
 
     def noting(iterator, steps):
         metrics = run(iterator, steps)
-        pairs = zip(
-            metrics["loss"].numpy(), metrics["grads_finite"].numpy(), strict=True
-        )
-        losses.extend(float(loss) if applied else None for loss, applied in pairs)
+        columns = ("loss", "accuracy", "grads_finite")
+        rows = zip(*(metrics[name].numpy() for name in columns), strict=True)
+        seen.extend(values if applied else None for *values, applied in rows)
         return metrics
 
     session.step.run = noting
     session()
     lines = records.read_metrics(tmp_path / "run")
     for number, line in enumerate(lines):
-        two = losses[2 * number : 2 * number + 2]
-        counted = [loss for loss in two if loss is not None]
+        two = seen[2 * number : 2 * number + 2]
+        counted = [values for values in two if values is not None]
         if counted:
-            assert line["loss"] == sum(counted) / len(counted)
+            means = np.mean(np.array(counted, np.float64), axis=0)
+            assert [line["loss"], line["accuracy"]] == list(means)
         else:
-            assert np.isnan(line["loss"])
-    assert losses.count(None) == 3
+            assert np.isnan(line["loss"]) and "accuracy" not in line
+    assert seen.count(None) == 3
 
 
 @pytest.mark.parametrize("stop_at", [6, 8, 9])

@@ -1,0 +1,127 @@
+"""Metrics of each training batch, from the outputs that the step computed anyway.
+
+    measure = BatchMetrics(["accuracy"], names=None)
+    measure(labels, outputs)           # {"accuracy": float32 []}
+
+Keras' metric objects add up over batches. Here each batch begins anew, so that a step
+returns what it measured, as it returns its loss, and keeps nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mp_loop.step import gradients, losses, metrics
+
+
+class BatchMetrics:
+    """Measures a batch by any metric of Keras.
+
+    Attributes:
+      names: of the values.
+    """
+
+    def __init__(self, given: Any, names: Sequence[str] | None):
+        """Makes the metric objects.
+
+        Args:
+          given: Keras identifier, `keras.metrics.Metric`, or function of (labels,
+            outputs) that returns values to be averaged; a list of such; or a dict of
+            these by output, whose name then comes first: "top_accuracy".
+          names: of the outputs, where the model returns a list of them.
+
+        Raises:
+          ValueError: Keras knows no such metric, or two values have one name.
+        """
+        if isinstance(given, Mapping):
+            alone = names is not None and len(names) == 1
+            by_output: Any = {
+                output: _named("" if alone else f"{output}_", of_one)
+                for output, of_one in given.items()
+            }
+            groups = list(by_output.values())
+        else:
+            by_output = groups = [_named("", given)]
+        self.names = [name for group in groups for name, _ in group]
+        taken = [*self.names, *metrics.METRICS]
+        for name in self.names:
+            if taken.count(name) > 1:
+                raise ValueError(
+                    f"`metrics`: '{name}' is the name of another value; give the "
+                    "metric a `name`."
+                )
+        self._by_output = losses.ByOutput(by_output, None, names, argument="metrics")
+
+    @property
+    def dtypes(self) -> dict[str, tf.DType]:
+        """The dtype of each value by its name."""
+        return dict.fromkeys(self.names, tf.float32)
+
+    def __call__(
+        self, labels: Any, outputs: Any, sample_weight: Any = None
+    ) -> dict[str, tf.Tensor]:
+        """Returns the value of each metric by its name, float32 [].
+
+        Args:
+          labels: of a batch.
+          outputs: of the model, of any dtype.
+          sample_weight: as the loss takes it.
+
+        Raises:
+          ValueError: labels, outputs and metrics do not fit.
+        """
+        if not self.names:
+            return {}
+        outputs = gradients.outputs_in_float32(outputs)
+        rows = self._by_output.by_output(labels, outputs, sample_weight)
+        return {
+            name: _value(metric, label, output, weight)
+            for output, of_one, _, label, weight in rows
+            for name, metric in of_one or ()
+        }
+
+
+def _named(prefix: str, given: Any) -> list[tuple[str, keras.metrics.Metric]]:
+    """Returns the metrics of one output with the names of their values."""
+    several = given if isinstance(given, list | tuple) else [given]
+    found = [_metric(one) for one in several if one is not None]
+    return [(f"{prefix}{metric.name}", metric) for metric in found]
+
+
+def _metric(given: Any) -> keras.metrics.Metric:
+    if given in ("accuracy", "acc"):
+        return keras.metrics.MeanMetricWrapper(_accuracy, name=given)
+    found = keras.metrics.get(given)
+    if isinstance(found, keras.metrics.Metric):
+        return found
+    return keras.metrics.MeanMetricWrapper(found, name=getattr(found, "__name__", None))
+
+
+def _accuracy(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """The accuracy that these shapes mean to `compile`."""
+    if outputs.shape[-1] == 1:
+        return keras.metrics.binary_accuracy(labels, outputs)
+    if len(labels.shape) < len(outputs.shape) or labels.shape[-1] == 1:
+        return keras.metrics.sparse_categorical_accuracy(labels, outputs)
+    return keras.metrics.categorical_accuracy(labels, outputs)
+
+
+def _value(
+    metric: keras.metrics.Metric, label: Any, output: Any, weight: Any
+) -> tf.Tensor:
+    """Returns the metric of one batch alone; the object's variables stay as they are.
+
+    Raises:
+      ValueError: it is not one number.
+    """
+    weighed = {} if weight is None else {"sample_weight": weight}
+    state = metric.stateless_reset_state()
+    state = metric.stateless_update_state(state, label, output, **weighed)
+    result = metric.stateless_result(state)
+    if tf.nest.is_nested(result) or len(result.shape):
+        raise ValueError(f"`metrics`: {metric.name} must be one number.")
+    return tf.cast(result, tf.float32)
