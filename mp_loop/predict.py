@@ -82,7 +82,7 @@ def run(_config: Any, flag_values: Any) -> int:
     with errors.bad_input(errors.DataError, flag="dataset", value=data.dataset):
         examples = raw_examples.read(data, predictor.wanted, split)
         found = prediction.of(predictor, examples, flag_values.batch_size)
-        column = "index" if names.local_path(data.dataset) is None else "file"
+        column = "file" if data.dataset.startswith("folder:") else "index"
         try:
             counts = _write(found, output, column, predictor.wanted.class_names)
         except OSError as error:

@@ -3,8 +3,8 @@
     for example in raw_examples.read(data, wanted, split="test"):
         example.name, example.inputs, example.label
 
-Nothing is held: a data set may be larger than memory. What cannot be read is an example
-that says so.
+Images in files and data sets of TFDS are not held: they may be larger than memory. What
+cannot be read is an example that says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mp_loop.config import errors, names, sections
-from mp_loop.data import decoding, download, image_files, image_folders
+from mp_loop.data import decoding, download, image_files, image_folders, sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Example:
 
     Attributes:
       name: its file, relative to the folder of the data set, or its place in the split.
-      inputs: a text, in UTF-8, or an image, uint8 [h, w, channels].
+      inputs: an image, uint8 [h, w, channels], a text in UTF-8, or its tokens.
       label: the name of its class; None if it has none.
       problem: why it cannot be read; it then has no inputs.
     """
@@ -42,31 +42,28 @@ class Wanted:
     """What a predictor takes.
 
     Attributes:
-      shape: (h, w, channels) of an image, or of all images after `resized_to`; () for
-        texts.
+      shape: (h, w, channels) of an image, after it was resized; (length,) of tokens.
       resized_to: the side of the squares that images are resized to; 0: unchanged.
       class_names: the names of the classes.
+      tokenizer: makes tokens of texts; None for images.
     """
 
     shape: tuple[int, ...]
     resized_to: int
     class_names: tuple[str, ...]
-
-    @property
-    def is_text(self) -> bool:
-        """Whether texts are wanted."""
-        return not self.shape
+    tokenizer: sources.Tokenizer | None = None
 
 
 def read(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
     """Reads a data set, in stored order.
 
     Args:
-      data: `dataset`, `data_dir` and `validation_fraction` are read.
+      data: the settings of the run, with the data set to read.
       wanted: what examples must be.
       split: of TFDS, what it takes for one (`test`, `train[:100]`); "" is `test`, or
         `validation`. Of a folder of images `train` or `test`; "" is all images in it
-        and in its folders, which need not be those of classes.
+        and in its folders, which need not be those of classes. Of other files `train`
+        or `test`, which "" is.
 
     Returns:
       Its examples. Images are resized as for the training.
@@ -79,11 +76,11 @@ def read(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
     if local is None:
         return _of_tfds(data, wanted, split)
     kind, path = local
-    if kind != "folder" or wanted.is_text:
-        inputs = "texts" if wanted.is_text else "images"
+    if kind != "folder":
+        return _of_memory(data, wanted, split or "test")
+    if wanted.tokenizer is not None:
         raise errors.DataError(
-            f"Data set '{data.dataset}' holds no {inputs} that a model of {inputs} can "
-            "predict on."
+            f"Data set '{data.dataset}' holds images; the model reads texts."
         )
     return _of_folder(data, path, wanted, split)
 
@@ -92,7 +89,7 @@ def _of_tfds(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Exampl
     """The examples of a split of TFDS, named by their places."""
     name = data.dataset
     builder = download.prepared_builder(name, data.data_dir)
-    keys = decoding.feature_names(name, builder.info, text=wanted.is_text)
+    keys = decoding.feature_names(name, builder.info, text=wanted.tokenizer is not None)
     split = split or ("test" if "test" in builder.info.splits else "validation")
     try:
         count = builder.info.splits[split].num_examples
@@ -148,6 +145,22 @@ def _of_folder(
     return _checked(data.dataset, examples, wanted)
 
 
+def _of_memory(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
+    """The examples of a split that is read whole, named by their places."""
+    if split not in ("train", "test"):
+        raise errors.DataError(
+            f"Data set '{data.dataset}' has the splits train and test, not '{split}'."
+        )
+    source = sources.from_settings(data, wanted.tokenizer)
+    part = source.train if split == "train" else source.test
+    pairs = zip(part.inputs, part.labels, strict=True)
+    examples = (
+        Example(place, inputs, source.class_names[label])
+        for place, (inputs, label) in enumerate(pairs)
+    )
+    return _checked(data.dataset, examples, wanted)
+
+
 def _resized(example: tuple, size: int) -> tuple:
     inputs, label = example
     return (decoding.resized(inputs, size) if size else inputs), label
@@ -156,7 +169,7 @@ def _resized(example: tuple, size: int) -> tuple:
 def _checked(
     name: str, examples: Iterator[Example], wanted: Wanted
 ) -> Iterator[Example]:
-    """Refuses an image of another shape."""
+    """Refuses an image of another shape; texts become rows of one length."""
     for example in examples:
         inputs = example.inputs
         if isinstance(inputs, np.ndarray) and inputs.shape != wanted.shape:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # They import TensorFlow, which takes seconds.
     import keras
 
     from mp_loop.data import raw_examples
-    from mp_loop.models import language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +49,10 @@ class SavedPredictor:
     Attributes:
       model: see `predictors.make`.
       wanted: what it takes.
-      tokenizer: makes tokens of texts; None for images.
     """
 
     model: keras.Model
     wanted: raw_examples.Wanted
-    tokenizer: language.Tokenizer | None
 
     @classmethod
     def read(cls, folder: pathlib.Path, config: settings.Config) -> SavedPredictor:
@@ -79,16 +76,15 @@ class SavedPredictor:
         model = saved_models.load(str(folder / records.PREDICTOR_FILE))
         side = 0 if tokenizer else decoding.whole_side(config.data)
         shape = tuple(model.inputs[0].shape[1:])
-        if tokenizer:
-            shape = ()
-        elif side:
+        if side:
             shape = (side, side, shape[-1])
         names = predictors.class_names(model)
-        return cls(model, raw_examples.Wanted(shape, side, names), tokenizer)
+        return cls(model, raw_examples.Wanted(shape, side, names, tokenizer))
 
     def __call__(self, inputs: list[Any]) -> tuple[list[str], np.ndarray]:
         """Returns name and probability of the most probable class of each example."""
-        batch = self.tokenizer(inputs) if self.tokenizer else np.stack(inputs)
+        is_text = isinstance(inputs[0], bytes)
+        batch = self.wanted.tokenizer(inputs) if is_text else np.stack(inputs)
         found = self.model.predict_on_batch(batch)
         named = [name.decode() for name in found["class"]]
         return named, np.max(found["probability"], axis=-1)
