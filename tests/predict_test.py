@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from mp_loop import predict, train
 from mp_loop.cli import app
 from mp_loop.config import errors
 from mp_loop.data import sources
+from mp_loop.models import language, predictors
 from mp_loop.run import files, records
 from tests.support import data_sets, photos
 
@@ -213,6 +216,94 @@ def test_a_full_disk_leaves_no_half_of_a_file(finished, tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
+# Loads what was exported, in a process without mp_loop; for images without Keras too.
+READER = """
+import json, sys
+sys.modules["mp_loop"] = None
+import numpy as np, tensorflow as tf
+if "text" in sys.argv:
+    import tensorflow_text
+else:
+    sys.modules["keras"] = None
+for folder, name in json.loads(sys.argv[1]):
+    with np.load(name) as file:
+        inputs, few = file["raw"], file["few"]
+    loaded = tf.saved_model.load(f"{folder}/saved_model")
+    served = loaded.serve(tf.constant(inputs))
+    lite = tf.lite.Interpreter(f"{folder}/model.tflite")
+    (taken,), (given,) = lite.get_input_details(), lite.get_output_details()
+    lite.resize_tensor_input(taken["index"], few.shape)
+    lite.allocate_tensors()
+    lite.set_tensor(taken["index"], few)
+    lite.invoke()
+    np.savez(
+        f"{name}.out.npz", lite=lite.get_tensor(given["index"]),
+        **{key: value.numpy().astype("S9" if key == "class" else "f4")
+           for key, value in served.items()},
+    )
+"""
+
+
+def read_elsewhere(runs, *words):
+    """What a process without mp_loop makes of inputs: [(folder, file of arrays)]."""
+    done = subprocess.run(
+        [sys.executable, "-c", READER, json.dumps([list(map(str, x)) for x in runs])]
+        + [*words],
+        capture_output=True,
+        text=True,
+    )
+    assert not done.returncode, done.stderr
+    return [np.load(f"{name}.out.npz") for _, name in runs]
+
+
+def test_what_is_exported_is_the_predictor_in_a_process_without_it(
+    finished, of_photos, tmp_path, capsys
+):
+    generator = np.random.default_rng(0)
+    shapes = {finished: ((28, 28, 1),) * 2, of_photos: ((30, 21, 3), (8, 8, 3))}
+    runs, wanted = [], []
+    for folder, (shape, few_shape) in shapes.items():
+        assert run(folder, "--export=saved_model,tflite", "--overwrite") == 0
+        raw, few = (
+            generator.integers(0, 256, (5, *x)).astype("f4") for x in (shape, few_shape)
+        )
+        np.savez(tmp_path / f"{len(runs)}.npz", raw=raw, few=few)
+        runs.append((folder, tmp_path / f"{len(runs)}.npz"))
+        predictor = keras.models.load_model(folder / "predictor.keras")
+        wanted.append([predictor(raw), predictor(few)["probability"]])
+    said = capsys.readouterr().out
+    assert said.startswith(f"Exported: {finished / 'saved_model'}\nExported: ")
+    assert not (finished / "predictions.csv").exists()
+    for found, (served, lite) in zip(read_elsewhere(runs), wanted, strict=True):
+        assert found["class"].tolist() == served["class"].numpy().tolist()
+        for name, value in (("probability", served["probability"]), ("lite", lite)):
+            np.testing.assert_allclose(found[name], value, atol=2e-6)
+
+
+def test_an_export_replaces_nothing_unasked_and_is_whole_or_not_there(
+    of_photos, tmp_path, monkeypatch
+):
+    skipped = shutil.ignore_patterns("checkpoints", "tensorboard", "*model*")
+    folder = tmp_path / "run"
+    shutil.copytree(of_photos, folder, ignore=skipped)
+    assert "'onnx' is not" in refused(folder, "--export=saved_model,onnx")
+
+    # The whole predictor, with the resize that TensorFlow Lite does not have.
+    monkeypatch.setattr(predictors, "of_squares", lambda model: model)
+    before = sorted(folder.iterdir())
+    said = refused(folder, "--export=saved_model,tflite")
+    assert said == (
+        "--export (tflite): cannot become model.tflite: TensorFlow Lite does not have "
+        "ScaleAndTranslate."
+    )
+    assert sorted(folder.iterdir()) == before
+    (folder / "saved_model").mkdir()
+    said = refused(folder, "--export=saved_model")
+    assert said.endswith("is there already; --overwrite replaces it.")
+    assert run(folder, "--export=saved_model", "--overwrite") == 0
+    assert (folder / "saved_model" / "saved_model.pb").exists()
+
+
 @pytest.fixture(scope="module")
 def of_texts(tmp_path_factory):
     """A run on texts, whose preset is gone."""
@@ -244,3 +335,15 @@ def test_texts_are_tokenized_by_what_the_run_folder_holds(of_texts, capsys):
     assert [row["label"] for row in found] == ["cat", "dog"] * 20
     said = refused(of_texts, "--dataset=fashion_mnist_mini", "--overwrite")
     assert "must have a Text" in said
+
+
+def test_a_saved_model_of_texts_takes_texts(of_texts, tmp_path):
+    assert run(of_texts, "--export=saved_model,tflite") == 0
+    texts = np.array(["a b", "c", "a e f g h a b c"])
+    tokens = language.saved_tokenizer(str(of_texts / "tokenizer"))(texts)
+    predictor = keras.models.load_model(of_texts / "predictor.keras")
+    wanted = predictor(tokens)["probability"]
+    np.savez(tmp_path / "texts.npz", raw=texts, few=tokens)
+    (found,) = read_elsewhere([(of_texts, tmp_path / "texts.npz")], "text")
+    for name in ("probability", "lite"):
+        np.testing.assert_allclose(found[name], wanted, atol=2e-6)
