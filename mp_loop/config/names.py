@@ -59,7 +59,7 @@ def check(config: settings.Config) -> None:
     _check_identifier("loss", model.loss, "losses", users_code)
     if model.measured_by != PERPLEXITY:
         _check_identifier("metric", model.measured_by, "metrics", users_code)
-    _check_data_set(config.data)
+    check_data_set(config.data)
 
 
 def local_path(dataset: str) -> tuple[str, str] | None:
@@ -169,8 +169,12 @@ def _check_identifier(flag: str, name: str, module: str, users_code: bool) -> No
         )
 
 
-def _check_data_set(data: sections.Data) -> None:
-    """Refuses what is neither in the folder nor in TFDS, nor a local file."""
+def check_data_set(data: sections.Data) -> None:
+    """Refuses what is neither in the folder nor in TFDS, nor a local file.
+
+    Raises:
+      UsageError: the message names what is known and close to it.
+    """
     local = local_path(data.dataset)
     if local is not None:
         _require_local(data.dataset, *local)
