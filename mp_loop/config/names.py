@@ -24,7 +24,7 @@ OWN_MODELS = ("mlp", "cnn", "resnet9", "vit_tiny")
 OWN_DECODERS = ("small_decoder",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine: `kind:PATH`.
-LOCAL_DATA = ("text", "folder", "npz")
+LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl")
 PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels; here on class numbers.
 METRIC_ALIASES = {
@@ -204,10 +204,9 @@ def check_data_set(data: sections.Data) -> None:
 def _require_local(dataset: str, kind: str, path: str) -> None:
     """Refuses a path of local data that is not there."""
     exists, wanted = {
-        "text": (os.path.exists, "file or folder"),
         "folder": (os.path.isdir, "folder"),
         "npz": (os.path.isfile, "file"),
-    }[kind]
+    }.get(kind, (os.path.exists, "file or folder"))
     if not exists(path):
         raise errors.UsageError(
             f"--dataset ({dataset}): there is no {wanted} '{path}'."
