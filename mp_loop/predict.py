@@ -14,7 +14,7 @@ saved_model/ and model.tflite of the run folder; with it, predictions are made o
 Exit codes:
 
     0    done
-    1    some images could not be read: each is named and left out; with
+    1    some examples could not be used: each is named and left out; with
          --skip_bad_examples this is 0
     2    bad input: one line on stderr, nothing written
     3    a file could not be written
@@ -69,7 +69,7 @@ def declare(flag_values: flags.FlagValues) -> None:
     define(flags.DEFINE_integer, "batch_size", 128, text, lower_bound=1)
     text = f"Comma-separated formats to export to: {', '.join(exports.FORMATS)}."
     define(flags.DEFINE_list, "export", [], text)
-    text = "Exit with 0 although images could not be read."
+    text = "Exit with 0 although examples could not be used."
     define(flags.DEFINE_bool, "skip_bad_examples", False, text)
 
 
@@ -124,7 +124,8 @@ def _predict(
     with errors.bad_input(errors.DataError, flag="dataset", value=data.dataset):
         examples = raw_examples.read(data, predictor.wanted, split)
         found = prediction.of(predictor, examples, flag_values.batch_size)
-        column = "file" if data.dataset.startswith("folder:") else "index"
+        kind, _, _ = data.dataset.partition(":")
+        column = {"folder": "file", "csv": "row", "jsonl": "row"}.get(kind, "index")
         counts = _write(found, output, column, predictor.wanted.class_names)
     counts.show()
     print(f"Predictions: {output}")
@@ -206,7 +207,7 @@ class _Counts:
             print(f"{others} labels are no classes of the run")
         if self.unreadable:
             all_ = self.readable + self.unreadable
-            print(f"{self.unreadable} of {all_} images left out", file=sys.stderr)
+            print(f"{self.unreadable} of {all_} examples left out", file=sys.stderr)
 
 
 def _write(
@@ -230,7 +231,7 @@ def _write(
             counts.add(found, known)
         if not counts.readable:
             raise errors.DataError(
-                f"None of the {counts.unreadable} images can be read."
+                f"None of the {counts.unreadable} examples can be used."
             )
     return counts
 

@@ -129,7 +129,7 @@ def test_a_damaged_image_is_named_and_left_out(of_photos, tmp_path, capsys):
     assert run(of_photos, *words) == 1
     said = capsys.readouterr()
     first, second = said.err.splitlines()
-    assert first.startswith("new/b.jpg: ") and second == "1 of 3 images left out"
+    assert first.startswith("new/b.jpg: ") and second == "1 of 3 examples left out"
     assert said.out == f"Predictions: {tmp_path / 'out.csv'}\n"
     assert [row["file"] for row in rows(tmp_path / "out.csv")] == ["a.png", "new/c.png"]
     assert run(of_photos, *words, "--overwrite", "--skip_bad_examples") == 0
@@ -138,7 +138,7 @@ def test_a_damaged_image_is_named_and_left_out(of_photos, tmp_path, capsys):
 def test_nothing_is_written_where_nothing_can_be_read(of_photos, tmp_path):
     folder = photos.write(tmp_path / "in", {"a.png": b"", "b.png": b""})
     words = (f"--dataset=folder:{folder}", f"--output={tmp_path / 'out.csv'}")
-    assert "None of the 2 images can be read." in refused(of_photos, *words)
+    assert "None of the 2 examples can be used." in refused(of_photos, *words)
     assert [x.name for x in tmp_path.iterdir()] == ["in"]
 
 
@@ -159,7 +159,7 @@ REFUSED = {
     "an unknown data set": (["--dataset=fashion_mist"], "Did you mean fashion_mnist"),
     "a folder that is not there": (["--dataset=folder:x"], "there is no folder 'x'"),
     "another shape": (
-        ["--dataset=folder:{tmp}/in"], "image a.png is (4, 4, 1); the model takes (28"
+        ["--dataset=folder:{tmp}/in"], "a.png is (4, 4, 1); the model takes (28"
     ),
     "an unknown split": (["--split=tset"], "'train'], not 'tset'"),
     "text": (["--dataset=text:{tmp}"], "is text without labels"),
@@ -302,6 +302,27 @@ def test_an_export_replaces_nothing_unasked_and_is_whole_or_not_there(
     assert said.endswith("is there already; --overwrite replaces it.")
     assert run(folder, "--export=saved_model", "--overwrite") == 0
     assert (folder / "saved_model" / "saved_model.pb").exists()
+
+
+def test_a_table_is_predicted_on_by_the_names_of_its_columns(tmp_path, capsys):
+    lines = [f"{i % 7},{1.7e9 + i % 2},{'ab'[i % 2]}" for i in range(80)]
+    (tmp_path / "a.csv").write_text("\n".join(["x,time,label", *lines]))
+    folder = tmp_path / "run"
+    trained(folder, f"--dataset=csv:{tmp_path / 'a.csv'}", *QUICK, "--batch_size=16")
+    assert json.loads((folder / "columns.json").read_text()) == ["x", "time"]
+    assert run(folder) == 0
+    accuracy = records.read_summary(folder)["eval_accuracy"]
+    said = capsys.readouterr().out
+    assert said.startswith(f"accuracy {accuracy:.4f} on ")
+    (tmp_path / "new.csv").write_text(f"time,y,x\n{1.7e9},,3\n{1.7e9 + 1},,3\n,,\n")
+    output = tmp_path / "found.csv"
+    words = (f"--dataset=csv:{tmp_path / 'new.csv'}", f"--output={output}")
+    assert run(folder, *words) == 1
+    assert [(x["row"], x["class"]) for x in rows(output)] == [
+        ("new.csv, line 2", "a"),
+        ("new.csv, line 3", "b"),
+    ]
+    assert "new.csv, line 4: column 'x' holds no finite" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -36,10 +36,10 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
     Returns:
       A functional model of one input: `image`, float32 [n, h, w, channels], pixels in
       [0, 255], of any height and width if the source resizes images, else of theirs;
-      `row`, float64 [n, columns], as the table has it; or `token_ids`, int32 [n,
-      length], as `source.tokenize` makes them. Its outputs are `class`, the name of the
-      most probable class, [n] strings in UTF-8, and `probability`, float32 [n,
-      classes].
+      `row`, float64 [n, columns], in the order of `source.columns`; or `token_ids`,
+      int32 [n, length], as `source.tokenize` makes them. Its outputs are `class`, the
+      name of the most probable class, [n] strings in UTF-8, and `probability`, float32
+      [n, classes].
 
     Raises:
       ModelError: the model cannot be part of another one.
