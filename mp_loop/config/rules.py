@@ -77,6 +77,18 @@ RULES = (
         "is made; or choose another --metric.",
     ),
     Rule(
+        lambda s: (
+            (s.label_smoothing or s.class_weights)
+            and s.loss != "sparse_categorical_crossentropy"
+        ),
+        "--label_smoothing ({label_smoothing}) and --class_weights ({class_weights}) "
+        "are of --loss=sparse_categorical_crossentropy, not {loss}.",
+    ),
+    Rule(
+        lambda s: s.task == "causal_lm" and s.class_weights,
+        "--class_weights ({class_weights}) is for classes, not --task=causal_lm.",
+    ),
+    Rule(
         lambda s: s.task == "causal_lm" and s.head_epochs,
         "--head_epochs ({head_epochs}) is for a new last layer, which "
         "--task=causal_lm does not make.",

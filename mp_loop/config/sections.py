@@ -125,6 +125,17 @@ class Model(fields.Section):
     loss: str = fields.setting(
         "sparse_categorical_crossentropy", "Keras identifier of the loss."
     )
+    label_smoothing: float = fields.setting(
+        0.0,
+        "Part of each label's weight that training spreads over all classes.",
+        at_least=0,
+        below=1,
+    )
+    class_weights: str = fields.setting(
+        "",
+        "Weights of classes in the training loss: NAME:WEIGHT, comma-separated, others "
+        "being 1; or balanced, by how rare they are.",
+    )
     metric: str = fields.setting(
         "auto",
         "Keras identifier of the metric, or perplexity. auto: perplexity for "
@@ -227,7 +238,11 @@ class Scale(fields.Section):
 class Optimizer(fields.Section):
     """How gradients become updates: read by `mp_loop.step.updates`."""
 
-    optimizer: str = fields.setting("adam", "Update rule.", choices=choices.OPTIMIZERS)
+    optimizer: str = fields.setting(
+        "adam",
+        "sgd, momentum, nesterov, adam, adamw, or another optimizer of Keras, such as "
+        "lion.",
+    )
     learning_rate: float = fields.setting(1e-3, "Peak learning rate.", above=0)
     momentum: float = fields.setting(
         0.9, "For --optimizer=momentum and nesterov.", at_least=0, below=1
