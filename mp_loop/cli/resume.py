@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "checkpoint_every",
     "data_dir",
     "diverged_after",
+    "early_stopping",
     "epochs",
     "eval_every",
     "explain_skips",

@@ -46,6 +46,10 @@ RULES = (
         "--rollback ({rollback}) needs --on_stuck=raise, not {on_stuck}.",
     ),
     Rule(
+        lambda s: s.early_stopping and s.best_by == "none",
+        "--early_stopping ({early_stopping}) needs --best_by, not none.",
+    ),
+    Rule(
         lambda s: s.change_precision and not s.resume,
         "--change_precision ({change_precision}) needs --resume.",
     ),

@@ -267,6 +267,13 @@ class Optimizer(fields.Section):
         0.0, "Clip gradients to this global norm; 0: off.", at_least=0
     )
     accumulate_steps: int = fields.setting(1, "Micro-batches per update.", at_least=1)
+    ema: float = fields.setting(
+        0.0,
+        "Decay of a moving average of the weights, which is then what is evaluated and "
+        "what model.keras holds; 0: none.",
+        at_least=0,
+        below=1,
+    )
 
     @property
     def decay_fractions(self) -> tuple[float, ...]:
@@ -301,6 +308,12 @@ class Training(fields.Section):
     log_every: int = fields.setting(20, "Steps between lines of metrics.", at_least=1)
     eval_every: int = fields.setting(
         0, "Steps between evaluations; 0: every epoch.", at_least=0
+    )
+    early_stopping: int = fields.setting(
+        0,
+        "Evaluations in a row without a better --best_by after which the training "
+        "ends; model.keras is then the best. 0: never.",
+        at_least=0,
     )
     checkpoint_every: int = fields.setting(
         0, "Steps between checkpoints; 0: every epoch.", at_least=0

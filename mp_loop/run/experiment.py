@@ -19,7 +19,7 @@ from mp_loop.distributed import strategies, workers
 from mp_loop.models import heads, trainable_layers
 from mp_loop.precision import coverage, offloading, twins
 from mp_loop.run import class_weights, metric, phases, step_factory, tasks, trial
-from mp_loop.step import eval_step, losses, protocol
+from mp_loop.step import averaging, eval_step, losses, protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,9 @@ class Experiment:
         self.step.export()
         self.workers.check_equal(list(self.step.state.named().values()))
         batch_size = self.config.data.batch_size
-        found = self.evaluation(batching.evaluation_batches(self.source, batch_size))
+        batches = batching.evaluation_batches(self.source, batch_size)
+        with averaging.averaged(self.step):
+            found = self.evaluation(batches)
         return self.metric.named(found)
 
 

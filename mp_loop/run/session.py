@@ -40,7 +40,7 @@ from mp_loop.run import (
     watching,
     writers,
 )
-from mp_loop.step import train_state
+from mp_loop.step import averaging, train_state
 
 logger = logging.getLogger(__name__)
 
@@ -152,9 +152,7 @@ class Session:
                 self.experiment.step,
                 self.experiment.batches,
                 self.experiment.evaluate,
-                dataclasses.replace(
-                    self._plan, total_steps=self.experiment.phase_ends[phase]
-                ),
+                self._plan_of(phase),
                 self.writer,
                 self.checkpoints,
                 on_log,
@@ -163,12 +161,26 @@ class Session:
                 self._profile,
                 # Where a phase begins, a line has just been written.
                 since_line=None if results else self.checkpoints.since_line,
+                # The chief alone has checkpoints, and so knows the best.
+                agree=lambda over: bool(
+                    self.experiment.workers.largest(int(over and self.has_files))
+                ),
             )
             results.append(one_phase.train())
         self._profile.close()
         self.writer.close_logs()
         seconds = sum(result.train_seconds for result in results)
         return dataclasses.replace(results[-1], train_seconds=seconds)
+
+    def _plan_of(self, phase: int) -> planning.Plan:
+        """The plan of one phase; the last one alone may end early."""
+        ends = self.experiment.phase_ends
+        return dataclasses.replace(
+            self._plan,
+            total_steps=ends[phase],
+            early_stopping=self._plan.early_stopping * (phase == len(ends) - 1),
+            patient_from=ends[phase - 1] if phase else 0,
+        )
 
     def write_results(self, result: loop.Result) -> dict[str, Any]:
         """Writes the model, what predicts with it, and the summary.
@@ -192,13 +204,16 @@ class Session:
             "seed": config.training.seed,
         }
         del summary["evaluation"]
+        if result.best_step is None:
+            del summary["best_step"]
         if not result.train_seconds:  # Every step was taken by earlier processes.
             summary |= timing.of_earlier_processes(
                 self.writer.folder, config.data.batch_size
             )
         model = self.experiment.step.export()
-        self.writer.write_model(model)
-        self._write_predictor(model)
+        with averaging.averaged(self.experiment.step):
+            self.writer.write_model(model)
+            self._write_predictor(model)
         self.writer.write_summary(summary)  # last: it tells that a run is finished
         return summary
 
@@ -291,6 +306,7 @@ def _plan(built: experiment.Experiment) -> planning.Plan:
         rollback=config.rollback,
         inspect_every=config.inspect_every,
         profile_range=profiled,
+        early_stopping=config.early_stopping,
     )
 
 

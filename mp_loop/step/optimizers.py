@@ -70,7 +70,9 @@ def from_settings(
       rate: learning rate or schedule.
       clips: whether the optimizer itself clips gradients to `clip_norm`.
     """
-    arguments = {}
+    arguments: dict[str, Any] = {}
+    if optimizer.ema:
+        arguments |= {"use_ema": True, "ema_momentum": optimizer.ema}
     if clips and optimizer.clip_norm:
         arguments["global_clipnorm"] = optimizer.clip_norm
     return make(
