@@ -54,6 +54,10 @@ RULES = (
         "--change_precision ({change_precision}) needs --resume.",
     ),
     Rule(
+        lambda s: s.change_schedule and not s.resume,
+        "--change_schedule ({change_schedule}) needs --resume.",
+    ),
+    Rule(
         lambda s: s.head_epochs and not s.steps and s.head_epochs >= s.epochs,
         "--head_epochs ({head_epochs}) must be fewer than --epochs ({epochs}).",
     ),

@@ -394,6 +394,11 @@ class Records(fields.Section):
         "With --resume: --precision and the flags of the loss scale may "
         "differ from before. The scale starts anew.",
     )
+    change_schedule: bool = fields.setting(
+        False,
+        "With --resume: the flags of the learning rate, and with any --schedule "
+        "the length of the run, may differ from before.",
+    )
     keep_checkpoints: int = fields.setting(
         2, "Number of newest checkpoints to keep, besides the best.", at_least=1
     )

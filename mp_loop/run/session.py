@@ -40,7 +40,7 @@ from mp_loop.run import (
     watching,
     writers,
 )
-from mp_loop.step import averaging, train_state
+from mp_loop.step import averaging, optimizers, train_state
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +127,21 @@ class Session:
                 self.writer.write_coverage(self.coverage.values())
         self._first_graph = None
         self.done = int(state.step.numpy())
+
+    def schedule_note(self) -> str:
+        """Says what --change_schedule does to the learning rate; "" if nothing."""
+        done, total = self.done, self.experiment.total_steps
+        if not (self.experiment.config.records.change_schedule and self.has_files):
+            return ""
+        rate = float(optimizers.learning_rate(self.experiment.step.optimizer))
+        lines = records.read_metrics(self.writer.folder)
+        before = lines[-1].get("learning_rate") if lines else None
+        was = "" if before is None else f"; it was {before:g} at step {done}"
+        return (
+            f"the learning rate goes on with {rate:g}{was}. The rest of the "
+            f"{total} steps follows --schedule="
+            f"{self.experiment.config.optimizer.schedule}."
+        )
 
     def train(
         self,
@@ -246,7 +261,9 @@ class Session:
             enter=self._enter,
             higher_is_better=best_by == metric.key and metric.higher_is_better,
         )
-        flagfile = config.replace(resume=False, change_precision=False).to_flagfile()
+        flagfile = config.replace(
+            resume=False, change_precision=False, change_schedule=False
+        ).to_flagfile()
         if config.records.resume:
             self.done = checkpoints.restore(convert=config.records.change_precision)
             _refuse_end_before(config, self.done, self.experiment.total_steps)
