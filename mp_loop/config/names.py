@@ -24,7 +24,7 @@ OWN_MODELS = ("mlp", "cnn", "resnet9", "vit_tiny")
 OWN_DECODERS = ("small_decoder",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine: `kind:PATH`.
-LOCAL_DATA = ("text", "folder", "npz")
+LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl")
 PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels; here on class numbers.
 METRIC_ALIASES = {
@@ -62,7 +62,7 @@ def check(config: settings.Config) -> None:
     if model.measured_by != PERPLEXITY:
         _check_identifier("metric", model.measured_by, "metrics", users_code)
     _check_optimizer(config.optimizer.optimizer, users_code)
-    _check_data_set(config.data)
+    check_data_set(config.data)
 
 
 def local_path(dataset: str) -> tuple[str, str] | None:
@@ -184,8 +184,12 @@ def _check_optimizer(name: str, users_code: bool) -> None:
     )
 
 
-def _check_data_set(data: sections.Data) -> None:
-    """Refuses what is neither in the folder nor in TFDS, nor a local file."""
+def check_data_set(data: sections.Data) -> None:
+    """Refuses what is neither in the folder nor in TFDS, nor a local file.
+
+    Raises:
+      UsageError: the message names what is known and close to it.
+    """
     local = local_path(data.dataset)
     if local is not None:
         _require_local(data.dataset, *local)
@@ -215,10 +219,9 @@ def _check_data_set(data: sections.Data) -> None:
 def _require_local(dataset: str, kind: str, path: str) -> None:
     """Refuses a path of local data that is not there."""
     exists, wanted = {
-        "text": (os.path.exists, "file or folder"),
         "folder": (os.path.isdir, "folder"),
         "npz": (os.path.isfile, "file"),
-    }[kind]
+    }.get(kind, (os.path.exists, "file or folder"))
     if not exists(path):
         raise errors.UsageError(
             f"--dataset ({dataset}): there is no {wanted} '{path}'."

@@ -28,7 +28,8 @@ _OF_THE_LOSS = (
     ("perplexity", "classification"),
 )
 # Kinds of local data for classification.
-_WITH_LABELS = ("folder:", "npz:")
+_WITH_LABELS = ("folder:", "npz:", "csv:", "jsonl:")
+_TABLES = ("csv:", "jsonl:")
 RULES = (
     # The loss scale.
     Rule(
@@ -75,6 +76,11 @@ RULES = (
         lambda s: s.task == "causal_lm" and s.dataset.startswith(_WITH_LABELS),
         "--dataset ({dataset}) has labels; --task=causal_lm reads texts without: "
         "text:PATH, or a TFDS data set.",
+    ),
+    Rule(
+        lambda s: s.input_columns and not s.dataset.startswith(_TABLES),
+        "--input_columns ({input_columns}) is for csv:PATH and jsonl:PATH, not for "
+        "--dataset={dataset}.",
     ),
     Rule(
         lambda s: (

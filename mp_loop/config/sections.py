@@ -19,8 +19,8 @@ class Data(fields.Section):
         "fashion_mnist_mini",
         "TFDS data set, the default being part of this package; folder:PATH, images "
         "in a folder for each class; npz:PATH, arrays x_train, y_train, x_test, "
-        "y_test; or text:PATH, a file of text or a folder of .txt files, for "
-        "--task=causal_lm.",
+        "y_test; csv:PATH or jsonl:PATH, a table of texts or numbers; or text:PATH, a "
+        "file of text or a folder of .txt files, for --task=causal_lm.",
     )
     data_dir: str = fields.setting(
         "", "Folder of TFDS data sets; empty: TFDS's default."
@@ -60,6 +60,14 @@ class Data(fields.Section):
         "other.",
         above=0,
         below=1,
+    )
+    input_columns: str = fields.setting(
+        "",
+        "Columns of a table that are the inputs, comma-separated; empty: all but "
+        "--label_column.",
+    )
+    label_column: str = fields.setting(
+        "label", "Column of a table that holds the class."
     )
     skip_bad_examples: bool = fields.setting(
         False,

@@ -141,8 +141,10 @@ def _check(
         raise errors.DataError(
             f"`augment` ('{augment}') must be one of {choices.AUGMENTATIONS}."
         )
-    if augment != "none" and source.is_text:
-        raise errors.DataError(f"`augment` ('{augment}') is for images, not texts.")
+    if augment != "none" and source.kind != "image":
+        raise errors.DataError(
+            f"`augment` ('{augment}') is for images, not for {source.kind}s."
+        )
     if batch_size % replicas:
         raise errors.DataError(
             f"`batch_size` ({batch_size}) must be a multiple of the {replicas} "

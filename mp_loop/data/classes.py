@@ -34,6 +34,7 @@ def assemble(
     bad: list[str],
     hint: str,
     class_names: Sequence[str] | None = None,
+    kind: str = "image",
 ) -> decoding.Labelled:
     """Numbers the classes that there are to train on, in order.
 
@@ -43,6 +44,7 @@ def assemble(
       bad: what was left out until here; is told, see `bad_examples.settle`.
       hint: how a user gives examples to evaluate on.
       class_names: of the labels 0, 1, ...; None: labels are their own names.
+      kind: what the inputs are, see `decoding.Labelled`.
 
     Raises:
       DataError: what is bad is not to be left out, there are fewer than two classes,
@@ -63,6 +65,7 @@ def assemble(
         decoding.Split(train.inputs, _numbers(train.labels, known)),
         decoding.Split(test.inputs, _numbers(test.labels, known)),
         tuple(map(str, shown)),
+        kind,
     )
 
 

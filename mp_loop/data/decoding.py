@@ -20,8 +20,8 @@ class Split:
     """Decoded examples.
 
     Attributes:
-      inputs: images, uint8 [n, h, w, c], not smaller than those that a model receives,
-        or tokens, int32 [n, length].
+      inputs: images, uint8 [n, h, w, c], not smaller than those that a model receives;
+        tokens, int32 [n, length]; or rows of numbers, float64 [n, columns].
       labels: int64 [n].
     """
 
@@ -62,11 +62,13 @@ class Labelled:
       train: the training examples.
       test: those to evaluate on.
       class_names: one name for each class; labels are in [0, their number).
+      kind: `image`, `text` or `row`: what the inputs are.
     """
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    kind: str = "image"
 
 
 def in_host_memory(values: np.ndarray) -> tf.Tensor:

@@ -68,6 +68,28 @@ def load(data: sections.Data, folder: str) -> decoding.Labelled:
     return classes.assemble(data, (train, test), bad, _HINT)
 
 
+def of_split(data: sections.Data, folder: str, split: str) -> list[tuple[str, str]]:
+    """Lists the images of a split, without reading them.
+
+    Args:
+      data: `dataset` and `validation_fraction` are read.
+      folder: its path.
+      split: `train` or `test`.
+
+    Returns:
+      The path of each image, relative to the folder, and the name of its class.
+
+    Raises:
+      DataError: there is no such split, or a folder cannot be read.
+    """
+    if split not in (_TRAIN, _TEST[0]):
+        raise errors.DataError(
+            f"Data set '{data.dataset}' has the splits train and test, not '{split}'."
+        )
+    images = _splits(data, folder, [])[split != _TRAIN]
+    return [(image.file, image.label) for image in images]
+
+
 def _splits(
     data: sections.Data, folder: str, bad: list[str]
 ) -> tuple[_Images, _Images]:

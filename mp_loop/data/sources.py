@@ -21,12 +21,22 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors, fields, names, sections
-from mp_loop.data import arrays, decoding, download, image_folders, sequences, texts
+from mp_loop.data import (
+    arrays,
+    decoding,
+    download,
+    image_folders,
+    number_rows,
+    sequences,
+    tables,
+    texts,
+)
 
 Examples = decoding.Split | sequences.Sequences
 
-# What reads local files with labels, by kind.
-_LOCAL = {"folder": image_folders.load, "npz": arrays.of_npz}
+# What reads local files with labels, by kind: of images, of texts or numbers.
+_IMAGES = {"folder": image_folders.load, "npz": arrays.of_npz}
+_TABLES = ("csv", "jsonl")
 
 
 class Tokenizer(Protocol):
@@ -49,13 +59,15 @@ class Source:
       test: the examples of the split `test`, or `validation` if there is no `test`.
       num_classes: labels are in [0, num_classes). Of packed texts, the vocabulary.
       input_shape: of a model's inputs: (h, w, c) for images, which are the middle of
-        the held ones; (length,) for texts.
+        the held ones; (length,) for texts; (columns,) for rows of numbers.
       class_names: one name for each class; none of packed texts.
-      mean: float64 [c], of pixel / 255 over the training examples; [0] for texts.
-      std: float64 [c], likewise (population); 1 for a constant channel.
+      mean: float64 [c], of pixel / 255 over the training examples; [columns] of rows;
+        [0] for texts.
+      std: float64, likewise (population); 1 for a constant channel or column.
       preprocess: makes a model's inputs from pixels, float32 [b, h, w, c] in [0, 255],
-        or from tokens; None: (pixel / 255 - mean) / std, and tokens as they are.
-      kind: `image` or `text`: what the inputs are.
+        from rows, float32 [b, columns], or from tokens; None:
+        (pixel / 255 - mean) / std, (row - mean) / std, and tokens as they are.
+      kind: `image`, `text` or `row`: what the inputs are.
       resized_to: the side of the squares that images were resized to; 0: unchanged.
       tokenize: made the tokens of labelled texts; None for all else.
     """
@@ -79,12 +91,17 @@ class Source:
         return self.kind == "text"
 
     def prepare(self, inputs: tf.Tensor) -> Any:
-        """Makes a model's inputs: float32 from pixels; of tokens see `preprocess`.
+        """Makes a model's inputs: float32 of pixels and rows; of tokens: `preprocess`.
 
         Given a symbolic tensor of Keras, it describes how a model would make them.
         """
         if self.is_text:
             return inputs if self.preprocess is None else self.preprocess(inputs)
+        if self.kind == "row":
+            if self.preprocess is not None:
+                return self.preprocess(keras.ops.cast(inputs, "float32"))
+            # float64 until here: float32 would not tell two days apart in seconds.
+            return keras.ops.cast((inputs - self.mean) / self.std, "float32")
         height, width, _ = self.input_shape
         top = (inputs.shape[1] - height) // 2
         left = (inputs.shape[2] - width) // 2
@@ -111,16 +128,17 @@ def load(
     Args:
       dataset: as of `--dataset`: `fashion_mnist_mini` (in the package);
         `folder:PATH`, images in a folder for each class; `npz:PATH`, arrays (see
-        `arrays`); or what `tfds.load` takes:
-        `cifar10`, `cifar10:3.0.2`, or the name of a folder in `data_dir` that TFDS can
-        read without builder code. TFDS downloads a data set that is not there.
+        `arrays`); `csv:PATH` and `jsonl:PATH`, tables (see `tables`); or what
+        `tfds.load` takes: `cifar10`, `cifar10:3.0.2`, or the name of a folder in
+        `data_dir` that TFDS can read without builder code. TFDS downloads a data set
+        that is not there.
       data_dir: TFDS's folder; "" is TFDS's default.
       image_size: the largest square in the middle of each image is resized so that its
         own middle, `crop_pct` of its side, has this side; 0: images are unchanged.
       crop_pct: in (0, 1]. Models receive that middle, as is usual for ImageNet (0.875),
         or a random part of the whole square (`flip_crop`).
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: the data
-        set must hold images.
+        set must hold images, or rows of numbers.
       **settings: others of `sections.Data`, by the names of their flags.
 
     Returns:
@@ -144,25 +162,16 @@ def load(
 
 def from_settings(data: sections.Data, tokenize: Tokenizer | None = None) -> Source:
     """Loads the data set that settings describe; see `load`."""
-    local = names.local_path(data.dataset)
-    if local is None:
-        found = _of_tfds(data, tokenize)
-    elif local[0] in _LOCAL:
-        if tokenize is not None:
-            raise errors.DataError(
-                f"Data set '{data.dataset}' holds images; the model reads texts."
-            )
-        found = _LOCAL[local[0]](data, local[1])
-    else:
-        raise errors.DataError(
-            f"Data set '{data.dataset}' is text without labels: it is for "
-            "--task=causal_lm."
-        )
+    found = _labelled(data, tokenize)
     shape = found.train.inputs.shape[1:]
     mean = std = np.empty(0)
-    if tokenize is None:
+    resized_to = 0
+    if found.kind == "row":
+        mean, std = number_rows.moments(found.train.inputs)
+    if found.kind == "image":
         mean, std = decoding.moments(found.train.inputs)
-    if data.image_size and tokenize is None:
+        resized_to = decoding.whole_side(data)
+    if resized_to:
         shape = (data.image_size, data.image_size, shape[-1])
     return Source(
         name=data.dataset,
@@ -173,10 +182,29 @@ def from_settings(data: sections.Data, tokenize: Tokenizer | None = None) -> Sou
         class_names=found.class_names,
         mean=mean,
         std=std,
-        kind="image" if tokenize is None else "text",
-        resized_to=decoding.whole_side(data) if tokenize is None else 0,
+        kind=found.kind,
+        resized_to=resized_to,
         tokenize=tokenize,
     )
+
+
+def _labelled(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labelled:
+    """Reads the splits; see `load`."""
+    kind, path = names.local_path(data.dataset) or ("", "")
+    if kind == "text":
+        raise errors.DataError(
+            f"Data set '{data.dataset}' is text without labels: it is for "
+            "--task=causal_lm."
+        )
+    if kind in _TABLES:
+        return tables.load(data, kind, path, tokenize)
+    if not kind:
+        return _of_tfds(data, tokenize)
+    if tokenize is not None:
+        raise errors.DataError(
+            f"Data set '{data.dataset}' holds no texts, which the model reads."
+        )
+    return _IMAGES[kind](data, path)
 
 
 def _of_tfds(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labelled:
@@ -198,7 +226,8 @@ def _of_tfds(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labell
     decoder = decoding.Decoder(name, builder, feature, label, convert, at_once)
     train = decoder.decode("train")
     test = decoder.decode(test_split, like=train)
-    return decoding.Labelled(train, test, tuple(info.features[label].names))
+    kind = "text" if is_text else "image"
+    return decoding.Labelled(train, test, tuple(info.features[label].names), kind)
 
 
 def load_texts(

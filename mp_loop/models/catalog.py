@@ -2,11 +2,11 @@
 
     model = catalog.build("resnet20", (32, 32, 3), num_classes=10, seed=0)
 
-Every model is a float32 Keras model from images to logits: [batch, h, w, c] to
-[batch, num_classes], without softmax. The same arguments give the same initial
-weights, whatever random numbers were drawn before. Valid names:
+Every model is a float32 Keras model from images (or rows of numbers) to logits:
+[batch, h, w, c] to [batch, num_classes], without softmax. The same arguments give the
+same initial weights, whatever random numbers were drawn before. Valid names:
 
-    mlp                  two hidden layers of 256
+    mlp                  two hidden layers of 256; also for rows: [batch, columns]
     cnn                  three stages of 3x3 convolutions with batch norm
     resnet9              fewer, wider layers than resnet20: learns in fewer epochs
     resnet20, 32, ...    He et al. 2016, section 4.2: any resnet{6n+2}
@@ -57,7 +57,8 @@ def build(
 
     Args:
       name: see the table in the module's docstring.
-      input_shape: (h, w, c) of one image.
+      input_shape: (h, w, c) of one image, or (columns,) of one row of numbers, which
+        `mlp` takes, and a user's models may.
       num_classes: the length of the logits; at least 1.
       seed: of the initial weights and of dropout. `keras.utils.set_random_seed` is
         called with it, which sets the global seeds of Python, NumPy and TensorFlow. A
@@ -77,16 +78,21 @@ def build(
         arguments.
     """
     input_shape = tuple(input_shape)
-    if len(input_shape) != 3 or not all(
+    if len(input_shape) not in (1, 3) or not all(
         isinstance(n, int) and n > 0 for n in input_shape
     ):
         raise errors.ModelError(
-            f"`input_shape` ({input_shape}) must be (h, w, c), positive."
+            f"`input_shape` ({input_shape}) must be (h, w, c) or (columns,), positive."
         )
     if num_classes < 1:
         raise errors.ModelError(f"`num_classes` ({num_classes}) must be at least 1.")
     if not 0 <= seed < 2**32:
         raise errors.ModelError(f"`seed` ({seed}) must be in [0, 2**32).")
+    if len(input_shape) == 1 and not _takes_rows(name):
+        raise errors.ModelError(
+            f"`model` ('{name}') is for images; rows of numbers need mlp, "
+            "package.module:function or a path ending in .keras."
+        )
     make = _maker(name, weights)
     keras.utils.set_random_seed(seed)
     model = make(input_shape, num_classes)
@@ -104,6 +110,13 @@ def build(
     if weights not in ("", "imagenet") and not features:
         saved_models.load_weights(weights, model, remake)
     return model
+
+
+def _takes_rows(name: str) -> bool:
+    """Tells whether a model may be one of rows of numbers."""
+    if name.startswith(language.PREFIX):
+        return False
+    return name.lower() == "mlp" or name.endswith(".keras") or ":" in name
 
 
 def _maker(name: str, weights: str) -> heads.Maker:

@@ -11,7 +11,7 @@ from mp_loop.models import heads
 
 
 def check_input(name: str, model: Any, input_shape: heads.Shape) -> None:
-    """Checks that a model takes the images, and computes in float32.
+    """Checks that a model takes the images or rows, and computes in float32.
 
     Raises:
       ModelError: it is no Keras model of one input and one output, or does not fit.
@@ -22,11 +22,12 @@ def check_input(name: str, model: Any, input_shape: heads.Shape) -> None:
             f"`model` ('{name}') must have one input and one output."
         )
     wanted = model.inputs[0].shape[1:]
-    if len(wanted) != 3 or any(
+    if len(wanted) != len(input_shape) or any(
         w not in (None, n) for w, n in zip(wanted, input_shape, strict=True)
     ):
+        held = "images" if len(input_shape) == 3 else "rows"
         raise errors.ModelError(
-            f"`model` ('{name}') takes inputs of {tuple(wanted)}; the images are "
+            f"`model` ('{name}') takes inputs of {tuple(wanted)}; the {held} are "
             f"{input_shape}."
         )
 
@@ -61,6 +62,6 @@ def check_output(name: str, model: keras.Model, num_classes: int) -> None:
     given = model.outputs[0].shape[1:]
     if tuple(given) != (num_classes,):
         raise errors.ModelError(
-            f"`model` ('{name}') gives {tuple(given)} for each image; the "
+            f"`model` ('{name}') gives {tuple(given)} for each example; the "
             f"{num_classes} classes need ({num_classes},)."
         )

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import keras
 
-Shape = tuple[int, int, int]  # of one image: height, width, channels
-# Makes a model from an image's shape and the number of classes.
+# Of one image: height, width, channels; or of one row: columns.
+Shape = tuple[int, ...]
+# Makes a model from the shape of an example and the number of classes.
 Maker = Callable[[Shape, int], keras.Model]
 
 

@@ -33,10 +33,11 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
 
     Returns:
       A functional model of one input: `image`, float32 [n, h, w, channels], pixels in
-      [0, 255], of any height and width if the source resizes images, else of theirs; or
-      `token_ids`, int32 [n, length], as `source.tokenize` makes them. Its outputs are
-      `class`, the name of the most probable class, [n] strings in UTF-8, and
-      `probability`, float32 [n, classes].
+      [0, 255], of any height and width if the source resizes images, else of theirs;
+      `row`, float64 [n, columns], as the table has it; or `token_ids`, int32 [n,
+      length], as `source.tokenize` makes them. Its outputs are `class`, the name of the
+      most probable class, [n] strings in UTF-8, and `probability`, float32 [n,
+      classes].
 
     Raises:
       ModelError: the model cannot be part of another one.
@@ -68,6 +69,9 @@ def _prepared(source: sources.Source) -> tuple[keras.KerasTensor, keras.KerasTen
         raw = keras.Input(source.input_shape, dtype="int32", name="token_ids")
         return raw, source.prepare(raw)
     shape = source.train.inputs.shape[1:]
+    if source.kind == "row":
+        raw = keras.Input(shape, dtype="float64", name="row")
+        return raw, source.prepare(raw)
     if not source.resized_to:
         raw = keras.Input(shape, dtype="float32", name="image")
         return raw, source.prepare(raw)

@@ -14,7 +14,7 @@ from mp_loop.models import heads
 
 
 def mlp(input_shape: heads.Shape, num_classes: int) -> keras.Model:
-    """Two hidden layers of 256."""
+    """Two hidden layers of 256, for images or rows of numbers."""
     inputs = keras.Input(input_shape, name="image")
     x = keras.layers.Flatten()(inputs)
     for _ in range(2):

@@ -8,6 +8,7 @@ Where tokens come from the model, it is loaded before the data are.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -22,6 +23,8 @@ from mp_loop.models import (
     language,
     trainable_layers,
 )
+
+_OF_IMAGES = ("augment", "image_size", "crop_pct", "preprocessing", "weights")
 
 Parts = tuple[sources.Source, keras.Model]
 
@@ -96,8 +99,12 @@ def _labelled(config: settings.Config) -> sources.Source:
         source = sources.from_settings(config.data, tokenize)
     if source.is_text:
         return source
+    of_pixels = config.data.preprocessing in ("tf", "torch", "caffe")
+    if source.kind == "row":
+        flags = ("augment", "image_size", *(["preprocessing"] if of_pixels else []))
+        _refuse_flags_of_images(config, f"--dataset={source.name}", flags)
     channels = source.input_shape[-1]
-    if config.data.preprocessing in ("torch", "caffe") and channels != 3:
+    if of_pixels and config.data.preprocessing != "tf" and channels != 3:
         raise errors.UsageError(
             f"--preprocessing ({config.data.preprocessing}) is for 3 channels, not the "
             f"{channels} of '{config.data.dataset}'."
@@ -125,10 +132,12 @@ def _preset(model: sections.Model) -> str:
     return model.model.removeprefix(language.PREFIX)
 
 
-def _refuse_flags_of_images(config: settings.Config, given: str) -> None:
-    """Names the first flag that texts have no use for."""
+def _refuse_flags_of_images(
+    config: settings.Config, given: str, flags: Sequence[str] = _OF_IMAGES
+) -> None:
+    """Names the first flag that texts, or rows of numbers, have no use for."""
     values, defaults = config.values(), settings.Config().values()
-    for name in ("augment", "image_size", "crop_pct", "preprocessing", "weights"):
+    for name in flags:
         if values[name] != defaults[name]:
             raise errors.UsageError(
                 f"--{name} ({values[name]}) is for images, not for {given}."

@@ -55,6 +55,10 @@ REFUSED = {
         {"dataset": "npz:tests"},
         "--dataset (npz:tests): there is no file 'tests'",
     ),
+    "a table": (
+        {"dataset": "csv:no.csv"},
+        "--dataset (csv:no.csv): there is no file or folder 'no.csv'",
+    ),
     "embedded data": (
         {"dataset": "fashion_mnist_min"},
         "Did you mean fashion_mnist_mini",

@@ -37,6 +37,10 @@ REFUSED = {
         {"loop": "keras", "accumulate_steps": 2},
         "--accumulate_steps (2) is not available with --loop=keras",
     ),
+    "columns of what has none": (
+        {"input_columns": "a"},
+        "--input_columns (a) is for csv:PATH and jsonl:PATH, not for --dataset=fashion",
+    ),
     "labels for a language model": (
         {"dataset": "folder:a", "task": "causal_lm", "model": "small_decoder"},
         "--dataset (folder:a) has labels; --task=causal_lm reads texts without",

@@ -208,6 +208,7 @@ def test_bad_name_or_model_is_refused_in_one_line(name, law, user_module):
     ("arguments", "law"),
     [
         (((28, 28), 3), "`input_shape`"),
+        (((0,), 3), "`input_shape`"),
         (((28, 28, 0), 3), "`input_shape`"),
         (((28, None, 1), 3), "`input_shape`"),
         (((28, 28, 1), 0), r"`num_classes` \(0\)"),

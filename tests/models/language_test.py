@@ -16,14 +16,14 @@ from mp_loop.config import errors
 from mp_loop.models import catalog, heads, language
 from mp_loop.precision import keras_twin, norms, pairs, recomputation
 from mp_loop.step import gradients, keras_step
+from tests.support import encoders
 
 keras_hub = pytest.importorskip("keras_hub")
 
 LENGTH = 12
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("the", "a", "quick", "brown", "red", "fox", "dog", "film", "was", "is")
 MORE_WORDS = ("good", "bad", "very", "not", "##s", "##ly")
-VOCABULARY = [*SPECIAL, *WORDS, *MORE_WORDS]
+VOCABULARY = [*encoders.SPECIAL, *WORDS, *MORE_WORDS]
 HALVES = ("float16", "bfloat16")
 # Half a unit in the last place.
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -33,24 +33,9 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
     """A small BERT in a folder, of keras_hub's own files."""
-    keras.utils.set_random_seed(1)
-    backbone = keras_hub.models.BertBackbone(
-        vocabulary_size=len(VOCABULARY),
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=16,
-        intermediate_dim=32,
-        max_sequence_length=16,
+    return encoders.bert(
+        keras_hub, tmp_path_factory.mktemp("preset") / "bert", VOCABULARY
     )
-    for variable in backbone.weights:  # far enough from 0 for rounding to show
-        if "layer_norm" not in variable.path:
-            variable.assign(keras.random.normal(variable.shape, stddev=0.3))
-    folder = tmp_path_factory.mktemp("preset") / "bert"
-    tokens = keras_hub.models.BertTokenizer(vocabulary=VOCABULARY, lowercase=True)
-    processor = keras_hub.models.BertTextClassifierPreprocessor(tokens)
-    backbone.save_to_preset(str(folder))
-    processor.save_to_preset(str(folder))
-    return str(folder)
 
 
 def build(preset, **arguments):

@@ -1,0 +1,180 @@
+"""Examples as they are, one after the other, to predict on.
+
+    for example in raw_examples.read(data, wanted, split="test"):
+        example.name, example.inputs, example.label
+
+Images in files and data sets of TFDS are not held: they may be larger than memory. What
+cannot be read is an example that says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from mp_loop.config import errors, names, sections
+from mp_loop.data import decoding, download, image_files, image_folders, sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One example.
+
+    Attributes:
+      name: its file, relative to the folder of the data set, or its place in the split.
+      inputs: an image, uint8 [h, w, channels], a text in UTF-8, or its tokens.
+      label: the name of its class; None if it has none.
+      problem: why it cannot be read; it then has no inputs.
+    """
+
+    name: str | int
+    inputs: bytes | np.ndarray | None = None
+    label: str | None = None
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a predictor takes.
+
+    Attributes:
+      shape: (h, w, channels) of an image, after it was resized; (length,) of tokens.
+      resized_to: the side of the squares that images are resized to; 0: unchanged.
+      class_names: the names of the classes.
+      tokenizer: makes tokens of texts; None for images.
+    """
+
+    shape: tuple[int, ...]
+    resized_to: int
+    class_names: tuple[str, ...]
+    tokenizer: sources.Tokenizer | None = None
+
+
+def read(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
+    """Reads a data set, in stored order.
+
+    Args:
+      data: the settings of the run, with the data set to read.
+      wanted: what examples must be.
+      split: of TFDS, what it takes for one (`test`, `train[:100]`); "" is `test`, or
+        `validation`. Of a folder of images `train` or `test`; "" is all images in it
+        and in its folders, which need not be those of classes. Of other files `train`
+        or `test`, which "" is.
+
+    Returns:
+      Its examples. Images are resized as for the training.
+
+    Raises:
+      DataError: unknown or missing data set or split, or features that are not wanted;
+        while it is read: an image of another shape, or unreadable files of TFDS.
+    """
+    local = names.local_path(data.dataset)
+    if local is None:
+        return _of_tfds(data, wanted, split)
+    kind, path = local
+    if kind != "folder":
+        return _of_memory(data, wanted, split or "test")
+    if wanted.tokenizer is not None:
+        raise errors.DataError(
+            f"Data set '{data.dataset}' holds images; the model reads texts."
+        )
+    return _of_folder(data, path, wanted, split)
+
+
+def _of_tfds(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
+    """The examples of a split of TFDS, named by their places."""
+    name = data.dataset
+    builder = download.prepared_builder(name, data.data_dir)
+    keys = decoding.feature_names(name, builder.info, text=wanted.tokenizer is not None)
+    split = split or ("test" if "test" in builder.info.splits else "validation")
+    try:
+        count = builder.info.splits[split].num_examples
+    except (KeyError, ValueError, TypeError) as error:
+        raise errors.DataError(
+            f"Data set '{name}' has the splits {sorted(builder.info.splits)}, not "
+            f"'{split}'."
+        ) from error
+    if not count:
+        raise errors.DataError(f"Data set '{name}', split '{split}', has no example.")
+    labels = builder.info.features[keys[1]].names
+
+    def examples() -> Iterator[Example]:
+        batches = decoding.stored(name, builder, split, keys, at_once=1)
+        resize = functools.partial(_resized, size=wanted.resized_to)
+        for place, (inputs, label) in enumerate(
+            image_files.in_parallel(resize, ((x[keys[0]], x[keys[1]]) for x in batches))
+        ):
+            label = labels[label[0]] if 0 <= label[0] < len(labels) else None
+            yield Example(place, inputs[0], label)
+
+    return _checked(name, examples(), wanted)
+
+
+def _of_folder(
+    data: sections.Data, folder: str, wanted: Wanted, split: str
+) -> Iterator[Example]:
+    """The images of a folder, named by their paths in it."""
+    if split:
+        files = image_folders.of_split(data, folder, split)
+    else:
+        files = [(x, os.path.basename(os.path.dirname(x))) for x in
+                 image_files.listed(folder)]  # fmt: skip
+    if not files:
+        raise errors.DataError(f"Data set '{data.dataset}' has no image.")
+    channels = wanted.shape[-1]
+    if channels not in (1, 3):
+        raise errors.DataError(
+            f"Data set '{data.dataset}': images of {channels} channels are in no file."
+        )
+
+    def read_file(file: tuple[str, str]) -> Example:
+        name, label = file
+        known = label if split or label in wanted.class_names else None
+        try:
+            pixels = image_files.decoded(os.path.join(folder, name), channels)
+        except errors.DataError as error:
+            return Example(name, None, known, str(error))
+        pixels, _ = _resized((pixels[np.newaxis], None), wanted.resized_to)
+        return Example(name, pixels[0], known)
+
+    examples = image_files.in_parallel(read_file, files)
+    return _checked(data.dataset, examples, wanted)
+
+
+def _of_memory(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
+    """The examples of a split that is read whole, named by their places."""
+    if split not in ("train", "test"):
+        raise errors.DataError(
+            f"Data set '{data.dataset}' has the splits train and test, not '{split}'."
+        )
+    source = sources.from_settings(data, wanted.tokenizer)
+    part = source.train if split == "train" else source.test
+    pairs = zip(part.inputs, part.labels, strict=True)
+    examples = (
+        Example(place, inputs, source.class_names[label])
+        for place, (inputs, label) in enumerate(pairs)
+    )
+    return _checked(data.dataset, examples, wanted)
+
+
+def _resized(example: tuple, size: int) -> tuple:
+    inputs, label = example
+    return (decoding.resized(inputs, size) if size else inputs), label
+
+
+def _checked(
+    name: str, examples: Iterator[Example], wanted: Wanted
+) -> Iterator[Example]:
+    """Refuses an image of another shape; texts become rows of one length."""
+    for example in examples:
+        inputs = example.inputs
+        if isinstance(inputs, np.ndarray) and inputs.shape != wanted.shape:
+            raise errors.DataError(
+                f"Data set '{name}': image {example.name} is {inputs.shape}; the model "
+                f"takes {wanted.shape}."
+            )
+        yield example

@@ -1,0 +1,183 @@
+"""Predicts with a finished run: `python -m mp_loop.predict --run=runs/a`.
+
+Without --dataset it predicts on the test split of the run's own data. With
+--dataset=folder:PATH it predicts on every image in a folder; the name of an image's
+own folder is its label if it is that of a class. --output names the file, of a row for
+each example: its file (or its place in the split), the most probable class, the
+probability of that class, and the label if it has one. Examples are read as they are
+needed: a data set may be larger than memory.
+
+Exit codes:
+
+    0    done
+    1    some images could not be read: each is named and left out; with
+         --skip_bad_examples this is 0
+    2    bad input: one line on stderr, nothing written
+    3    a file could not be written
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from absl import flags
+
+from mp_loop.cli import app, outcomes
+from mp_loop.config import errors, names, settings
+from mp_loop.hardware import startup
+from mp_loop.run import file_errors, prediction, prediction_files, records
+
+_FILE = "predictions.csv"
+
+
+def declare(flag_values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+
+    def define(kind: Any, name: str, default: Any, text: str, **limits: Any) -> None:
+        kind(name, default, help=text, flag_values=flag_values, **limits)
+
+    define(flags.DEFINE_string, "run", "", "Folder of a finished run (required).")
+    text = "What to predict on, as of train; default: the data set of the run."
+    define(flags.DEFINE_string, "dataset", "", text)
+    text = "Folder of TFDS data sets; default: that of the run."
+    define(flags.DEFINE_string, "data_dir", "", text)
+    text = (
+        "Split, such as train[:100] of TFDS. Default: test of the run's own data and "
+        "of TFDS; all images of another folder."
+    )
+    define(flags.DEFINE_string, "split", "", text)
+    text = f"File to write, .csv or .jsonl. Default: {_FILE} in the run folder."
+    define(flags.DEFINE_string, "output", "", text)
+    text = "Replace --output if it is there."
+    define(flags.DEFINE_bool, "overwrite", False, text)
+    text = "Examples at once."
+    define(flags.DEFINE_integer, "batch_size", 128, text, lower_bound=1)
+    text = "Exit with 0 although images could not be read."
+    define(flags.DEFINE_bool, "skip_bad_examples", False, text)
+
+
+def run(_config: Any, flag_values: Any) -> int:
+    """Predicts and writes what it found; returns the exit code."""
+    if not flag_values.run:
+        raise errors.UsageError("--run must name the folder of a finished run.")
+    folder = pathlib.Path(flag_values.run)
+    prediction.refuse_unfinished(folder)
+    config, split = _data(folder, flag_values)
+    output = _output(folder, flag_values)
+    names.check_data_set(config.data)
+    startup.prefer_onednn()
+    with startup.quiet_start():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    from mp_loop.data import raw_examples
+
+    with errors.bad_input(errors.ModelError, flag="run", value=flag_values.run):
+        predictor = prediction.SavedPredictor.read(folder, config)
+    data = config.data
+    with errors.bad_input(errors.DataError, flag="dataset", value=data.dataset):
+        examples = raw_examples.read(data, predictor.wanted, split)
+        found = prediction.of(predictor, examples, flag_values.batch_size)
+        column = "file" if data.dataset.startswith("folder:") else "index"
+        try:
+            counts = _write(found, output, column, predictor.wanted.class_names)
+        except OSError as error:
+            reason = file_errors.reason(error)
+            said = f"--output ({output}) cannot be written: {reason}."
+            return outcomes.Outcome(outcomes.NOT_WRITABLE, said).tell()
+    counts.show()
+    print(f"Predictions: {output}")
+    complete = not counts.unreadable or flag_values.skip_bad_examples
+    return outcomes.DONE if complete else outcomes.FAILED
+
+
+def _data(folder: pathlib.Path, flag_values: Any) -> tuple[settings.Config, str]:
+    """The settings of the run, with the data to predict on, and the split of these."""
+    config, _ = app.parse(["train", f"--flagfile={folder / records.FLAGS_FILE}"])
+    own = config.data.dataset
+    dataset, split = flag_values.dataset or own, flag_values.split
+    if dataset == own and names.local_path(own) is not None:
+        split = split or "test"
+    data_dir = flag_values.data_dir or config.data.data_dir
+    with errors.bad_input(ValueError):
+        return config.replace(dataset=dataset, data_dir=data_dir), split
+
+
+def _output(folder: pathlib.Path, flag_values: Any) -> pathlib.Path:
+    """The file to write, which is not there."""
+    path = pathlib.Path(flag_values.output or folder / _FILE)
+    named = f"--output ({path})"
+    if path.suffix not in prediction_files.SUFFIXES:
+        known = " or ".join(prediction_files.SUFFIXES)
+        raise errors.UsageError(f"{named} must end in {known}.")
+    if not path.parent.is_dir():
+        raise errors.UsageError(f"{named}: there is no folder '{path.parent}'.")
+    if path.is_dir() or (path.exists() and not flag_values.overwrite):
+        raise errors.UsageError(
+            f"{named} is there already: name another file, or add --overwrite."
+        )
+    return path
+
+
+@dataclasses.dataclass
+class _Counts:
+    """What was found; `known` is of labels that are classes of the run."""
+
+    labelled: int = 0
+    known: int = 0
+    right: int = 0
+    readable: int = 0
+    unreadable: int = 0
+
+    def add(self, found: prediction.Prediction, class_names: Iterable[str]) -> None:
+        label = found.example.label
+        self.readable += 1
+        self.labelled += label is not None
+        self.known += label in class_names
+        self.right += label == found.class_name
+
+    def show(self) -> None:
+        """Prints the accuracy, and how many examples were left out."""
+        if self.known:
+            accuracy = self.right / self.known
+            print(f"accuracy {accuracy:.4f} on {self.known} examples with labels")
+        if self.labelled > self.known:
+            others = self.labelled - self.known
+            print(f"{others} labels are no classes of the run")
+        if self.unreadable:
+            all_ = self.readable + self.unreadable
+            print(f"{self.unreadable} of {all_} images left out", file=sys.stderr)
+
+
+def _write(
+    predictions: Iterable[prediction.Prediction],
+    output: pathlib.Path,
+    column: str,
+    class_names: Iterable[str],
+) -> _Counts:
+    """Writes the predictions, and names what cannot be read; returns the counts."""
+    import tqdm
+
+    counts, known = _Counts(), frozenset(class_names)
+    with prediction_files.replacing(output, column) as write:
+        for found in tqdm.tqdm(predictions, unit=" examples", disable=None):
+            if found.example.problem:
+                counts.unreadable += 1
+                said = f"{found.example.name}: {found.example.problem}"
+                print(errors.one_line(said), file=sys.stderr)
+                continue
+            write(found)
+            counts.add(found, known)
+        if not counts.readable:
+            raise errors.DataError(
+                f"None of the {counts.unreadable} images can be read."
+            )
+    return counts
+
+
+if __name__ == "__main__":
+    app.main(run, declare, of_experiment=False)

@@ -1,0 +1,165 @@
+"""Predictions of a finished run.
+
+    predictor = prediction.SavedPredictor.read(folder, config)
+    examples = raw_examples.read(config.data, predictor.wanted, split="test")
+    for found in prediction.of(predictor, examples, batch_size=128):
+        found.example.name, found.class_name, found.probability
+
+Whether a folder can be used is known before TensorFlow is loaded: `refuse_unfinished`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shlex
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mp_loop.config import errors, settings
+from mp_loop.run import records
+
+if TYPE_CHECKING:  # They import TensorFlow, which takes seconds.
+    import keras
+
+    from mp_loop.data import raw_examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says about an example.
+
+    Attributes:
+      example: the example.
+      class_name: of the most probable class; "" if the example cannot be read.
+      probability: of that class.
+    """
+
+    example: raw_examples.Example
+    class_name: str = ""
+    probability: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedPredictor:
+    """The predictor of a run, and what its inputs are.
+
+    Attributes:
+      model: see `predictors.make`.
+      wanted: what it takes.
+    """
+
+    model: keras.Model
+    wanted: raw_examples.Wanted
+
+    @classmethod
+    def read(cls, folder: pathlib.Path, config: settings.Config) -> SavedPredictor:
+        """Loads the predictor of a finished run.
+
+        Args:
+          folder: of the run.
+          config: its settings.
+
+        Raises:
+          ModelError: it cannot be loaded.
+        """
+        from mp_loop.data import decoding, raw_examples
+        from mp_loop.models import language, predictors, saved_models
+
+        _register_layers(config.model.model)
+        tokenizer = None
+        if (folder / records.TOKENIZER_FOLDER).exists():
+            path = folder / records.TOKENIZER_FOLDER
+            tokenizer = language.saved_tokenizer(str(path))
+        model = saved_models.load(str(folder / records.PREDICTOR_FILE))
+        side = 0 if tokenizer else decoding.whole_side(config.data)
+        shape = tuple(model.inputs[0].shape[1:])
+        if side:
+            shape = (side, side, shape[-1])
+        names = predictors.class_names(model)
+        return cls(model, raw_examples.Wanted(shape, side, names, tokenizer))
+
+    def __call__(self, inputs: list[Any]) -> tuple[list[str], np.ndarray]:
+        """Returns name and probability of the most probable class of each example."""
+        is_text = isinstance(inputs[0], bytes)
+        batch = self.wanted.tokenizer(inputs) if is_text else np.stack(inputs)
+        found = self.model.predict_on_batch(batch)
+        named = [name.decode() for name in found["class"]]
+        return named, np.max(found["probability"], axis=-1)
+
+
+def refuse_unfinished(folder: pathlib.Path) -> None:
+    """Refuses what is no folder of a finished run with a predictor.
+
+    Raises:
+      RecordError: the message says what to do.
+    """
+    named = f"--run ({folder})"
+    if not (folder / records.FLAGS_FILE).is_file():
+        raise errors.RecordError(f"{named} must be the folder of a run.")
+    resume = shlex.join(
+        ["python", "-m", "mp_loop.train", f"--output_dir={folder}", "--resume"]
+    )
+    if not (folder / records.SUMMARY_FILE).is_file():
+        raise errors.RecordError(f"{named} is not finished. Finish it with: {resume}")
+    if (folder / records.PREDICTOR_FILE).is_file():
+        return
+    if (folder / records.CLASSES_FILE).is_file():
+        raise errors.RecordError(
+            f"{named} has no {records.PREDICTOR_FILE}: its model cannot be part of "
+            "another one, as a warning said at its end."
+        )
+    raise errors.RecordError(
+        f"{named} has no {records.PREDICTOR_FILE}, as runs of language models and of "
+        f"earlier versions. If it is of a classifier, make it with: {resume}"
+    )
+
+
+def of(
+    predictor: SavedPredictor,
+    examples: Iterable[raw_examples.Example],
+    batch_size: int,
+) -> Iterator[Prediction]:
+    """Predicts on examples, in their order.
+
+    Args:
+      predictor: of the run.
+      examples: what `raw_examples.read` yields.
+      batch_size: how many are predicted at once.
+
+    Yields:
+      One prediction for each example.
+    """
+    waiting: list[raw_examples.Example] = []
+    readable = 0
+    for example in examples:
+        waiting.append(example)
+        readable += not example.problem
+        if readable == batch_size:
+            yield from _predicted(predictor, waiting)
+            waiting, readable = [], 0
+    yield from _predicted(predictor, waiting)
+
+
+def _predicted(
+    predictor: SavedPredictor, examples: list[raw_examples.Example]
+) -> Iterator[Prediction]:
+    """Predicts on a few examples at once."""
+    inputs = [example.inputs for example in examples if not example.problem]
+    found = iter(zip(*predictor(inputs), strict=True) if inputs else ())
+    for example in examples:
+        if example.problem:
+            yield Prediction(example)
+        else:
+            class_name, probability = next(found)
+            yield Prediction(example, class_name, float(probability))
+
+
+def _register_layers(model: str) -> None:
+    """Imports what Keras must know to load a model of this name (`--model`)."""
+    from mp_loop.models import catalog, language
+
+    if ":" in model and not model.startswith(language.PREFIX):
+        catalog.user_function(model)

@@ -1,0 +1,61 @@
+"""Predictions in a file, of a row or a line each.
+
+    with prediction_files.replacing(path) as write:
+        write(found)
+
+The suffix says the format: `.csv`, or `.jsonl` for a JSON object a line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+from mp_loop.run import files, prediction, strict_json
+
+SUFFIXES = (".csv", ".jsonl")
+COLUMNS = ("class", "probability", "label")
+
+
+@contextlib.contextmanager
+def replacing(
+    path: pathlib.Path, name: str = "file"
+) -> Iterator[Callable[[prediction.Prediction], None]]:
+    """Writes a file that is there when all of it is.
+
+    Args:
+      path: of the file.
+      name: the title of the first column, which names the example.
+
+    Yields:
+      A function that writes one prediction.
+
+    Raises:
+      OSError: the file cannot be written; there is none then.
+    """
+    with (
+        files.replacing(path, files.temporary(path)) as temporary,
+        # Names of files may be no UTF-8: their bytes are written as they are.
+        open(
+            temporary, "w", encoding="utf-8", errors="surrogateescape", newline=""
+        ) as file,
+    ):
+        if path.suffix == ".csv":
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow((name, *COLUMNS))
+            yield lambda found: rows.writerow(_values(found))
+        else:
+            names = (name, *COLUMNS)
+            yield lambda found: file.write(
+                strict_json.to_line(dict(zip(names, _values(found), strict=True)))
+            )
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _values(found: prediction.Prediction) -> tuple[str | int, str, float, str | None]:
+    example = found.example
+    return example.name, found.class_name, round(found.probability, 6), example.label

@@ -1,0 +1,128 @@
+"""What is predicted on: examples by name, one after the other."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mp_loop.config import errors, sections
+from mp_loop.data import decoding, raw_examples, sources
+from tests.support import data_sets, photos
+
+GRAY = raw_examples.Wanted((28, 28, 1), 0, ("Bag", "Coat"))
+COLOR = raw_examples.Wanted((4, 4, 3), 0, ("cat", "dog"))
+RESIZED = dataclasses.replace(COLOR, resized_to=4)
+
+
+def read(dataset, wanted, split="", **settings):
+    return list(
+        raw_examples.read(sections.Data(dataset=dataset, **settings), wanted, split)
+    )
+
+
+def labels(examples):
+    return {example.name: example.label for example in examples}
+
+
+def test_a_split_of_tfds_has_places_and_labels():
+    mini = sources.load("fashion_mnist_mini")
+    found = read("fashion_mnist_mini", GRAY, "test[:9]")
+    assert [x.name for x in found] == list(range(9))
+    np.testing.assert_array_equal([x.inputs for x in found], mini.test.inputs[:9])
+    wanted = [mini.class_names[i] for i in mini.test.labels[:9]]
+    assert [x.label for x in found] == wanted
+
+
+def test_images_of_any_size_are_resized_as_for_the_training(tmp_path):
+    examples = data_sets.pictures(4, 5, 9)
+    data_sets.write(tmp_path, data_sets.ANY_IMAGE, data_sets.LABEL, examples)
+    found = read("made", RESIZED, "train", data_dir=str(tmp_path))
+    assert [x.label for x in found] == ["cat", "dog", "cat"]
+    for example, made in zip(found, examples, strict=True):
+        wanted = decoding.resized(made["image"][None], 4)[0]
+        np.testing.assert_array_equal(example.inputs, wanted)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    files = {"cat/a.png": 1, "b.png": 2, "new/deep/c.png": 3, "dog/d.jpg": b"no image"}
+    return f"folder:{photos.write(tmp_path / 'photos', files)}"
+
+
+def test_a_folder_of_any_layout_is_read_whole(folder):
+    found = read(folder, COLOR)
+    assert labels(found) == {
+        "b.png": None, "cat/a.png": "cat", "dog/d.jpg": "dog", "new/deep/c.png": None
+    }  # fmt: skip
+    values = {x.name: x.inputs.max() for x in found if not x.problem}
+    assert values == {"b.png": 2, "cat/a.png": 1, "new/deep/c.png": 3}
+    (bad,) = [x for x in found if x.problem]
+    assert (bad.name, bad.inputs) == ("dog/d.jpg", None)
+
+
+def test_an_image_has_the_channels_that_the_model_takes(folder):
+    gray = dataclasses.replace(COLOR, shape=(4, 4, 1))
+    assert {x.inputs.shape for x in read(folder, gray) if not x.problem} == {(4, 4, 1)}
+
+
+def test_a_split_of_a_folder_is_that_of_the_training(tmp_path):
+    files = {f"{label}/{i}.png": i for label in ("cat", "dog") for i in range(20)}
+    folder = f"folder:{photos.write(tmp_path, files)}"
+    source = sources.load(folder, validation_fraction=0.3)
+    found = read(folder, COLOR, "test", validation_fraction=0.3)
+    np.testing.assert_array_equal([x.inputs for x in found], source.test.inputs)
+    wanted = [source.class_names[i] for i in source.test.labels]
+    assert [x.label for x in found] == wanted
+    assert len(read(folder, COLOR, "train", validation_fraction=0.3)) == len(
+        source.train
+    )
+
+
+def test_arrays_are_read_as_for_the_training(tmp_path):
+    images, classes = np.zeros((4, 4, 4, 3), np.uint8), np.array(["cat", "dog"] * 2)
+    path = tmp_path / "data.npz"
+    np.savez(path, x_train=images, y_train=classes, x_test=images + 1, y_test=classes)
+    found = read(f"npz:{path}", COLOR)
+    assert [x.label for x in found] == classes.tolist()
+    assert {x.inputs.max() for x in found} == {1}
+    assert {x.inputs.max() for x in read(f"npz:{path}", COLOR, "train")} == {0}
+
+
+REFUSED = {
+    "no such split": ("fashion_mnist_mini", GRAY, "val", "the splits .*, not 'val'"),
+    "another shape": (
+        "fashion_mnist_mini", COLOR, "", r"image 0 is \(28, 28, 1\); the model takes "
+        r"\(4, 4, 3\)"
+    ),
+    "texts": (
+        "fashion_mnist_mini",
+        dataclasses.replace(GRAY, tokenizer=len),
+        "",
+        "must have a Text",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_refused(name):
+    *arguments, said = REFUSED[name]
+    with pytest.raises(errors.DataError, match=said):
+        read(*arguments)
+
+
+FOLDERS = {
+    "no image": ({"a.txt": b""}, COLOR, "", "has no image"),
+    "another shape": ({"a/b.png": 1, "a/c.png": photos.flat(1, 5)}, COLOR, "", "a/c.p"),
+    "no such split": ({"a/b.png": 1}, COLOR, "all", "train and test, not 'all'"),
+    "two channels": (
+        {"a/b.png": 1}, dataclasses.replace(COLOR, shape=(4, 4, 2)), "", "2 channels"
+    ),
+    "texts": ({"a/b.png": 1}, dataclasses.replace(COLOR, tokenizer=len), "", "texts"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_that_does_not_fit_is_refused(tmp_path, name):
+    files, wanted, split, said = FOLDERS[name]
+    with pytest.raises(errors.DataError, match=said):
+        read(f"folder:{photos.write(tmp_path, files)}", wanted, split)

@@ -1,0 +1,246 @@
+"""Predictions of a finished run, from the command line."""
+
+import csv
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from mp_loop import predict, train
+from mp_loop.cli import app
+from mp_loop.config import errors
+from mp_loop.data import sources
+from mp_loop.run import files, records
+from tests.support import data_sets, photos
+
+QUICK = ("--model=mlp", "--steps=12", "--quiet")
+
+
+def trained(folder, *words):
+    config, _ = app.parse(["train", *words, f"--output_dir={folder}"])
+    assert train.run(config, None) == 0
+    return folder
+
+
+def run(folder, *words):
+    words = ["predict", f"--run={folder}", *words]
+    return predict.run(*app.parse(words, predict.declare, of_experiment=False))
+
+
+def refused(folder, *words):
+    with pytest.raises(errors.UsageError) as error:
+        run(folder, *words)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def rows(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run on the embedded images, which no test changes."""
+    return trained(tmp_path_factory.mktemp("run") / "run", *QUICK)
+
+
+@pytest.fixture(scope="module")
+def of_photos(tmp_path_factory):
+    """A run on photos of two classes, some of them held out by their names."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    files = {
+        f"{label}/{i}.png": generator.integers(low, low + 99, (9, 8 + i % 3, 3), "u1")
+        for label, low in (("cat", 0), ("dog", 150))
+        for i in range(30)
+    }
+    photos.write(folder / "photos", files)
+    words = (f"--dataset=folder:{folder / 'photos'}", "--image_size=8")
+    return trained(folder / "run", *words, *QUICK, "--batch_size=16")
+
+
+def test_a_run_predicts_on_its_own_test_data(finished, tmp_path, capsys):
+    output = tmp_path / "found.csv"
+    assert run(finished, f"--output={output}") == 0
+    accuracy = records.read_summary(finished)["eval_accuracy"]
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"accuracy {accuracy:.4f} on 1000 examples with labels",
+        f"Predictions: {output}",
+    ]
+    found = rows(output)
+    source = sources.load("fashion_mnist_mini")
+    assert [int(row["index"]) for row in found] == list(range(1000))
+    wanted = [source.class_names[i] for i in source.test.labels]
+    assert [row["label"] for row in found] == wanted
+    predictor = keras.models.load_model(finished / "predictor.keras")
+    again = predictor.predict(source.test.inputs, verbose=0)
+    assert [row["class"] for row in found] == [x.decode() for x in again["class"]]
+    np.testing.assert_allclose(
+        [float(row["probability"]) for row in found],
+        again["probability"].max(-1),
+        atol=1e-6,
+    )
+
+
+def test_lines_of_json_have_the_same_values(finished, tmp_path):
+    for name in ("a.csv", "a.jsonl"):
+        words = ("--split=train[:30]", "--batch_size=16", f"--output={tmp_path / name}")
+        assert run(finished, *words) == 0
+    lines = [json.loads(x) for x in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert lines[3]["index"] == 3 and isinstance(lines[3]["probability"], float)
+    text = [{key: str(value) for key, value in line.items()} for line in lines]
+    assert text == rows(tmp_path / "a.csv")
+
+
+def test_photos_predict_on_those_held_out_and_on_a_flat_folder(
+    of_photos, tmp_path, capsys
+):
+    assert run(of_photos) == 0
+    accuracy = records.read_summary(of_photos)["eval_accuracy"]
+    count = len(rows(of_photos / "predictions.csv"))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"accuracy {accuracy:.4f} on {count} examples with labels"
+    assert said[-1] == f"Predictions: {of_photos / 'predictions.csv'}"
+    flat = photos.write(tmp_path / "flat", {"a.png": 3, "b.png": photos.flat(9, 11)})
+    output = tmp_path / "flat.csv"
+    assert run(of_photos, f"--dataset=folder:{flat}", f"--output={output}") == 0
+    assert [(x["file"], x["label"]) for x in rows(output)] == [
+        ("a.png", ""),
+        ("b.png", ""),
+    ]
+    assert capsys.readouterr().out == f"Predictions: {output}\n"
+
+
+def test_a_damaged_image_is_named_and_left_out(of_photos, tmp_path, capsys):
+    damaged = {"a.png": 3, "new/b.jpg": b"", "new/c.png": 7}
+    words = (
+        f"--dataset=folder:{photos.write(tmp_path / 'in', damaged)}",
+        f"--output={tmp_path / 'out.csv'}",
+        "--batch_size=1",
+    )
+    assert run(of_photos, *words) == 1
+    said = capsys.readouterr()
+    first, second = said.err.splitlines()
+    assert first.startswith("new/b.jpg: ") and second == "1 of 3 images left out"
+    assert said.out == f"Predictions: {tmp_path / 'out.csv'}\n"
+    assert [row["file"] for row in rows(tmp_path / "out.csv")] == ["a.png", "new/c.png"]
+    assert run(of_photos, *words, "--overwrite", "--skip_bad_examples") == 0
+
+
+def test_nothing_is_written_where_nothing_can_be_read(of_photos, tmp_path):
+    folder = photos.write(tmp_path / "in", {"a.png": b"", "b.png": b""})
+    words = (f"--dataset=folder:{folder}", f"--output={tmp_path / 'out.csv'}")
+    assert "None of the 2 images can be read." in refused(of_photos, *words)
+    assert [x.name for x in tmp_path.iterdir()] == ["in"]
+
+
+def test_labels_of_other_classes_are_no_accuracy(of_photos, tmp_path, capsys):
+    other = tmp_path / "other"
+    files = {f"train/{x}/{i}.png": i for x in ("cat", "cow") for i in (1, 2)}
+    photos.write(other, files)
+    words = (f"--dataset=folder:{other}", f"--output={tmp_path / 'out.csv'}")
+    assert run(of_photos, *words, "--split=train") == 0
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith(" on 2 examples with labels")
+    assert second == "2 labels are no classes of the run"
+
+
+REFUSED = {
+    "no run": (["--run="], "--run must name the folder of a finished run."),
+    "not a folder of a run": (["--run=/nowhere"], "(/nowhere) must be the folder"),
+    "an unknown data set": (["--dataset=fashion_mist"], "Did you mean fashion_mnist"),
+    "a folder that is not there": (["--dataset=folder:x"], "there is no folder 'x'"),
+    "another shape": (
+        ["--dataset=folder:{tmp}/in"], "image a.png is (4, 4, 1); the model takes (28"
+    ),
+    "an unknown split": (["--split=tset"], "'train'], not 'tset'"),
+    "text": (["--dataset=text:{tmp}"], "is text without labels"),
+    "a suffix": (["--output=a.txt"], "--output (a.txt) must end in .csv or .jsonl."),
+    "no such folder": (["--output=/no/a.csv"], "there is no folder '/no'."),
+    "a file that is there": (["--output={tmp}/a.csv"], "already: name another"),
+    "a folder": (["--output={tmp}/b.csv", "--overwrite"], "is there already"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_one_line_and_writes_nothing(finished, tmp_path, name):
+    words, said = REFUSED[name]
+    photos.write(tmp_path, {"in/a.png": 1, "a.csv": b"kept"})
+    (tmp_path / "b.csv").mkdir()
+    before = sorted(tmp_path.rglob("*")) + sorted(finished.iterdir())
+    words = [word.format(tmp=tmp_path) for word in words]
+    assert said in refused(finished, *words)
+    assert sorted(tmp_path.rglob("*")) + sorted(finished.iterdir()) == before
+    assert (tmp_path / "a.csv").read_text() == "kept"
+
+
+STATES = {
+    "not finished": (["summary.json"], "is not finished. Finish it with: python -m"),
+    "of an earlier version": (["predictor.keras", "classes.json"], "make it with: "),
+    "cannot be combined": (["predictor.keras"], "cannot be part of another one"),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_run_without_a_predictor_says_what_to_do(finished, tmp_path, name):
+    missing, said = STATES[name]
+    skipped = shutil.ignore_patterns("checkpoints", "tensorboard", *missing)
+    shutil.copytree(finished, tmp_path / "run", ignore=skipped)
+    assert said in refused(tmp_path / "run")
+
+
+def test_a_predictor_that_is_damaged_is_named(finished, tmp_path):
+    skipped = shutil.ignore_patterns("checkpoints", "tensorboard")
+    shutil.copytree(finished, tmp_path / "run", ignore=skipped)
+    (tmp_path / "run" / "predictor.keras").write_bytes(b"PK")
+    assert "is not a .keras file" in refused(tmp_path / "run")
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(finished, tmp_path, monkeypatch, capsys):
+    def full(path, temporary):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "replacing", full)
+    output = tmp_path / "out.csv"
+    assert run(finished, "--split=test[:5]", f"--output={output}") == 3
+    said = f"--output ({output}) cannot be written: No space left on device.\n"
+    assert capsys.readouterr().err == said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def of_texts(tmp_path_factory):
+    """A run on texts, whose preset is gone."""
+    keras_hub = pytest.importorskip("keras_hub")
+    folder, hub = tmp_path_factory.mktemp("texts"), keras_hub.models
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
+    tokens = hub.BertTokenizer(vocabulary=vocabulary)
+    preset = str(folder / "bert")
+    hub.BertBackbone(len(vocabulary), 1, 2, 16, 32).save_to_preset(preset)
+    hub.BertTextClassifierPreprocessor(tokens).save_to_preset(preset)
+    examples = [{"sentence": "abcdefgh"[i % 8], "label": i % 2} for i in range(40)]
+    text = tfds.features.Text()
+    data_sets.write(
+        folder, text, data_sets.LABEL, examples, per_file=40, key="sentence"
+    )
+    words = (f"--model=keras_hub:{preset}", f"--data_dir={folder}", "--dataset=made")
+    sizes = ("--sequence_length=6", "--steps=4", "--batch_size=8", "--quiet")
+    trained(folder / "run", *words, *sizes)
+    shutil.rmtree(preset)
+    return folder / "run"
+
+
+def test_texts_are_tokenized_by_what_the_run_folder_holds(of_texts, capsys):
+    assert run(of_texts) == 0
+    accuracy = records.read_summary(of_texts)["eval_accuracy"]
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == f"accuracy {accuracy:.4f} on 40 examples with labels"
+    found = rows(of_texts / "predictions.csv")
+    assert [row["label"] for row in found] == ["cat", "dog"] * 20
+    said = refused(of_texts, "--dataset=fashion_mnist_mini", "--overwrite")
+    assert "must have a Text" in said
