@@ -28,7 +28,7 @@ _OF_THE_LOSS = (
     ("perplexity", "classification"),
 )
 # Kinds of local data for classification.
-_WITH_LABELS = ("folder:", "npz:", "csv:", "jsonl:")
+_WITH_LABELS = ("folder:", "npz:", "csv:", "jsonl:", "module:")
 _TABLES = ("csv:", "jsonl:")
 RULES = (
     # The loss scale.
