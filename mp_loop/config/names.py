@@ -18,13 +18,13 @@ import pathlib
 import re
 from collections.abc import Collection, Iterator
 
-from mp_loop.config import errors, sections, settings
+from mp_loop.config import choices, errors, sections, settings
 
 OWN_MODELS = ("mlp", "cnn", "resnet9", "vit_tiny")
 OWN_DECODERS = ("small_decoder",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
-# Kinds of data sets that are files on this machine: `kind:PATH`.
-LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl")
+# Kinds of data sets that are files on this machine, `kind:PATH`, or code.
+LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl", "module")
 PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels; here on class numbers.
 METRIC_ALIASES = {
@@ -37,6 +37,8 @@ _EXAMPLES = {
     "loss": "sparse_categorical_crossentropy",
     "metric": "sparse_categorical_accuracy",
 }
+# They are made of others.
+_NO_OPTIMIZERS = {"LossScaleOptimizer", "MultiOptimizer", "Optimizer", "OptimizerMap"}
 _TEXT_MODEL = "keras_hub:"
 _NO_DATA_SETS = ("builder", "config", "test")
 _CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
@@ -59,6 +61,7 @@ def check(config: settings.Config) -> None:
     _check_identifier("loss", model.loss, "losses", users_code)
     if model.measured_by != PERPLEXITY:
         _check_identifier("metric", model.measured_by, "metrics", users_code)
+    _check_optimizer(config.optimizer.optimizer, users_code)
     check_data_set(config.data)
 
 
@@ -86,7 +89,7 @@ def _check_model(model: sections.Model) -> None:
     if name.endswith(".keras"):
         _require_file("model", name)
     elif ":" in name and not name.startswith(_TEXT_MODEL):
-        _check_function(name)
+        _check_function("model", name)
     elif ":" not in name:
         architectures = {n for n in _exports("applications") if n[:1].isupper()}
         known = {*OWN_MODELS, *architectures}
@@ -113,7 +116,7 @@ def _check_decoder(name: str) -> None:
     if name.endswith(".keras"):
         _require_file("model", name)
     elif ":" in name and not name.startswith(_TEXT_MODEL):
-        _check_function(name)
+        _check_function("model", name)
     elif ":" not in name and name not in OWN_DECODERS:
         raise errors.UsageError(
             f"--model ({name}) must be one of {', '.join(OWN_DECODERS)}, "
@@ -123,19 +126,28 @@ def _check_decoder(name: str) -> None:
         )
 
 
-def _check_function(name: str) -> None:
-    """Refuses a module that is written as a path, or that is not there."""
+def _check_function(flag: str, name: str, before: str = "") -> None:
+    """Refuses a module that is written as a path, or that is not there.
+
+    Args:
+      flag: that names it.
+      name: `package.module:function`.
+      before: what the flag has before it.
+    """
     module, _, function = name.partition(":")
+    wanted = f"{before}package.module:function"
     if module.endswith(".py") or "/" in module:
         dotted = re.sub(r"^\.+|\.py$", "", module).strip("/").replace("/", ".")
         raise errors.UsageError(
-            f"--model ({name}) must be package.module:function, not a path. Did you "
-            f"mean {dotted}:{function}?"
+            f"--{flag} ({before}{name}) must be {wanted}, not a path. Did you mean "
+            f"{before}{dotted}:{function}?"
         )
+    if not function:
+        raise errors.UsageError(f"--{flag} ({before}{name}) must be {wanted}.")
     package = module.partition(".")[0]
     if not package.isidentifier() or importlib.util.find_spec(package) is None:
         raise errors.UsageError(
-            f"--model ({name}) must be package.module:function: there is no module "
+            f"--{flag} ({before}{name}) must be {wanted}: there is no module "
             f"'{package}' here or in Python's path."
         )
 
@@ -167,6 +179,18 @@ def _check_identifier(flag: str, name: str, module: str, users_code: bool) -> No
             f"--{flag} ({name}) must be a Keras identifier, such as "
             f"{_EXAMPLES[flag]}.{hint(name, known)}"
         )
+
+
+def _check_optimizer(name: str, users_code: bool) -> None:
+    """Refuses what is no optimizer of Keras, in any case."""
+    classes = {word for word in _exports("optimizers") if word[:1].isupper()}
+    known = {*choices.OPTIMIZERS, *map(str.lower, classes - _NO_OPTIMIZERS)}
+    if not classes or name.lower() in known or (users_code and ">" in name):
+        return
+    raise errors.UsageError(
+        f"--optimizer ({name}) must be one of: {', '.join(choices.OPTIMIZERS)}, or "
+        f"another optimizer of Keras, such as lion.{hint(name, known)}"
+    )
 
 
 def check_data_set(data: sections.Data) -> None:
@@ -203,6 +227,8 @@ def check_data_set(data: sections.Data) -> None:
 
 def _require_local(dataset: str, kind: str, path: str) -> None:
     """Refuses a path of local data that is not there."""
+    if kind == "module":
+        return _check_function("dataset", path, "module:")
     exists, wanted = {
         "folder": (os.path.isdir, "folder"),
         "npz": (os.path.isfile, "file"),

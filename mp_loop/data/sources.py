@@ -34,9 +34,9 @@ from mp_loop.data import (
 
 Examples = decoding.Split | sequences.Sequences
 
-# What reads local files with labels, by kind: of images, of texts or numbers.
-_IMAGES = {"folder": image_folders.load, "npz": arrays.of_npz}
 _TABLES = ("csv", "jsonl")
+# What gives arrays, by kind.
+_ARRAYS = {"npz": arrays.of_npz, "module": arrays.of_function}
 
 
 class Tokenizer(Protocol):
@@ -130,8 +130,9 @@ def load(
     Args:
       dataset: as of `--dataset`: `fashion_mnist_mini` (in the package);
         `folder:PATH`, images in a folder for each class; `npz:PATH`, arrays (see
-        `arrays`); `csv:PATH` and `jsonl:PATH`, tables (see `tables`); or what
-        `tfds.load` takes: `cifar10`, `cifar10:3.0.2`, or the name of a folder in
+        `labelled_arrays`); `module:package.module:function`, a function that returns
+        them, which is called; `csv:PATH` and `jsonl:PATH`, tables (see `tables`); or
+        what `tfds.load` takes: `cifar10`, `cifar10:3.0.2`, or the name of a folder in
         `data_dir` that TFDS can read without builder code. TFDS downloads a data set
         that is not there.
       data_dir: TFDS's folder; "" is TFDS's default.
@@ -203,11 +204,13 @@ def _labelled(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Label
         return tables.load(data, kind, path, tokenize)
     if not kind:
         return _of_tfds(data, tokenize)
+    if kind in _ARRAYS:
+        return _ARRAYS[kind](data, path, tokenize)
     if tokenize is not None:
         raise errors.DataError(
-            f"Data set '{data.dataset}' holds no texts, which the model reads."
+            f"Data set '{data.dataset}' holds images, and the model reads texts."
         )
-    return _IMAGES[kind](data, path)
+    return image_folders.load(data, path)
 
 
 def _of_tfds(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labelled:

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mp_loop.data import classes
-
 
 def is_held_out(name: str, fraction: float) -> bool:
     """Tells whether an example is for evaluation.
@@ -25,15 +23,11 @@ def is_held_out(name: str, fraction: float) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def sides(
-    part: classes.Part, names: Iterable[str], fraction: float
-) -> tuple[classes.Part, classes.Part]:
-    """Parts examples into those to train and those to evaluate on.
+def held_out(names: Iterable[str], fraction: float) -> np.ndarray:
+    """Tells of all examples of a data set which are for evaluation, bool [n].
 
     Args:
-      part: all of them.
-      names: of each one.
+      names: of the examples, in order.
       fraction: see `is_held_out`.
     """
-    held = np.fromiter((is_held_out(name, fraction) for name in names), bool)
-    return part.where(~held), part.where(held)
+    return np.fromiter((is_held_out(name, fraction) for name in names), bool)

@@ -28,13 +28,12 @@ with a new head, and so is a saved model without its top:
 from __future__ import annotations
 
 import difflib
-import importlib
-import inspect
 import re
 
 import keras
 
 from mp_loop.config import errors
+from mp_loop.data import user_code
 from mp_loop.models import (
     applications,
     checks,
@@ -172,21 +171,7 @@ def user_function(name: str) -> heads.Maker:
     Raises:
       ModelError: there is none, or it takes other arguments.
     """
-    module_name, _, function_name = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise errors.ModelError(
-            errors.because(f"`model` ('{name}') cannot be found", error)
-        ) from error
-    if not callable(function):
-        raise errors.ModelError(f"`model` ('{name}') must be a function.")
-    try:
-        inspect.signature(function).bind((28, 28, 1), 10)
-    except TypeError as error:
-        raise errors.ModelError(
-            f"`model` ('{name}') must take (input_shape, num_classes): {error}."
-        ) from error
-    except ValueError:
-        pass  # Written in C: its signature is unknown.
-    return function
+    given = f"`model` ('{name}')"
+    told = "(input_shape, num_classes)"
+    arguments = ((28, 28, 1), 10)
+    return user_code.function(given, name, errors.ModelError, arguments, told)

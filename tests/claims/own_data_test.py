@@ -130,9 +130,3 @@ def test_what_rows_have_no_use_for_is_refused(tmp_path):
         with pytest.raises(errors.UsageError, match=said):
             run("--model=mlp", *words, more, f"--output_dir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
-
-
-def test_images_are_no_texts(tmp_path):
-    path = csv_of_numbers(tmp_path)[0].removeprefix("--dataset=csv:")
-    with pytest.raises(errors.DataError, match="holds no texts, which the model reads"):
-        sources.load(f"npz:{path}", tokenize=len)

@@ -59,6 +59,19 @@ REFUSED = {
         {"dataset": "csv:no.csv"},
         "--dataset (csv:no.csv): there is no file or folder 'no.csv'",
     ),
+    "a function that returns data": (
+        {"dataset": "module:no_such:load"},
+        "--dataset (module:no_such:load) must be module:package.module:function: there "
+        "is no module 'no_such'",
+    ),
+    "a path of a function": (
+        {"dataset": "module:my/data.py:load"},
+        "not a path. Did you mean module:my.data:load?",
+    ),
+    "a module without a function": (
+        {"dataset": "module:numpy"},
+        "--dataset (module:numpy) must be module:package.module:function.",
+    ),
     "embedded data": (
         {"dataset": "fashion_mnist_min"},
         "Did you mean fashion_mnist_mini",
@@ -77,6 +90,7 @@ KNOWN = {
     "a collection": {"dataset": "huggingface:anything"},
     "text": {"model": "keras_hub:bert_tiny_en_uncased"},
     "a folder of images": {"dataset": "folder:~"},
+    "a function that returns data": {"dataset": "module:tests.claims.victim:data"},
     "a language model": {
         "model": "small_decoder",
         "task": "causal_lm",

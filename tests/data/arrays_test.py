@@ -84,10 +84,13 @@ REFUSED = {
     "test images alone": ({"y_test": None}, "it has x_train, y_train, x_test."),
     "floats": (
         {"x_train": np.zeros((6, 4, 4), np.float32)},
-        "x_train is float32 [6, 4, 4]; images must be uint8 [n, h, w] or [n, h, w, c]",
+        "x_train is float32 [6, 4, 4]; it must be images, uint8 [n, h, w] or [n, h,",
     ),
-    "one image": ({"x_test": images(2)[0]}, "x_test is uint8 [4, 4]; images must be"),
-    "no image": ({"x_train": images(0)}, "x_train is uint8 [0, 4, 4]; images must"),
+    "one image": (
+        {"x_test": images(2)[0]},
+        "x_test is uint8 [4, 4] and y_test int64 [2, 1]: there must be one label",
+    ),
+    "no image": ({"x_train": images(0)}, "x_train is uint8 [0, 4, 4]; it must be"),
     "lengths": (
         {"y_train": np.zeros(5, int)},
         "x_train is uint8 [6, 4, 4] and y_train int64 [5]: there must be one label",
@@ -107,6 +110,18 @@ REFUSED = {
     "a label without a name": (
         {"class_names": np.array(["a", "b"])},
         "y_train has labels from 3 to 7; they must be in [0, 2), the number of class",
+    ),
+    "texts as labels that have names": (
+        {"y_train": np.array(["a", "b"] * 3), "class_names": np.array(["a", "b"])},
+        "y_train has labels from a to b; they must be in [0, 2)",
+    ),
+    "texts without a model of texts": (
+        {"x_train": np.array(["good", "bad"] * 3)},
+        "x_train is <U4 [6], and texts need a --model of keras_hub.",
+    ),
+    "rows beside images": (
+        {"x_test": np.zeros((2, 4))},
+        "x_train is uint8 [6, 4, 4] and x_test float64 [2, 4]: examples must",
     ),
     "a name that is a number": (
         {"class_names": np.array([1, 2])},
@@ -185,3 +200,115 @@ def test_more_than_the_limit_is_refused_before_it_is_read(tmp_path, monkeypatch)
     monkeypatch.setattr(decoding, "MAX_DECODED_BYTES", 200)
     with pytest.raises(errors.DataError, match="at most .* GiB fit"):
         sources.load(write(tmp_path, good()))
+
+
+def rows():
+    """Four rows of which the second has no number."""
+    values = np.array([[0, 1], [np.nan, 2], [3, 4], [5, 7]], np.float32)
+    return {"x_train": values, "y_train": np.array([0, 1, 0, 1])}
+
+
+def test_rows_of_numbers_are_rows(tmp_path):
+    test = {"x_test": np.array([[1, 2]]), "y_test": np.array([1])}
+    path = write(tmp_path, rows() | test)
+    with pytest.raises(errors.DataError, match=r"\(x_train\[1, 0\]: nan is no finite"):
+        sources.load(path)
+    made = sources.load(path, skip_bad_examples=True)
+    assert (made.kind, made.input_shape) == ("row", (2,))
+    assert made.train.inputs.tolist() == [[0, 1], [3, 4], [5, 7]]
+    assert made.train.inputs.dtype == made.test.inputs.dtype == np.float64
+    assert made.train.labels.tolist() == [0, 0, 1] and made.test.inputs.tolist() == [
+        [1, 2]
+    ]
+    np.testing.assert_allclose(made.mean, [8 / 3, 4])
+
+
+def test_a_bad_row_moves_no_other_to_the_other_side(tmp_path):
+    values = np.arange(200.0).reshape(100, 2)
+    values[::7] = np.inf
+    path = write(tmp_path, {"x_train": values, "y_train": np.arange(100) % 2})
+    made = sources.load(path, skip_bad_examples=True, validation_fraction=0.3)
+    held = [i for i in range(100) if i % 7 and splitting.is_held_out(str(i), 0.3)]
+    assert made.test.inputs[:, 0].tolist() == [2 * i for i in held]
+    assert len(made.train) + len(held) == 100 - 15
+
+
+def tokenize(texts):
+    return np.array([[len(text), 0, 1] for text in texts], np.int32)
+
+
+def test_texts_become_tokens(tmp_path):
+    words = np.array(["a", "bb", "ccc"])
+    arrays = {"x_train": words, "y_train": np.array([0, 1, 0])}
+    arrays |= {"x_test": words[:1], "y_test": np.array([0])}
+    made = sources.load(write(tmp_path, arrays), tokenize=tokenize)
+    assert made.is_text and made.train.inputs[:, 0].tolist() == [1, 2, 3]
+    with pytest.raises(
+        errors.DataError, match=r"uint8 \[6, 4, 4\], and the model read"
+    ):
+        sources.load(write(tmp_path, good()), tokenize=tokenize)
+
+
+def as_keras():
+    return (images(4).tolist(), [0, 1, 0, 1]), (images(2), [1, 0])
+
+
+def as_dict():
+    train, test = as_keras()
+    found = {"x_train": np.array(train[0], np.uint8), "y_train": train[1]}
+    return found | {"x_test": test[0], "y_test": test[1], "class_names": ["a", "b"]}
+
+
+def as_objects():
+    words = np.array(["good film", "bad film"], object)
+    return (words, [1, 0]), (words, [1, 0])
+
+
+def fails():
+    raise RuntimeError("no\ndisk")
+
+
+def takes_arguments(folder):
+    return folder
+
+
+def returns_one():
+    return images(3)
+
+
+def returns_none():
+    return None
+
+
+def returns_what_is_no_array():
+    return {"x_train": [[1], [2, 3]], "y_train": [0, 1]}
+
+
+def module(name):
+    return f"module:{__name__}:{name}"
+
+
+def test_a_function_returns_arrays():
+    made = sources.load(module("as_dict"))
+    assert made.class_names == ("a", "b") and made.input_shape == (4, 4, 1)
+    assert made.test.labels.tolist() == [1, 0]
+    made = sources.load(module("as_objects"), tokenize=tokenize)
+    assert made.train.inputs[:, 0].tolist() == [9, 8]
+
+
+FUNCTIONS = {
+    "as_keras": r"x_train is int64 \[4, 4, 4\]; it must be images, uint8",  # of lists
+    "fails": "' raised: RuntimeError: no disk.",
+    "takes_arguments": r"^`dataset` \('.*:takes_arguments'\) must take no arg",
+    "returns_one": r"must return \(\(x_train, y_train\), .* it returned ndarray.",
+    "returns_none": "it returned NoneType.",
+    "returns_what_is_no_array": "x_train is no array: ",
+    "absent": "cannot be found: module .* has no attribute 'absent'",
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_that_gives_no_data_is_refused_in_one_line(name):
+    with pytest.raises(errors.DataError, match=FUNCTIONS[name]) as refused:
+        sources.load(module(name))
+    assert "\n" not in str(refused.value)

@@ -117,7 +117,9 @@ FOLDERS = {
     "two channels": (
         {"a/b.png": 1}, dataclasses.replace(COLOR, shape=(4, 4, 2)), "", "2 channels"
     ),
-    "texts": ({"a/b.png": 1}, dataclasses.replace(COLOR, tokenizer=len), "", "texts"),
+    "texts": (
+        {"a/b.png": 1}, raw_examples.Wanted((8,), 0, (), len), "", "holds images, which"
+    ),
 }  # fmt: skip
 
 

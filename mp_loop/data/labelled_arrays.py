@@ -1,0 +1,221 @@
+"""Data sets of arrays.
+
+x_train           images, uint8 [n, h, w] or [n, h, w, c]; rows of numbers,
+[n, columns]; or texts, strings [n]
+y_train           integers or strings, [n] or [n, 1]
+x_test, y_test    likewise; without them, some are held out
+class_names       optional: strings, of the labels 0, 1, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from mp_loop.config import errors, sections
+from mp_loop.data import classes, decoding, number_rows, splitting
+
+NAMES = ("x_train", "y_train", "x_test", "y_test", "class_names")
+_AT_ONCE = 256
+_HINT = "x_test and y_test hold some"
+
+Tokenize = Callable[[Sequence[bytes]], np.ndarray]
+
+
+def make(
+    data: sections.Data,
+    found: Mapping[str, np.ndarray | None],
+    tokenize: Tokenize | None,
+) -> decoding.Labelled:
+    """Makes a data set of arrays.
+
+    Args:
+      data: `dataset`, `image_size`, `crop_pct`, `validation_fraction` and
+        `skip_bad_examples` are read.
+      found: by the names in the module's docstring. Without test arrays, an example is
+        held out by a hash of its index.
+      tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: there
+        must be no texts.
+
+    Raises:
+      DataError: a name, a dtype, a shape or a length does not fit, there is too much
+        for the memory, or see `classes.assemble`.
+    """
+    name, bad = data.dataset, []
+    _check_names(name, found)
+    class_names = None
+    if "class_names" in found:
+        class_names = _of_strings(name, found["class_names"])
+    kind = _kind(name, "x_train", found["x_train"], tokenize)
+    train = _part(data, found, "train", tokenize)
+    _check_labels(name, "y_train", train.labels, class_names)
+    if "x_test" in found:
+        test = _part(data, found, "test", tokenize)
+        _check_labels(name, "y_test", test.labels, class_names)
+        if (
+            kind != _kind(name, "x_test", found["x_test"], tokenize)
+            or test.inputs.shape[1:] != train.inputs.shape[1:]
+        ):
+            raise errors.DataError(
+                f"Data set '{name}': x_train is {_told(found['x_train'])} and x_test "
+                f"{_told(found['x_test'])}: examples must have one shape."
+            )
+        test = _usable(kind, "x_test", test, np.ones(len(test.labels), bool), bad)
+        train = _usable(kind, "x_train", train, np.ones(len(train.labels), bool), bad)
+    else:
+        indices = map(str, range(len(train.labels)))
+        held = splitting.held_out(indices, data.validation_fraction)
+        test = _usable(kind, "x_train", train, held, bad)
+        train = _usable(kind, "x_train", train, ~held, bad)
+    return classes.assemble(data, (train, test), bad, _HINT, class_names, kind)
+
+
+def _usable(
+    kind: str, which: str, part: classes.Part, side: np.ndarray, bad: list[str]
+) -> classes.Part:
+    """Returns the examples of one side, without rows of what is no finite number."""
+    if kind != "row":
+        return part.where(side)
+    index = np.flatnonzero(side)
+    values = part.inputs[index]
+
+    def told(row: int, column: int) -> str:
+        value = values[row, column]
+        return (
+            f"{which}[{index[row]}, {column}]: {value} is no finite number of float32"
+        )
+
+    return part.where(index[number_rows.usable(values, told, bad)])
+
+
+def _check_names(name: str, found: Mapping[str, np.ndarray | None]) -> None:
+    """Refuses arrays that are missing, or that would be left unread."""
+    wanted = {"x_train", "y_train"}
+    if {"x_test", "y_test"} & set(found):
+        wanted |= {"x_test", "y_test"}
+    missing = sorted(wanted - set(found))
+    unread = [x for x in found if x[:2].lower() in ("x_", "y_") and x not in NAMES]
+    if missing or unread:
+        raise errors.DataError(
+            f"Data set '{name}' must have x_train and y_train, and may have x_test, "
+            f"y_test and class_names; it has {', '.join(found) or 'nothing'}."
+        )
+
+
+def _kind(name: str, which: str, x: np.ndarray, tokenize: Tokenize | None) -> str:
+    """Tells what an array holds: `image`, `row` or `text`, which must fit the model."""
+    if x.size and x.dtype == np.uint8 and x.ndim in (3, 4):
+        kind = "image"
+    elif x.size and x.dtype.kind in "biuf" and x.ndim == 2:
+        kind = "row"
+    elif x.size and x.dtype.kind == "U" and x.ndim == 1:
+        kind = "text"
+    else:
+        raise errors.DataError(
+            f"Data set '{name}': {which} is {_told(x)}; it must be images, uint8 "
+            "[n, h, w] or [n, h, w, c], pixels from 0 to 255; rows of numbers, "
+            "[n, columns]; or texts, [n]."
+        )
+    if (kind == "text") != (tokenize is not None):
+        raise errors.DataError(
+            f"Data set '{name}': {which} is {_told(x)}, and "
+            + (
+                "texts need a --model of keras_hub."
+                if kind == "text"
+                else "the model reads texts."
+            )
+        )
+    return kind
+
+
+def _part(
+    data: sections.Data,
+    found: Mapping[str, np.ndarray],
+    split: str,
+    tokenize: Tokenize | None,
+) -> classes.Part:
+    """Makes what is held in memory of one split; labels are as they are, [n]."""
+    x, y = found[f"x_{split}"], found[f"y_{split}"]
+    kind = _kind(data.dataset, f"x_{split}", x, tokenize)
+    labels = _labels(data.dataset, f"y_{split}", y)
+    if len(x) != len(labels):
+        raise errors.DataError(
+            f"Data set '{data.dataset}': x_{split} is {_told(x)} and y_{split} "
+            f"{_told(y)}: there must be one label for each example."
+        )
+    if kind == "image":
+        return classes.Part(_images(data, x), labels)
+    if kind == "row":
+        return classes.Part(x.astype(np.float64), labels)
+    return classes.Part(_tokens(data.dataset, x, tokenize), labels)
+
+
+def _images(data: sections.Data, images: np.ndarray) -> np.ndarray:
+    """Returns uint8 [n, h, w, c], resized if asked."""
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if not data.image_size:
+        return images
+    size = decoding.whole_side(data)
+    return _by_parts(data.dataset, lambda x: decoding.resized(x, size), images)
+
+
+def _tokens(name: str, texts: np.ndarray, tokenize: Tokenize) -> np.ndarray:
+    """Returns int32 [n, length]."""
+
+    def tokens(some: np.ndarray) -> np.ndarray:
+        return tokenize([text.encode(errors="replace") for text in some.tolist()])
+
+    return _by_parts(name, tokens, texts)
+
+
+def _by_parts(
+    name: str, convert: Callable[[np.ndarray], np.ndarray], values: np.ndarray
+) -> np.ndarray:
+    """Converts examples, some at a time, if memory allows."""
+    made = None
+    for start in range(0, len(values), _AT_ONCE):
+        some = convert(values[start : start + _AT_ONCE])
+        if made is None:
+            made = decoding.allocate(name, len(values), some, None)
+        made[start : start + len(some)] = some
+    return made
+
+
+def _labels(name: str, which: str, labels: np.ndarray) -> np.ndarray:
+    """Returns int64 [n] or str [n]."""
+    flat = labels.reshape(-1) if labels.shape[1:] == (1,) else labels
+    if flat.ndim != 1 or labels.dtype.kind not in "iuU":
+        raise errors.DataError(
+            f"Data set '{name}': {which} is {_told(labels)}; labels must be integers "
+            "or strings, [n] or [n, 1]."
+        )
+    return flat if flat.dtype.kind == "U" else flat.astype(np.int64)
+
+
+def _check_labels(
+    name: str, which: str, labels: np.ndarray, class_names: Sequence[str] | None
+) -> None:
+    """Refuses labels that are no indices of `class_names`, if there are such."""
+    if class_names is None or not len(labels):
+        return
+    count, (low, high) = len(class_names), np.unique(labels)[[0, -1]]
+    if labels.dtype.kind == "U" or low < 0 or high >= count:
+        raise errors.DataError(
+            f"Data set '{name}': {which} has labels from {low} to {high}; they must be "
+            f"in [0, {count}), the number of class_names."
+        )
+
+
+def _of_strings(name: str, class_names: np.ndarray) -> list[str]:
+    if class_names.dtype.kind != "U" or class_names.ndim != 1 or not len(class_names):
+        raise errors.DataError(
+            f"Data set '{name}': class_names is {_told(class_names)}; names of classes "
+            "must be strings, [classes]."
+        )
+    return class_names.tolist()
+
+
+def _told(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
