@@ -70,6 +70,8 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
         if slower and not config.records.quiet:
             print(f"Note: {slower}", file=sys.stderr)
         current.begin()
+        if note := current.schedule_note():
+            print(f"Note: {note}", file=sys.stderr)
         if current.coverage and not config.records.quiet:
             print(current.coverage, file=sys.stderr)
         return _train(current)

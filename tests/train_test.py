@@ -19,9 +19,11 @@ import tensorflow as tf
 from absl import flags
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+import mp_loop
 from mp_loop import train
 from mp_loop.cli import app
 from mp_loop.config import settings
+from mp_loop.data import batching, sources
 from mp_loop.models import catalog  # noqa: F401 (registers the layers of its models)
 from mp_loop.report import run_page
 from mp_loop.run import experiment, locking, records, run_folder
@@ -90,7 +92,7 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert [line["step"] for line in logged] == [4, 8, 12]
     promised = {
         "step", "applied_steps", "skipped_steps", "forward_overflows", "loss",
-        "learning_rate", "loss_scale", "grad_norm", "examples_per_second",
+        "learning_rate", "loss_scale", "grad_norm", "examples_per_second", "accuracy",
     }  # fmt: skip
     assert promised <= set(logged[0])
     scale = 2.0**15 if precision == "float16" else 1.0
@@ -102,6 +104,32 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert (folder / "training.png").read_bytes().startswith(b"\x89PNG")
     model = keras.saving.load_model(folder / "model.keras")
     assert {weight.dtype for weight in model.weights} == {"float32"}
+
+
+@pytest.mark.parametrize("loop", ["custom", "keras"])
+def test_a_recipe_ends_early_with_its_best_averages(tmp_path, loop):
+    """Averages, early stopping, a smoothed and weighted loss, an optimizer by name."""
+    folder = tmp_path / "run"
+    words = [
+        *QUICK, "--steps=46", "--eval_every=1", "--ema=0.5", "--early_stopping=1",
+        "--learning_rate=0.01", "--optimizer=adamax", "--precision=bfloat16",
+        "--label_smoothing=0.1", "--class_weights=Bag:2,0:0.5", f"--loop={loop}",
+    ]  # fmt: skip
+    assert train.run(config(*words, f"--output_dir={folder}"), None) == 0
+    summary, found = records.read_summary(folder), records.read_evaluations(folder)
+    best = found[-2]  # the last one is no better
+    assert best["eval_accuracy"] >= found[-1]["eval_accuracy"]
+    assert summary["best_step"] == best["step"] == summary["steps"] - 1
+    assert summary["eval_loss"] == best["eval_loss"]
+    model = keras.saving.load_model(folder / "model.keras")
+    source = sources.load("fashion_mnist_mini")
+    evaluate = mp_loop.EvalStep(
+        model,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "sparse_categorical_accuracy",
+    )
+    values = evaluate(batching.evaluation_batches(source, 128))
+    assert values["eval_loss"] == pytest.approx(best["eval_loss"], rel=1e-6)
 
 
 def test_a_metric_that_is_no_accuracy_is_not_called_one(tmp_path, capsys):

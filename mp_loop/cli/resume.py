@@ -23,9 +23,11 @@ MAY_CHANGE = (
     "all_reduce_dtype",
     "best_by",
     "change_precision",
+    "change_schedule",
     "checkpoint_every",
     "data_dir",
     "diverged_after",
+    "early_stopping",
     "epochs",
     "eval_every",
     "explain_skips",
@@ -45,9 +47,17 @@ MAY_CHANGE = (
 # They decide the learning rate at every step, unless it is constant.
 _LENGTH = ("epochs", "steps")
 _LENGTH_FLAGS = tuple(f"--{name} " for name in _LENGTH)
+# What --change_schedule allows in addition.
+SCHEDULE_MAY_CHANGE = (
+    *_LENGTH,
+    "decay_at",
+    "decay_factor",
+    "learning_rate",
+    "schedule",
+    "warmup_steps",
+)
 # What --change_precision allows in addition.
 PRECISION_MAY_CHANGE = (
-    *MAY_CHANGE,
     "backoff_factor",
     "float32_layers",
     "growth_factor",
@@ -74,7 +84,7 @@ def resolved(config: settings.Config, description: str) -> settings.Config:
         return config
     if os.path.exists(os.path.join(config.records.output_dir, description)):
         return config.replace(resume=True)
-    return config.replace(resume=False, change_precision=False)
+    return config.replace(resume=False, change_precision=False, change_schedule=False)
 
 
 def settings_given(
@@ -123,8 +133,8 @@ def refuse_changes(
     if what == "run" and any(word.startswith(_LENGTH_FLAGS) for word in differing):
         advice += (
             f" The learning rate (--schedule={before['schedule']}) depends on the "
-            "length of the run: to train on, start a new run with --model=model.keras "
-            "of this one."
+            "length of the run: to go on with other rates, add --change_schedule, or "
+            "start a new run with --model=model.keras of this one."
         )
     raise errors.UsageError(
         f"{', '.join(differing)} must be as in the {what} to be resumed.{advice}"
@@ -165,13 +175,15 @@ def continued_run(
     if config.precision.precision == "auto":
         config = config.at_precision(before.precision.precision)
     given = settings_given(config, flag_values)
-    may_change: Collection[str] = MAY_CHANGE
+    may_change = set(MAY_CHANGE)
+    if before.optimizer.schedule != "constant":
+        may_change -= set(_LENGTH)
+    if config.records.change_schedule:
+        may_change |= set(SCHEDULE_MAY_CHANGE)
     if config.records.change_precision:
-        may_change = PRECISION_MAY_CHANGE
+        may_change |= set(PRECISION_MAY_CHANGE)
         precision = given.get("precision", before.precision.precision)
         before = before.at_precision(precision)
-    if before.optimizer.schedule != "constant":
-        may_change = [name for name in may_change if name not in _LENGTH]
     refuse_changes(before.values(), given, may_change, "run")
     with errors.bad_input(ValueError):
         return before.replace(**given)

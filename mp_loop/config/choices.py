@@ -19,6 +19,7 @@ PRESETS = (
     "flax",
     "fairseq",
 )
+# Beside these --optimizer takes every other optimizer of Keras.
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "piecewise")
 AUGMENTATIONS = ("none", "flip_shift", "flip_crop")

@@ -18,7 +18,7 @@ import pathlib
 import re
 from collections.abc import Collection, Iterator
 
-from mp_loop.config import errors, sections, settings
+from mp_loop.config import choices, errors, sections, settings
 
 OWN_MODELS = ("mlp", "cnn", "resnet9", "vit_tiny")
 OWN_DECODERS = ("small_decoder",)
@@ -37,6 +37,8 @@ _EXAMPLES = {
     "loss": "sparse_categorical_crossentropy",
     "metric": "sparse_categorical_accuracy",
 }
+# They are made of others.
+_NO_OPTIMIZERS = {"LossScaleOptimizer", "MultiOptimizer", "Optimizer", "OptimizerMap"}
 _TEXT_MODEL = "keras_hub:"
 _NO_DATA_SETS = ("builder", "config", "test")
 _CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
@@ -59,6 +61,7 @@ def check(config: settings.Config) -> None:
     _check_identifier("loss", model.loss, "losses", users_code)
     if model.measured_by != PERPLEXITY:
         _check_identifier("metric", model.measured_by, "metrics", users_code)
+    _check_optimizer(config.optimizer.optimizer, users_code)
     check_data_set(config.data)
 
 
@@ -176,6 +179,18 @@ def _check_identifier(flag: str, name: str, module: str, users_code: bool) -> No
             f"--{flag} ({name}) must be a Keras identifier, such as "
             f"{_EXAMPLES[flag]}.{hint(name, known)}"
         )
+
+
+def _check_optimizer(name: str, users_code: bool) -> None:
+    """Refuses what is no optimizer of Keras, in any case."""
+    classes = {word for word in _exports("optimizers") if word[:1].isupper()}
+    known = {*choices.OPTIMIZERS, *map(str.lower, classes - _NO_OPTIMIZERS)}
+    if not classes or name.lower() in known or (users_code and ">" in name):
+        return
+    raise errors.UsageError(
+        f"--optimizer ({name}) must be one of: {', '.join(choices.OPTIMIZERS)}, or "
+        f"another optimizer of Keras, such as lion.{hint(name, known)}"
+    )
 
 
 def check_data_set(data: sections.Data) -> None:

@@ -47,8 +47,16 @@ RULES = (
         "--rollback ({rollback}) needs --on_stuck=raise, not {on_stuck}.",
     ),
     Rule(
+        lambda s: s.early_stopping and s.best_by == "none",
+        "--early_stopping ({early_stopping}) needs --best_by, not none.",
+    ),
+    Rule(
         lambda s: s.change_precision and not s.resume,
         "--change_precision ({change_precision}) needs --resume.",
+    ),
+    Rule(
+        lambda s: s.change_schedule and not s.resume,
+        "--change_schedule ({change_schedule}) needs --resume.",
     ),
     Rule(
         lambda s: s.head_epochs and not s.steps and s.head_epochs >= s.epochs,
@@ -81,6 +89,18 @@ RULES = (
         ),
         "--loss ({loss}) must be sparse_categorical_crossentropy, of which perplexity "
         "is made; or choose another --metric.",
+    ),
+    Rule(
+        lambda s: (
+            (s.label_smoothing or s.class_weights)
+            and s.loss != "sparse_categorical_crossentropy"
+        ),
+        "--label_smoothing ({label_smoothing}) and --class_weights ({class_weights}) "
+        "are of --loss=sparse_categorical_crossentropy, not {loss}.",
+    ),
+    Rule(
+        lambda s: s.task == "causal_lm" and s.class_weights,
+        "--class_weights ({class_weights}) is for classes, not --task=causal_lm.",
     ),
     Rule(
         lambda s: s.task == "causal_lm" and s.head_epochs,

@@ -134,6 +134,17 @@ class Model(fields.Section):
     loss: str = fields.setting(
         "sparse_categorical_crossentropy", "Keras identifier of the loss."
     )
+    label_smoothing: float = fields.setting(
+        0.0,
+        "Part of each label's weight that training spreads over all classes.",
+        at_least=0,
+        below=1,
+    )
+    class_weights: str = fields.setting(
+        "",
+        "Weights of classes in the training loss: NAME:WEIGHT, comma-separated, others "
+        "being 1; or balanced, by how rare they are.",
+    )
     metric: str = fields.setting(
         "auto",
         "Keras identifier of the metric, or perplexity. auto: perplexity for "
@@ -236,7 +247,11 @@ class Scale(fields.Section):
 class Optimizer(fields.Section):
     """How gradients become updates: read by `mp_loop.step.updates`."""
 
-    optimizer: str = fields.setting("adam", "Update rule.", choices=choices.OPTIMIZERS)
+    optimizer: str = fields.setting(
+        "adam",
+        "sgd, momentum, nesterov, adam, adamw, or another optimizer of Keras, such as "
+        "lion.",
+    )
     learning_rate: float = fields.setting(1e-3, "Peak learning rate.", above=0)
     momentum: float = fields.setting(
         0.9, "For --optimizer=momentum and nesterov.", at_least=0, below=1
@@ -261,6 +276,13 @@ class Optimizer(fields.Section):
         0.0, "Clip gradients to this global norm; 0: off.", at_least=0
     )
     accumulate_steps: int = fields.setting(1, "Micro-batches per update.", at_least=1)
+    ema: float = fields.setting(
+        0.0,
+        "Decay of a moving average of the weights, which is then what is evaluated and "
+        "what model.keras holds; 0: none.",
+        at_least=0,
+        below=1,
+    )
 
     @property
     def decay_fractions(self) -> tuple[float, ...]:
@@ -295,6 +317,12 @@ class Training(fields.Section):
     log_every: int = fields.setting(20, "Steps between lines of metrics.", at_least=1)
     eval_every: int = fields.setting(
         0, "Steps between evaluations; 0: every epoch.", at_least=0
+    )
+    early_stopping: int = fields.setting(
+        0,
+        "Evaluations in a row without a better --best_by after which the training "
+        "ends; model.keras is then the best. 0: never.",
+        at_least=0,
     )
     checkpoint_every: int = fields.setting(
         0, "Steps between checkpoints; 0: every epoch.", at_least=0
@@ -374,6 +402,11 @@ class Records(fields.Section):
         False,
         "With --resume: --precision and the flags of the loss scale may "
         "differ from before. The scale starts anew.",
+    )
+    change_schedule: bool = fields.setting(
+        False,
+        "With --resume: the flags of the learning rate, and with any --schedule "
+        "the length of the run, may differ from before.",
     )
     keep_checkpoints: int = fields.setting(
         2, "Number of newest checkpoints to keep, besides the best.", at_least=1

@@ -20,7 +20,7 @@ import math
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -106,8 +106,7 @@ class Checkpoints:
         self._rescue_folder = rescue_folder
         self.converted = False
         self.since_line: Mapping[str, float] = {}
-        self._best: float | None = None
-        self._best_is_known = False
+        self._best: float | None = None  # rank; None: not known yet
         self._damaged: set[pathlib.Path] = set()
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -133,7 +132,7 @@ class Checkpoints:
         self.wait()
         metrics = dict(metrics or {})
         if self.is_best(metrics):
-            self._best = metrics[self._best_by]
+            self._best = self._rank(metrics)
         variables = self._state.named()
         # On the host, in the variables' own dtypes. Where nothing has to be moved the
         # copy is made by the next update, which must not write into what others hold.
@@ -189,14 +188,10 @@ class Checkpoints:
 
     def is_best(self, metrics: Mapping[str, float]) -> bool:
         """Whether an evaluation is better than those of all checkpoints so far."""
-        if not self._best_is_known:
-            best = self._best_entry()
-            self._best = None if best is None else best.metrics[self._best_by]
-            self._best_is_known = True
-        value = metrics.get(self._best_by)
-        if value is None or math.isnan(value):
-            return False
-        return self._best is None or self._rank(value) < self._rank(self._best)
+        if self._best is None:
+            best = self.best()
+            self._best = math.inf if best is None else self._rank(best.metrics)
+        return self._rank(metrics) < self._best
 
     def restore(self, convert: bool = False) -> int:
         """Restores the newest checkpoint that is not damaged, bit for bit.
@@ -261,7 +256,20 @@ class Checkpoints:
             for entry in reversed(self.entries())
             if entry.healthy and entry.phase == self._phase
         ]
-        for entry in sorted(entries, key=lambda entry: entry.retried):
+        return self._restored(sorted(entries, key=lambda entry: entry.retried))
+
+    def restore_best(self) -> Entry | None:
+        """Restores the checkpoint of the best evaluation.
+
+        Returns:
+          Its entry; None if there is none, or if it is damaged.
+        """
+        self.wait()
+        return self._restored(list(filter(None, [self.best()])))
+
+    def _restored(self, entries: Sequence[Entry]) -> Entry | None:
+        """Restores the first of some checkpoints that is not damaged."""
+        for entry in entries:
             with contextlib.suppress(manifests.CorruptError):
                 for variable, value in self._read(entry.path, convert=False):
                     variable.assign(value)
@@ -281,7 +289,7 @@ class Checkpoints:
             else:
                 checkpoint_files.remove(path)
         checkpoint_files.remove_leftovers(self._folder)
-        self._best_is_known = False
+        self._best = None
 
     def entries(self) -> list[Entry]:
         """The checkpoints whose manifest can be read, by step."""
@@ -294,20 +302,15 @@ class Checkpoints:
                 entries.append(Entry(path, **values))
         return entries
 
-    def _best_entry(self) -> Entry | None:
+    def best(self) -> Entry | None:
         """The entry of the best evaluation; of equals, the first."""
-        rated = [
-            entry
-            for entry in self.entries()
-            if not math.isnan(entry.metrics.get(self._best_by, math.nan))
-        ]
-        return min(
-            rated, key=lambda e: self._rank(e.metrics[self._best_by]), default=None
-        )
+        rated = [e for e in self.entries() if self._rank(e.metrics) < math.inf]
+        return min(rated, key=lambda e: self._rank(e.metrics), default=None)
 
-    def _rank(self, value: float) -> float:
-        """Lower is better."""
-        return self._sign * value
+    def _rank(self, metrics: Mapping[str, float]) -> float:
+        """Lower is better; inf where there is nothing to go by."""
+        value = metrics.get(self._best_by, math.nan)
+        return math.inf if math.isnan(value) else self._sign * value
 
     def _paths(self) -> list[pathlib.Path]:
         """The checkpoints by step."""
@@ -352,7 +355,7 @@ class Checkpoints:
     def _prune(self) -> None:
         """Removes all but the newest and the best."""
         entries = self.entries()
-        best = self._best_entry()
+        best = self.best()
         for entry in entries[: -self._keep]:
             if best is None or entry.step != best.step:
                 with contextlib.suppress(OSError):

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mp_loop.config import errors, settings
+from mp_loop.config import errors, sections, settings
 from mp_loop.data import batching, sources
 from mp_loop.distributed import strategies, workers
 from mp_loop.models import heads, trainable_layers
 from mp_loop.precision import coverage, offloading, twins
-from mp_loop.run import metric, phases, step_factory, tasks, trial
-from mp_loop.step import eval_step, losses, protocol
+from mp_loop.run import class_weights, metric, phases, step_factory, tasks, trial
+from mp_loop.step import averaging, eval_step, losses, protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,9 @@ class Experiment:
         self.step.export()
         self.workers.check_equal(list(self.step.state.named().values()))
         batch_size = self.config.data.batch_size
-        found = self.evaluation(batching.evaluation_batches(self.source, batch_size))
+        batches = batching.evaluation_batches(self.source, batch_size)
+        with averaging.averaged(self.step):
+            found = self.evaluation(batches)
         return self.metric.named(found)
 
 
@@ -139,8 +141,7 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
     if config.parallel.sync_batch_norm:
         strategies.synchronize_batch_norm(model)
     from_logits = heads.from_logits(model)
-    with errors.bad_input(ValueError, flag="loss", value=config.model.loss):
-        loss = losses.make(config.model.loss, from_logits)
+    training_loss, loss = _losses(config.model, from_logits, source)
     trial.check(config.model, model, loss, source)
     with strategy.scope():
         measured = metric.make(config.model.measured_by, from_logits)
@@ -151,7 +152,7 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
         phases=phases.from_settings(config, steps_per_epoch),
         model=model,
         trained=trainable_layers.TrainableLayers(model),
-        loss=loss,
+        loss=training_loss,
         strategy=strategy,
         metric=measured.metric,
     )
@@ -160,6 +161,17 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
     return Experiment(
         config, source, model, evaluation, measured, together, steps, step
     )
+
+
+def _losses(
+    named: sections.Model, from_logits: bool, source: sources.Source
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Makes the loss to train with, and the plain one to evaluate with."""
+    weights = class_weights.parse(named.class_weights, source)
+    with errors.bad_input(ValueError, flag="loss", value=named.loss):
+        plain = losses.make(named.loss, from_logits)
+        smoothing = named.label_smoothing
+        return losses.make(named.loss, from_logits, smoothing, weights), plain
 
 
 def _refuse_unknown_direction(

@@ -48,7 +48,11 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a finished run reports; times cover training in this process only."""
+    """What a finished run reports; times cover training in this process only.
+
+    Where the training ended early, the weights and the evaluation are those of
+    `best_step`.
+    """
 
     evaluation: dict[str, float]
     steps: int
@@ -58,6 +62,7 @@ class Result:
     train_seconds: float
     examples_per_second: float
     milliseconds_per_step: float
+    best_step: int | None = None
 
 
 @dataclasses.dataclass
@@ -78,6 +83,7 @@ class Loop:
       profile: of the steps that the plan names; the caller closes it.
       clock: returns the time in seconds.
       since_line: what earlier processes added to the means of the next line.
+      agree: makes one decision of those of all workers.
     """
 
     step: protocol.Step
@@ -92,6 +98,7 @@ class Loop:
     profile: profiling.Profile = profiling.Profile("", None)
     clock: Callable[[], float] = time.perf_counter
     since_line: Mapping[str, float] | None = None
+    agree: Callable[[bool], bool] = bool
 
     def __post_init__(self):
         self._position = int(self.step.state.step.numpy())
@@ -102,6 +109,7 @@ class Loop:
         self._origin = ""  # of the last overflow
         self._timer = timing.StepTimer(self.plan.batch_size, self.clock)
         self._divergence = divergence.DivergenceCheck(self.step, self.plan)
+        self._best_step = self._saved_best()
 
     def train(self) -> Result:
         """Trains to the end.
@@ -114,7 +122,8 @@ class Loop:
         """
         if self.plan.rollback and self._position == 0:
             self.checkpoints.save()  # what the first rollback may need
-        while self._position < self.plan.total_steps:
+        over = self._is_over()
+        while self._position < self.plan.total_steps and not over:
             due = self._take_steps()
             if due.log:
                 self._log()
@@ -126,7 +135,10 @@ class Loop:
                     continue
             evaluation = self._evaluate() if due.evaluate else {}
             is_best = due.evaluate and self.checkpoints.is_best(evaluation)
-            if due.save or is_best:
+            if is_best:
+                self._best_step = self._position
+            over = due.evaluate and self._is_over()
+            if due.save or is_best or over:
                 self._save(evaluation)
             if self.run.failure:
                 self._save_elsewhere()
@@ -135,6 +147,16 @@ class Loop:
                 self._stop_if_asked(evaluation)
         self.checkpoints.wait()
         return self._result()
+
+    def _saved_best(self) -> int:
+        """The step of the best checkpoint, where it is asked for."""
+        best = self.checkpoints.best() if self.plan.early_stopping else None
+        return 0 if best is None else best.step
+
+    def _is_over(self) -> bool:
+        """Whether the best evaluation is so long ago that the training ends early."""
+        over = self.plan.is_over(self._position, self._best_step)
+        return bool(self.plan.early_stopping) and self.agree(over)
 
     def _take_steps(self) -> planning.Due:
         """Takes the steps of one call; returns what is due after them."""
@@ -211,6 +233,7 @@ class Loop:
         self.checkpoints.wait()
         self.watcher.forget()
         self._position, self._iterator, self._origin = entry.step, None, ""
+        self._best_step = self._saved_best()
         logger.warning(
             "Rollback %d of %d to step %d, with a loss scale of %g: %s",
             done + 1,
@@ -234,16 +257,36 @@ class Loop:
 
     def _result(self) -> Result:
         counts = counters.read(self.step.state)
+        scale = float(self.step.loss_scale)
+        best = self._return_to_best()
         return Result(
-            evaluation=self._evaluation or self.evaluate(),
+            evaluation=dict(best.metrics)
+            if best
+            else self._evaluation or self.evaluate(),
             steps=counts["step"],
             applied_steps=counts["applied_steps"],
             skipped_steps=counts["skipped_steps"],
-            final_loss_scale=float(self.step.loss_scale),
+            final_loss_scale=scale,
             train_seconds=self._timer.seconds,
             examples_per_second=self._timer.examples_per_second,
             milliseconds_per_step=self._timer.seconds_per_step * 1e3,
+            best_step=best and best.step,
         )
+
+    def _return_to_best(self) -> checkpointing.Entry | None:
+        """Restores the best checkpoint where the training ended early."""
+        if self._position == self.plan.total_steps or not self.plan.early_stopping:
+            return None
+        best = self.checkpoints.restore_best()
+        if best is not None:
+            logger.warning(
+                "Stopped early at step %d of %d: no evaluation since step %d was "
+                "better.",
+                self._position,
+                self.plan.total_steps,
+                best.step,
+            )
+        return best
 
 
 def _last_values(metrics: Mapping[str, tf.Tensor]) -> dict[str, float | None]:

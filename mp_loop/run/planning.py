@@ -47,6 +47,9 @@ class Plan:
       inspect_every: steps between inspections by a probe; 0: none.
       profile_range: the first step to be profiled and the one after the last, or
         None.
+      early_stopping: evaluations in a row without a better one that end the training;
+        0: none do.
+      patient_from: the first step from which they count.
     """
 
     total_steps: int
@@ -61,6 +64,8 @@ class Plan:
     rollback: int = 0
     inspect_every: int = 0
     profile_range: tuple[int, int] | None = None
+    early_stopping: int = 0
+    patient_from: int = 0
 
     def due_at(self, position: int) -> Due:
         """Returns what is due when `position` steps have been taken."""
@@ -74,6 +79,14 @@ class Plan:
         """Tells whether something that happens `every` steps happens now."""
         every = every or self.steps_per_epoch
         return position % every == 0 or position == self.total_steps
+
+    def is_over(self, position: int, best: int) -> bool:
+        """Tells whether no more is to be hoped for, of `best` being the best step."""
+        if not self.early_stopping:
+            return False
+        every = self.eval_every or self.steps_per_epoch
+        evaluations = position // every - max(best, self.patient_from) // every
+        return evaluations >= self.early_stopping
 
     def inspects(self, position: int) -> bool:
         """Tells whether the step that follows is inspected."""

@@ -40,7 +40,7 @@ from mp_loop.run import (
     watching,
     writers,
 )
-from mp_loop.step import train_state
+from mp_loop.step import averaging, optimizers, train_state
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,21 @@ class Session:
         self._first_graph = None
         self.done = int(state.step.numpy())
 
+    def schedule_note(self) -> str:
+        """Says what --change_schedule does to the learning rate; "" if nothing."""
+        done, total = self.done, self.experiment.total_steps
+        if not (self.experiment.config.records.change_schedule and self.has_files):
+            return ""
+        rate = float(optimizers.learning_rate(self.experiment.step.optimizer))
+        lines = records.read_metrics(self.writer.folder)
+        before = lines[-1].get("learning_rate") if lines else None
+        was = "" if before is None else f"; it was {before:g} at step {done}"
+        return (
+            f"the learning rate goes on with {rate:g}{was}. The rest of the "
+            f"{total} steps follows --schedule="
+            f"{self.experiment.config.optimizer.schedule}."
+        )
+
     def train(
         self,
         on_log: Callable[[Mapping[str, Any]], None],
@@ -152,9 +167,7 @@ class Session:
                 self.experiment.step,
                 self.experiment.batches,
                 self.experiment.evaluate,
-                dataclasses.replace(
-                    self._plan, total_steps=self.experiment.phase_ends[phase]
-                ),
+                self._plan_of(phase),
                 self.writer,
                 self.checkpoints,
                 on_log,
@@ -163,12 +176,26 @@ class Session:
                 self._profile,
                 # Where a phase begins, a line has just been written.
                 since_line=None if results else self.checkpoints.since_line,
+                # The chief alone has checkpoints, and so knows the best.
+                agree=lambda over: bool(
+                    self.experiment.workers.largest(int(over and self.has_files))
+                ),
             )
             results.append(one_phase.train())
         self._profile.close()
         self.writer.close_logs()
         seconds = sum(result.train_seconds for result in results)
         return dataclasses.replace(results[-1], train_seconds=seconds)
+
+    def _plan_of(self, phase: int) -> planning.Plan:
+        """The plan of one phase; the last one alone may end early."""
+        ends = self.experiment.phase_ends
+        return dataclasses.replace(
+            self._plan,
+            total_steps=ends[phase],
+            early_stopping=self._plan.early_stopping * (phase == len(ends) - 1),
+            patient_from=ends[phase - 1] if phase else 0,
+        )
 
     def write_results(self, result: loop.Result) -> dict[str, Any]:
         """Writes the model, what predicts with it, and the summary.
@@ -192,13 +219,16 @@ class Session:
             "seed": config.training.seed,
         }
         del summary["evaluation"]
+        if result.best_step is None:
+            del summary["best_step"]
         if not result.train_seconds:  # Every step was taken by earlier processes.
             summary |= timing.of_earlier_processes(
                 self.writer.folder, config.data.batch_size
             )
         model = self.experiment.step.export()
-        self.writer.write_model(model)
-        self._write_predictor(model)
+        with averaging.averaged(self.experiment.step):
+            self.writer.write_model(model)
+            self._write_predictor(model)
         self.writer.write_summary(summary)  # last: it tells that a run is finished
         return summary
 
@@ -231,7 +261,9 @@ class Session:
             enter=self._enter,
             higher_is_better=best_by == metric.key and metric.higher_is_better,
         )
-        flagfile = config.replace(resume=False, change_precision=False).to_flagfile()
+        flagfile = config.replace(
+            resume=False, change_precision=False, change_schedule=False
+        ).to_flagfile()
         if config.records.resume:
             self.done = checkpoints.restore(convert=config.records.change_precision)
             _refuse_end_before(config, self.done, self.experiment.total_steps)
@@ -291,6 +323,7 @@ def _plan(built: experiment.Experiment) -> planning.Plan:
         rollback=config.rollback,
         inspect_every=config.inspect_every,
         profile_range=profiled,
+        early_stopping=config.early_stopping,
     )
 
 

@@ -105,6 +105,12 @@ class CheckpointStore(Protocol):
     def move(self, folder: str | os.PathLike[str]) -> None:
         """From now on checkpoints go to another folder."""
 
+    def best(self) -> checkpointing.Entry | None:
+        """Finds the checkpoint of the best evaluation."""
+
+    def restore_best(self) -> checkpointing.Entry | None:
+        """Restores the checkpoint of the best evaluation."""
+
     def restore_healthy(self) -> checkpointing.Entry | None:
         """Restores the newest checkpoint from which it is worth continuing."""
 
@@ -190,6 +196,12 @@ class NullCheckpoints:
     def is_best(self, metrics: Mapping[str, float]) -> bool:
         """Returns False."""
         return False
+
+    def best(self) -> None:
+        """Finds none."""
+
+    def restore_best(self) -> None:
+        """Restores none."""
 
     def begin(self, phase: int, state: train_state.TrainState) -> None:
         """Does nothing."""

@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.distributed import replicas
-from mp_loop.step import autograph, crossentropy, gradients
+from mp_loop.step import autograph, class_losses, crossentropy, gradients
 
 # Of (labels, outputs, sample_weight), float32 [].
 Loss = Callable[..., tf.Tensor]
@@ -33,21 +33,33 @@ _OF_CLASS_NUMBERS = (
 )
 
 
-def make(name: str, from_logits: bool) -> Callable[..., Any]:
+def make(
+    name: str,
+    from_logits: bool,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
+) -> Callable[..., Any]:
     """Makes a loss from its Keras identifier.
 
     Args:
       name: such as "sparse_categorical_crossentropy".
       from_logits: whether the model's outputs are logits; only a crossentropy that
         is named as a function is told.
+      label_smoothing: of "sparse_categorical_crossentropy" alone; see `class_losses`.
+      class_weights: likewise, one for each class, or none.
 
     Raises:
       ValueError: Keras knows no such loss.
     """
     loss = keras.losses.get(name)
-    if callable(loss) and hasattr(keras.losses, type(loss).__name__):
-        return loss  # an object, which has its own `from_logits`
-    if "crossentropy" not in name:
+    if label_smoothing or class_weights:
+        loss = functools.partial(
+            class_losses.sparse_categorical_crossentropy,
+            label_smoothing=label_smoothing,
+            class_weights=class_weights,
+        )
+    is_object = callable(loss) and hasattr(keras.losses, type(loss).__name__)
+    if is_object or "crossentropy" not in name:  # an object has its own `from_logits`
         return loss
     return functools.partial(loss, from_logits=from_logits)
 
@@ -196,8 +208,9 @@ def _one_each(argument: str, value: Any, names: Sequence[Any]) -> list[Any]:
 
 
 def _is_keras(loss: Any) -> bool:
-    """Tells whether Keras wrote a loss: a function, or the class of an object."""
-    return (getattr(_function(loss), "__module__", None) or "").startswith("keras.")
+    """Tells whether a loss, a function or an object, is Keras' own or like it."""
+    module = getattr(_function(loss), "__module__", None) or ""
+    return module.startswith("keras.") or module == class_losses.__name__
 
 
 def _single(given: Any) -> Single | None:
@@ -245,8 +258,7 @@ class Single:
         """
         with replicas.as_one_device():
             if self.takes_narrow and crossentropy.fits(labels, outputs):
-                ignored = self._classes.get("ignore_class")
-                losses, outputs = crossentropy.of_classes(labels, outputs, ignored)
+                losses, outputs = class_losses.of_narrow(labels, outputs, self._classes)
             else:
                 outputs = gradients.outputs_in_float32(outputs)
                 self._check(labels, outputs)
@@ -327,7 +339,8 @@ def _function(loss: Any) -> Any:
 def _arguments_of_classes(loss: Any) -> Mapping[str, Any] | None:
     """The arguments of a cross-entropy with class numbers; None of other losses."""
     function = _function(getattr(loss, "fn", loss))
-    if function is not keras.losses.sparse_categorical_crossentropy:
+    ours = class_losses.sparse_categorical_crossentropy
+    if function not in (keras.losses.sparse_categorical_crossentropy, ours):
         return None
     return getattr(loss, "_fn_kwargs", getattr(loss, "keywords", {}))
 

@@ -20,11 +20,13 @@ class Step(Protocol):
     Attributes:
       model: the user's float32 model.
       twin: the model that computes.
+      optimizer: the user's.
       state: every variable that training changes.
     """
 
     model: keras.Model
     twin: keras.Model
+    optimizer: keras.optimizers.Optimizer
     state: train_state.TrainState
 
     @property

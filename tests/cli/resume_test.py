@@ -70,6 +70,15 @@ def test_change_precision_allows_another_precision_and_scale():
     assert config.scale.initial_scale == 8.0
 
 
+def test_change_schedule_allows_other_rates_and_another_length():
+    before = BEFORE.replace(schedule="cosine")
+    words = ["--change_schedule", "--epochs=9", "--schedule=linear", "--warmup_steps=3"]
+    config = resume.continued_run(before, *given(*words, "--learning_rate=0.5"))
+    assert (config.training.epochs, config.optimizer.schedule) == (9, "linear")
+    with pytest.raises(errors.UsageError, match="--precision"):
+        resume.continued_run(before, *given("--change_schedule", "--precision=float16"))
+
+
 def test_auto_resumes_where_there_is_something(tmp_path):
     words = [f"--output_dir={tmp_path}", "--resume=auto", "--change_precision"]
     config, _ = app.parse(["train", *words])
@@ -89,4 +98,7 @@ def test_a_switch_with_a_word_takes_no_other_word(word):
 
 
 def test_every_setting_that_may_change_exists():
-    assert set(resume.PRECISION_MAY_CHANGE) <= set(settings.FIELDS)
+    names = {
+        *resume.MAY_CHANGE, *resume.PRECISION_MAY_CHANGE, *resume.SCHEDULE_MAY_CHANGE
+    }  # fmt: skip
+    assert names <= set(settings.FIELDS)

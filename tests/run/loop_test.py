@@ -20,6 +20,8 @@ class Session:
         poison=(),
         stop_at=None,
         on_stuck="raise",
+        accuracies=None,
+        early_stopping=0,
         **rule,
     ):
         keras.utils.clear_session(free_memory=False)  # names start anew
@@ -34,7 +36,9 @@ class Session:
             checkpoint_every=3,
             diverged_after=6,
             on_stuck=on_stuck,
+            early_stopping=early_stopping,
         )
+        self.accuracies = accuracies  # by step; None: real ones
         self.checkpoints = checkpointing.Checkpoints(
             folder / "checkpoints", self.step.state, 2
         )
@@ -55,7 +59,7 @@ class Session:
             return loop.Loop(
                 self.step,
                 lambda epoch, start: steps.batches(epoch, start, self.poison),
-                lambda: evaluate(steps.batches(99, 0)),
+                lambda: self.told() or evaluate(steps.batches(99, 0)),
                 self.plan,
                 self.run,
                 self.checkpoints,
@@ -65,6 +69,12 @@ class Session:
             ).train()
         finally:
             self.run.close()
+
+    def told(self):
+        if self.accuracies is None:
+            return None
+        accuracy = self.accuracies[int(self.step.state.step)]
+        return {"eval_loss": 1.0, "eval_accuracy": accuracy}
 
 
 def untimed(lines):
@@ -182,3 +192,42 @@ def test_a_recovered_run_does_not_give_up(tmp_path):
     session = Session(tmp_path / "run", poison=set(range(5)), min_scale=2.0**13)
     assert session().skipped_steps == 5
     assert int(session.step.state.stuck_steps) == 0
+
+
+# Two evaluations after step 8 that are not better, of which one is as good.
+ACCURACIES = {4: 0.5, 8: 0.7, 12: 0.7, 16: 0.6, 20: 0.9}
+
+
+def test_a_run_that_gets_no_better_ends_early_with_its_best_weights(tmp_path):
+    arguments = {"total": 20, "accuracies": ACCURACIES, "early_stopping": 2}
+    whole = Session(tmp_path / "whole", **arguments)
+    result = whole()
+    assert (result.steps, result.best_step) == (16, 8)
+    assert result.evaluation["eval_accuracy"] == 0.7
+    # Training goes on from the last state, not from the best one.
+    paths = sorted(path.name for path in (tmp_path / "whole/checkpoints").iterdir())
+    assert paths[0] == "step-00000008" and paths[-1] == "step-00000016"
+
+    first = Session(tmp_path / "parts", **arguments, stop_at=14)
+    with pytest.raises(loop.Interrupted):
+        first()
+    second = Session(tmp_path / "parts", **arguments, resume=True)
+    again = second()
+    assert (again.steps, again.best_step) == (16, 8)
+    assert steps.trained(second.step) == steps.trained(whole.step)
+    finished = Session(tmp_path / "parts", **arguments, resume=True)
+    assert finished().best_step == 8 and not finished.lines
+    assert steps.trained(finished.step) == steps.trained(whole.step)
+
+    patient = Session(tmp_path / "patient", **arguments | {"early_stopping": 3})
+    result = patient()
+    assert (result.steps, result.best_step) == (20, None)
+    assert result.evaluation["eval_accuracy"] == 0.9
+
+
+def test_evaluations_without_a_number_are_not_better(tmp_path):
+    accuracies = {4: 0.1, 8: np.nan, 12: np.nan, 16: 0.9}
+    session = Session(
+        tmp_path / "run", total=16, accuracies=accuracies, early_stopping=2
+    )
+    assert session().best_step == 4

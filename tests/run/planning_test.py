@@ -1,5 +1,6 @@
 """What is due when."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,3 +43,18 @@ def test_the_last_step_is_due_for_everything():
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize(
+    ("position", "best", "over"),
+    [(10, 0, False), (20, 0, True), (29, 10, False), (30, 10, True), (35, 15, True)],
+)
+def test_patience_counts_evaluations(position, best, over):
+    plan = planning.Plan(100, 10, 1, early_stopping=2)
+    assert plan.is_over(position, best) is over
+    assert not planning.Plan(100, 10, 1).is_over(position, best)
+
+
+def test_patience_begins_with_its_phase():
+    plan = planning.Plan(100, 10, 1, eval_every=5, early_stopping=2, patient_from=40)
+    assert [plan.is_over(n, 5) for n in (40, 45, 50)] == [False, False, True]

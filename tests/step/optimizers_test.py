@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.step import optimizers, updates
+from tests.support import steps
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,14 @@ def test_weight_decay_takes_its_part_of_kernels_alone(name):
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match=r"`name` \(adan\)"):
         optimizers.make("adan", 0.1)
+
+
+@pytest.mark.parametrize("name", ["lion", "RMSprop", "adafactor", "muon", "lamb"])
+def test_any_optimizer_of_keras_trains_by_its_name(name):
+    step = steps.make("bfloat16", optimizers.make(name, 1e-3, weight_decay=0.1))
+    before = steps.bits(step.master_weights)
+    metrics = step(*steps.data())
+    assert bool(metrics["grads_finite"])
+    assert float(metrics["learning_rate"]) == np.float32(1e-3)
+    after = steps.bits(step.master_weights)
+    assert all(a != b for a, b in zip(before, after, strict=True))
