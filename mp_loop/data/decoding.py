@@ -131,14 +131,29 @@ def whole_side(data: sections.Data) -> int:
 
 def resized(pixels: np.ndarray, size: int) -> np.ndarray:
     """Resizes the largest squares in the middle; uint8 [b, size, size, c]."""
-    height, width = pixels.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = pixels[:, top : top + side, left : left + side]
-    if side == size:
-        return square
-    resized = tf.image.resize(square, (size, size), antialias=True)
-    return tf.cast(tf.round(tf.clip_by_value(resized, 0, 255)), tf.uint8).numpy()
+    return squares(pixels, size).numpy()
+
+
+@tf.function(
+    input_signature=[
+        tf.TensorSpec([None, None, None, None], tf.uint8),
+        tf.TensorSpec([], tf.int32),
+    ],
+    autograph=False,
+)
+def squares(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Does what `resized` does, as one operation: Python's threads need one lock."""
+    with tf.device("CPU:0"):
+        sides = tf.shape(pixels)[1:3]
+        side = tf.reduce_min(sides)
+        top, left = tf.unstack((sides - side) // 2)
+        square = pixels[:, top : top + side, left : left + side]
+
+        def resize() -> tf.Tensor:
+            made = tf.image.resize(square, tf.stack([size, size]), antialias=True)
+            return tf.cast(tf.round(tf.clip_by_value(made, 0, 255)), tf.uint8)
+
+        return tf.cond(side == size, lambda: square, resize)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import functools
 import itertools
 import mimetypes
 import os
@@ -23,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors
-from mp_loop.data import bad_examples
+from mp_loop.data import bad_examples, decoding
 
 # Python's own table: the system's differ.
 _TYPES = mimetypes.MimeTypes()
@@ -88,7 +89,7 @@ def entries(folder: str) -> list[os.DirEntry]:
     return [entry for entry in found if not is_hidden(entry.name)]
 
 
-def decoded(path: str, channels: int = 3) -> np.ndarray:
+def decoded(path: str, channels: int = 3, size: int = 0) -> np.ndarray:
     """Decodes an image file.
 
     Args:
@@ -96,6 +97,7 @@ def decoded(path: str, channels: int = 3) -> np.ndarray:
       channels: 3: gray is repeated; 1: colors become gray by the weights of
         `tf.image.rgb_to_grayscale`. Transparency is dropped, which leaves the colors
         that are stored under it. 16 bits become 8.
+      size: side of the square that becomes of it, see `decoding.resized`; 0: as it is.
 
     Returns:
       uint8 [h, w, channels].
@@ -110,22 +112,48 @@ def decoded(path: str, channels: int = 3) -> np.ndarray:
     if _has_color_table(content):
         raise errors.DataError("A BMP of 8 bits with a table of colors is not read.")
     try:
+        return _reader(channels, size)(content).numpy()
+    except tf.errors.OpError as error:
+        raise errors.DataError(_reason(content)) from error
+
+
+@functools.cache
+def _reader(channels: int, size: int) -> Callable[[bytes], tf.Tensor]:
+    """Makes the function of a file's contents: one call, whatever it consists of."""
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+    def read(content: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU:0"):
             pixels = tf.io.decode_image(content, expand_animations=False)
-            return _with_channels(pixels, channels).numpy()
+            pixels.set_shape([None, None, None])
+            pixels = _with_channels(pixels, channels)
+            if size:
+                pixels = decoding.squares(pixels[tf.newaxis], size)[0]
+            return pixels
+
+    return read
+
+
+def _reason(content: bytes) -> str:
+    """Says why a file cannot be decoded: a graph says more than users want to read."""
+    try:
+        with tf.device("CPU:0"):
+            tf.io.decode_image(content, expand_animations=False)
     except tf.errors.OpError as error:
-        said = error.message.rpartition("}}")[2].partition(" [Op:")[0].strip()
-        raise errors.DataError(said) from error
+        return error.message.rpartition("}}")[2].partition(" [Op:")[0].strip()
+    return "It cannot be read."
 
 
 def _with_channels(pixels: tf.Tensor, channels: int) -> tf.Tensor:
     """Makes uint8 [h, w, channels] of gray or colors, with or without alpha."""
-    without_alpha = pixels[..., : 3 if pixels.shape[-1] > 2 else 1]
-    if without_alpha.shape[-1] == channels:
-        return without_alpha
-    if channels == 1:
-        return tf.image.rgb_to_grayscale(without_alpha)
-    return tf.repeat(without_alpha, channels, axis=-1)
+    pixels = pixels[..., : tf.where(tf.shape(pixels)[-1] > 2, 3, 1)]
+    height, width, stored = tf.unstack(tf.shape(pixels))
+    if channels != 1:
+        return tf.broadcast_to(pixels, [height, width, channels])
+    colors = tf.broadcast_to(pixels, [height, width, 3])
+    return tf.cond(
+        stored == 1, lambda: pixels, lambda: tf.image.rgb_to_grayscale(colors)
+    )
 
 
 def _has_color_table(content: bytes) -> bool:

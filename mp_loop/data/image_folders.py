@@ -173,10 +173,10 @@ def _decoded(
 def _read(folder: str, size: int, image: _Image) -> np.ndarray | str:
     """Returns uint8 [1, h, w, 3], or why a file cannot be read."""
     try:
-        pixels = image_files.decoded(os.path.join(folder, image.file))[np.newaxis]
+        path = os.path.join(folder, image.file)
+        return image_files.decoded(path, size=size)[np.newaxis]
     except errors.DataError as error:
         return str(error)
-    return decoding.resized(pixels, size) if size else pixels
 
 
 def _labels(images: Sequence[_Image]) -> np.ndarray:

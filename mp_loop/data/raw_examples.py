@@ -152,11 +152,11 @@ def _of_folder(
         name, label = file
         known = label if split or label in wanted.class_names else None
         try:
-            pixels = image_files.decoded(os.path.join(folder, name), channels)
+            path = os.path.join(folder, name)
+            pixels = image_files.decoded(path, channels, wanted.resized_to)
         except errors.DataError as error:
             return Example(name, None, known, str(error))
-        pixels, _ = _resized((pixels[np.newaxis], None), wanted.resized_to)
-        return Example(name, pixels[0], known)
+        return Example(name, pixels, known)
 
     examples = image_files.in_parallel(read_file, files)
     return _checked(data.dataset, examples, wanted)
