@@ -1,6 +1,6 @@
 """Your own data as a function: copy it next to where you start the commands.
 
-    python -m mp_loop.train --dataset=module:own_data:load --model=mlp --output_dir=runs/a
+    python -m mp_loop.train --dataset=module:own_data:load --output_dir=runs/a
 
 Replace `images_and_labels` with your own. `load` may return rows of numbers,
 [n, columns], or texts in place of images: see docs/data.md.
