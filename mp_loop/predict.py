@@ -7,10 +7,14 @@ each example: its file (or its place in the split), the most probable class, the
 probability of that class, and the label if it has one. Examples are read as they are
 needed: a data set may be larger than memory.
 
+--export=saved_model,tflite writes the predictor for programs without Keras, into
+saved_model/ and model.tflite of the run folder; with it, predictions are made only if
+--dataset, --split or --output is given.
+
 Exit codes:
 
     0    done
-    1    some images could not be read: each is named and left out; with
+    1    some examples could not be used: each is named and left out; with
          --skip_bad_examples this is 0
     2    bad input: one line on stderr, nothing written
     3    a file could not be written
@@ -18,6 +22,7 @@ Exit codes:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -27,9 +32,15 @@ from typing import Any
 from absl import flags
 
 from mp_loop.cli import app, outcomes
-from mp_loop.config import errors, names, settings
+from mp_loop.config import errors, names, sections, settings
 from mp_loop.hardware import startup
-from mp_loop.run import file_errors, prediction, prediction_files, records
+from mp_loop.run import (
+    exports,
+    file_errors,
+    prediction,
+    prediction_files,
+    records,
+)
 
 _FILE = "predictions.csv"
 
@@ -52,11 +63,13 @@ def declare(flag_values: flags.FlagValues) -> None:
     define(flags.DEFINE_string, "split", "", text)
     text = f"File to write, .csv or .jsonl. Default: {_FILE} in the run folder."
     define(flags.DEFINE_string, "output", "", text)
-    text = "Replace --output if it is there."
+    text = "Replace what is written if it is there."
     define(flags.DEFINE_bool, "overwrite", False, text)
     text = "Examples at once."
     define(flags.DEFINE_integer, "batch_size", 128, text, lower_bound=1)
-    text = "Exit with 0 although images could not be read."
+    text = f"Comma-separated formats to export to: {', '.join(exports.FORMATS)}."
+    define(flags.DEFINE_list, "export", [], text)
+    text = "Exit with 0 although examples could not be used."
     define(flags.DEFINE_bool, "skip_bad_examples", False, text)
 
 
@@ -67,28 +80,53 @@ def run(_config: Any, flag_values: Any) -> int:
     folder = pathlib.Path(flag_values.run)
     prediction.refuse_unfinished(folder)
     config, split = _data(folder, flag_values)
-    output = _output(folder, flag_values)
-    names.check_data_set(config.data)
+    paths = _exported(folder, flag_values)
+    output = None
+    if not paths or flag_values.dataset or flag_values.split or flag_values.output:
+        output = _output(folder, flag_values)
+        names.check_data_set(config.data)
     startup.prefer_onednn()
     with startup.quiet_start():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
-    from mp_loop.data import raw_examples
-
     with errors.bad_input(errors.ModelError, flag="run", value=flag_values.run):
         predictor = prediction.SavedPredictor.read(folder, config)
-    data = config.data
+    code = outcomes.DONE
+    try:
+        with contextlib.ExitStack() as written:
+            for name, path in paths.items():
+                with errors.bad_input(errors.ModelError, flag="export", value=name):
+                    made = exports.FORMATS[name].writing(predictor, path)
+                    written.enter_context(made)
+            if output is not None:
+                code = _predict(predictor, config.data, split, output, flag_values)
+    except OSError as error:
+        reason = file_errors.reason(error)
+        where = f"--run ({folder})" if output is None else f"--output ({output})"
+        said = f"{where} cannot be written: {reason}."
+        return outcomes.Outcome(outcomes.NOT_WRITABLE, said).tell()
+    for path in paths.values():
+        print(f"Exported: {path}")
+    return code
+
+
+def _predict(
+    predictor: prediction.SavedPredictor,
+    data: sections.Data,
+    split: str,
+    output: pathlib.Path,
+    flag_values: Any,
+) -> int:
+    """Predicts on a data set; returns the exit code."""
+    from mp_loop.data import raw_examples
+
     with errors.bad_input(errors.DataError, flag="dataset", value=data.dataset):
         examples = raw_examples.read(data, predictor.wanted, split)
         found = prediction.of(predictor, examples, flag_values.batch_size)
-        column = "file" if data.dataset.startswith("folder:") else "index"
-        try:
-            counts = _write(found, output, column, predictor.wanted.class_names)
-        except OSError as error:
-            reason = file_errors.reason(error)
-            said = f"--output ({output}) cannot be written: {reason}."
-            return outcomes.Outcome(outcomes.NOT_WRITABLE, said).tell()
+        kind, _, _ = data.dataset.partition(":")
+        column = {"folder": "file", "csv": "row", "jsonl": "row"}.get(kind, "index")
+        counts = _write(found, output, column, predictor.wanted.class_names)
     counts.show()
     print(f"Predictions: {output}")
     complete = not counts.unreadable or flag_values.skip_bad_examples
@@ -123,6 +161,25 @@ def _output(folder: pathlib.Path, flag_values: Any) -> pathlib.Path:
     return path
 
 
+def _exported(folder: pathlib.Path, flag_values: Any) -> dict[str, pathlib.Path]:
+    """What to write in which format; it is not there."""
+    given = flag_values.export
+    unknown = [name for name in given if name not in exports.FORMATS]
+    if unknown:
+        raise errors.UsageError(
+            f"--export ({','.join(given)}) must be of {', '.join(exports.FORMATS)}; "
+            f"'{unknown[0]}' is not."
+        )
+    paths = {name: folder / exports.FORMATS[name].name for name in given}
+    found = [path for path in paths.values() if path.exists()]
+    if found and not flag_values.overwrite:
+        raise errors.UsageError(
+            f"--export ({','.join(given)}): '{found[0]}' is there already; "
+            "--overwrite replaces it."
+        )
+    return paths
+
+
 @dataclasses.dataclass
 class _Counts:
     """What was found; `known` is of labels that are classes of the run."""
@@ -150,7 +207,7 @@ class _Counts:
             print(f"{others} labels are no classes of the run")
         if self.unreadable:
             all_ = self.readable + self.unreadable
-            print(f"{self.unreadable} of {all_} images left out", file=sys.stderr)
+            print(f"{self.unreadable} of {all_} examples left out", file=sys.stderr)
 
 
 def _write(
@@ -174,7 +231,7 @@ def _write(
             counts.add(found, known)
         if not counts.readable:
             raise errors.DataError(
-                f"None of the {counts.unreadable} images can be read."
+                f"None of the {counts.unreadable} examples can be used."
             )
     return counts
 

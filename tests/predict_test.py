@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from mp_loop import predict, train
 from mp_loop.cli import app
 from mp_loop.config import errors
 from mp_loop.data import sources
+from mp_loop.models import language, predictors
 from mp_loop.run import files, records
 from tests.support import data_sets, photos
 
@@ -126,7 +129,7 @@ def test_a_damaged_image_is_named_and_left_out(of_photos, tmp_path, capsys):
     assert run(of_photos, *words) == 1
     said = capsys.readouterr()
     first, second = said.err.splitlines()
-    assert first.startswith("new/b.jpg: ") and second == "1 of 3 images left out"
+    assert first.startswith("new/b.jpg: ") and second == "1 of 3 examples left out"
     assert said.out == f"Predictions: {tmp_path / 'out.csv'}\n"
     assert [row["file"] for row in rows(tmp_path / "out.csv")] == ["a.png", "new/c.png"]
     assert run(of_photos, *words, "--overwrite", "--skip_bad_examples") == 0
@@ -135,7 +138,7 @@ def test_a_damaged_image_is_named_and_left_out(of_photos, tmp_path, capsys):
 def test_nothing_is_written_where_nothing_can_be_read(of_photos, tmp_path):
     folder = photos.write(tmp_path / "in", {"a.png": b"", "b.png": b""})
     words = (f"--dataset=folder:{folder}", f"--output={tmp_path / 'out.csv'}")
-    assert "None of the 2 images can be read." in refused(of_photos, *words)
+    assert "None of the 2 examples can be used." in refused(of_photos, *words)
     assert [x.name for x in tmp_path.iterdir()] == ["in"]
 
 
@@ -156,7 +159,7 @@ REFUSED = {
     "an unknown data set": (["--dataset=fashion_mist"], "Did you mean fashion_mnist"),
     "a folder that is not there": (["--dataset=folder:x"], "there is no folder 'x'"),
     "another shape": (
-        ["--dataset=folder:{tmp}/in"], "image a.png is (4, 4, 1); the model takes (28"
+        ["--dataset=folder:{tmp}/in"], "a.png is (4, 4, 1); the model takes (28"
     ),
     "an unknown split": (["--split=tset"], "'train'], not 'tset'"),
     "text": (["--dataset=text:{tmp}"], "is text without labels"),
@@ -213,6 +216,115 @@ def test_a_full_disk_leaves_no_half_of_a_file(finished, tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
+# Loads what was exported, in a process without mp_loop; for images without Keras too.
+READER = """
+import json, sys
+sys.modules["mp_loop"] = None
+import numpy as np, tensorflow as tf
+if "text" in sys.argv:
+    import tensorflow_text
+else:
+    sys.modules["keras"] = None
+for folder, name in json.loads(sys.argv[1]):
+    with np.load(name) as file:
+        inputs, few = file["raw"], file["few"]
+    loaded = tf.saved_model.load(f"{folder}/saved_model")
+    served = loaded.serve(tf.constant(inputs))
+    lite = tf.lite.Interpreter(f"{folder}/model.tflite")
+    (taken,), (given,) = lite.get_input_details(), lite.get_output_details()
+    lite.resize_tensor_input(taken["index"], few.shape)
+    lite.allocate_tensors()
+    lite.set_tensor(taken["index"], few)
+    lite.invoke()
+    np.savez(
+        f"{name}.out.npz", lite=lite.get_tensor(given["index"]),
+        **{key: value.numpy().astype("S9" if key == "class" else "f4")
+           for key, value in served.items()},
+    )
+"""
+
+
+def read_elsewhere(runs, *words):
+    """What a process without mp_loop makes of inputs: [(folder, file of arrays)]."""
+    done = subprocess.run(
+        [sys.executable, "-c", READER, json.dumps([list(map(str, x)) for x in runs])]
+        + [*words],
+        capture_output=True,
+        text=True,
+    )
+    assert not done.returncode, done.stderr
+    return [np.load(f"{name}.out.npz") for _, name in runs]
+
+
+def test_what_is_exported_is_the_predictor_in_a_process_without_it(
+    finished, of_photos, tmp_path, capsys
+):
+    generator = np.random.default_rng(0)
+    shapes = {finished: ((28, 28, 1),) * 2, of_photos: ((30, 21, 3), (8, 8, 3))}
+    runs, wanted = [], []
+    for folder, (shape, few_shape) in shapes.items():
+        assert run(folder, "--export=saved_model,tflite", "--overwrite") == 0
+        raw, few = (
+            generator.integers(0, 256, (5, *x)).astype("f4") for x in (shape, few_shape)
+        )
+        np.savez(tmp_path / f"{len(runs)}.npz", raw=raw, few=few)
+        runs.append((folder, tmp_path / f"{len(runs)}.npz"))
+        predictor = keras.models.load_model(folder / "predictor.keras")
+        wanted.append([predictor(raw), predictor(few)["probability"]])
+    said = capsys.readouterr().out
+    assert said.startswith(f"Exported: {finished / 'saved_model'}\nExported: ")
+    assert not (finished / "predictions.csv").exists()
+    for found, (served, lite) in zip(read_elsewhere(runs), wanted, strict=True):
+        assert found["class"].tolist() == served["class"].numpy().tolist()
+        for name, value in (("probability", served["probability"]), ("lite", lite)):
+            np.testing.assert_allclose(found[name], value, atol=2e-6)
+
+
+def test_an_export_replaces_nothing_unasked_and_is_whole_or_not_there(
+    of_photos, tmp_path, monkeypatch
+):
+    skipped = shutil.ignore_patterns("checkpoints", "tensorboard", "*model*")
+    folder = tmp_path / "run"
+    shutil.copytree(of_photos, folder, ignore=skipped)
+    assert "'onnx' is not" in refused(folder, "--export=saved_model,onnx")
+
+    # The whole predictor, with the resize that TensorFlow Lite does not have.
+    monkeypatch.setattr(predictors, "of_squares", lambda model: model)
+    before = sorted(folder.iterdir())
+    said = refused(folder, "--export=saved_model,tflite")
+    assert said == (
+        "--export (tflite): cannot become model.tflite: TensorFlow Lite does not have "
+        "ScaleAndTranslate."
+    )
+    assert sorted(folder.iterdir()) == before
+    (folder / "saved_model").mkdir()
+    said = refused(folder, "--export=saved_model")
+    assert said.endswith("is there already; --overwrite replaces it.")
+    assert run(folder, "--export=saved_model", "--overwrite") == 0
+    assert (folder / "saved_model" / "saved_model.pb").exists()
+
+
+def test_a_table_is_predicted_on_by_the_names_of_its_columns(tmp_path, capsys):
+    lines = [f"{i % 7},{1.7e9 + i % 2},{'ab'[i % 2]}" for i in range(80)]
+    (tmp_path / "a.csv").write_text("\n".join(["x,time,label", *lines]))
+    folder = tmp_path / "run"
+    trained(folder, f"--dataset=csv:{tmp_path / 'a.csv'}", *QUICK, "--batch_size=16")
+    assert json.loads((folder / "columns.json").read_text()) == ["x", "time"]
+    assert run(folder) == 0
+    accuracy = records.read_summary(folder)["eval_accuracy"]
+    said = capsys.readouterr().out
+    assert said.startswith(f"accuracy {accuracy:.4f} on ")
+    (tmp_path / "new.csv").write_text(f"time,y,x\n{1.7e9},,3\n{1.7e9 + 1},,3\n,,\n")
+    output = tmp_path / "found.csv"
+    words = (f"--dataset=csv:{tmp_path / 'new.csv'}", f"--output={output}")
+    assert run(folder, *words) == 1
+    assert [(x["row"], x["class"]) for x in rows(output)] == [
+        ("new.csv, line 2", "a"),
+        ("new.csv, line 3", "b"),
+    ]
+    assert "new.csv, line 4: column 'x' holds no finite" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def of_texts(tmp_path_factory):
     """A run on texts, whose preset is gone."""
@@ -244,3 +356,15 @@ def test_texts_are_tokenized_by_what_the_run_folder_holds(of_texts, capsys):
     assert [row["label"] for row in found] == ["cat", "dog"] * 20
     said = refused(of_texts, "--dataset=fashion_mnist_mini", "--overwrite")
     assert "must have a Text" in said
+
+
+def test_a_saved_model_of_texts_takes_texts(of_texts, tmp_path):
+    assert run(of_texts, "--export=saved_model,tflite") == 0
+    texts = np.array(["a b", "c", "a e f g h a b c"])
+    tokens = language.saved_tokenizer(str(of_texts / "tokenizer"))(texts)
+    predictor = keras.models.load_model(of_texts / "predictor.keras")
+    wanted = predictor(tokens)["probability"]
+    np.savez(tmp_path / "texts.npz", raw=texts, few=tokens)
+    (found,) = read_elsewhere([(of_texts, tmp_path / "texts.npz")], "text")
+    for name in ("probability", "lite"):
+        np.testing.assert_allclose(found[name], wanted, atol=2e-6)

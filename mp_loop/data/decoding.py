@@ -63,12 +63,14 @@ class Labelled:
       test: those to evaluate on.
       class_names: one name for each class; labels are in [0, their number).
       kind: `image`, `text` or `row`: what the inputs are.
+      columns: of a table, the names of those that the inputs are made of.
     """
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
     kind: str = "image"
+    columns: tuple[str, ...] = ()
 
 
 def in_host_memory(values: np.ndarray) -> tf.Tensor:

@@ -12,12 +12,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from mp_loop.config import errors, names, sections
-from mp_loop.data import decoding, download, image_files, image_folders, sources
+from mp_loop.data import (
+    decoding,
+    download,
+    image_files,
+    image_folders,
+    number_rows,
+    sources,
+    table_files,
+    tables,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +35,10 @@ class Example:
 
     Attributes:
       name: its file, relative to the folder of the data set, or its place in the split.
-      inputs: an image, uint8 [h, w, channels], a text in UTF-8, or its tokens.
+      inputs: an image, uint8 [h, w, channels], a text in UTF-8, its tokens, or a row of
+        numbers, float64 [columns].
       label: the name of its class; None if it has none.
-      problem: why it cannot be read; it then has no inputs.
+      problem: why it cannot be used.
     """
 
     name: str | int
@@ -42,16 +52,19 @@ class Wanted:
     """What a predictor takes.
 
     Attributes:
-      shape: (h, w, channels) of an image, after it was resized; (length,) of tokens.
+      shape: (h, w, channels) of an image, after it was resized; (length,) of tokens;
+        (columns,) of a row of numbers.
       resized_to: the side of the squares that images are resized to; 0: unchanged.
       class_names: the names of the classes.
-      tokenizer: makes tokens of texts; None for images.
+      tokenizer: makes tokens of texts; None for all else.
+      columns: of a table, the names of those that an input is made of.
     """
 
     shape: tuple[int, ...]
     resized_to: int
     class_names: tuple[str, ...]
     tokenizer: sources.Tokenizer | None = None
+    columns: tuple[str, ...] = ()
 
 
 def read(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
@@ -62,7 +75,8 @@ def read(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
       wanted: what examples must be.
       split: of TFDS, what it takes for one (`test`, `train[:100]`); "" is `test`, or
         `validation`. Of a folder of images `train` or `test`; "" is all images in it
-        and in its folders, which need not be those of classes. Of other files `train`
+        and in its folders, which need not be those of classes. Of a table `train` or
+        `test`; "" is all rows of a file, which need no labels. Of other files `train`
         or `test`, which "" is.
 
     Returns:
@@ -76,11 +90,14 @@ def read(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
     if local is None:
         return _of_tfds(data, wanted, split)
     kind, path = local
+    is_table = wanted.columns and kind in ("csv", "jsonl")
+    if is_table and not split and not os.path.isdir(path):
+        return _of_table(data, path, wanted, kind)
     if kind != "folder":
         return _of_memory(data, wanted, split or "test")
-    if wanted.tokenizer is not None:
+    if len(wanted.shape) != 3:
         raise errors.DataError(
-            f"Data set '{data.dataset}' holds images; the model reads texts."
+            f"Data set '{data.dataset}' holds images, which the model does not read."
         )
     return _of_folder(data, path, wanted, split)
 
@@ -145,12 +162,53 @@ def _of_folder(
     return _checked(data.dataset, examples, wanted)
 
 
+def _of_table(
+    data: sections.Data, path: str, wanted: Wanted, kind: str
+) -> Iterator[Example]:
+    """The rows of a file, named by their lines; labels are where there is a column."""
+
+    def choose(columns: Sequence[str]) -> tuple[Sequence[str], str]:
+        missing = [column for column in wanted.columns if column not in columns]
+        if missing:
+            raise errors.DataError(
+                f"Data set '{data.dataset}': there is no column '{missing[0]}', which "
+                f"the model reads; there is {', '.join(columns) or 'nothing'}."
+            )
+        return wanted.columns, data.label_column
+
+    bad: list[str] = []
+    rows = table_files.rows(kind, path, choose, bad)
+    while (row := next(rows, None)) or bad:
+        for said in bad:
+            place, _, problem = said.partition(": ")
+            yield Example(place, problem=problem)
+        bad.clear()
+        if row is not None:
+            yield _of_row(row, wanted)
+
+
+def _of_row(row: table_files.Row, wanted: Wanted) -> Example:
+    """Makes a text, or numbers, of a row of a table."""
+    label = tables.label_text(row.label, wanted.class_names)
+    if wanted.tokenizer is not None:
+        text = "" if row.inputs[0] is None else str(row.inputs[0])
+        problem = "" if text else f"column '{wanted.columns[0]}': nothing is there"
+        return Example(row.place, text.encode(errors="replace"), label, problem)
+    values = np.array([[tables.number(value) for value in row.inputs]])
+    bad: list[str] = []
+    number_rows.usable(values, lambda _, column: wanted.columns[column], bad)
+    problem = f"column '{bad[0]}' holds no finite number of float32" if bad else ""
+    return Example(row.place, values[0], label, problem)
+
+
 def _of_memory(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
     """The examples of a split that is read whole, named by their places."""
     if split not in ("train", "test"):
         raise errors.DataError(
             f"Data set '{data.dataset}' has the splits train and test, not '{split}'."
         )
+    if wanted.columns:  # a file may have them in another order
+        data = dataclasses.replace(data, input_columns=",".join(wanted.columns))
     source = sources.from_settings(data, wanted.tokenizer)
     part = source.train if split == "train" else source.test
     pairs = zip(part.inputs, part.labels, strict=True)
@@ -169,12 +227,12 @@ def _resized(example: tuple, size: int) -> tuple:
 def _checked(
     name: str, examples: Iterator[Example], wanted: Wanted
 ) -> Iterator[Example]:
-    """Refuses an image of another shape; texts become rows of one length."""
+    """Refuses an image or a row of another shape."""
     for example in examples:
         inputs = example.inputs
         if isinstance(inputs, np.ndarray) and inputs.shape != wanted.shape:
             raise errors.DataError(
-                f"Data set '{name}': image {example.name} is {inputs.shape}; the model "
-                f"takes {wanted.shape}."
+                f"Data set '{name}': {example.name} is {inputs.shape}; the model takes "
+                f"{wanted.shape}."
             )
         yield example

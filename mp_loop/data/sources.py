@@ -70,6 +70,7 @@ class Source:
       kind: `image`, `text` or `row`: what the inputs are.
       resized_to: the side of the squares that images were resized to; 0: unchanged.
       tokenize: made the tokens of labelled texts; None for all else.
+      columns: of a table, the names of those that the inputs are made of, in order.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Source:
     kind: str = "image"
     resized_to: int = 0
     tokenize: Tokenizer | None = None
+    columns: tuple[str, ...] = ()
 
     @property
     def is_text(self) -> bool:
@@ -186,6 +188,7 @@ def from_settings(data: sections.Data, tokenize: Tokenizer | None = None) -> Sou
         kind=found.kind,
         resized_to=resized_to,
         tokenize=tokenize,
+        columns=found.columns,
     )
 
 

@@ -25,7 +25,7 @@ class Row:
     Attributes:
       place: its file and line.
       inputs: the values of the chosen columns: text, or what JSON has.
-      label: the value of the column of labels.
+      label: the value of the column of labels; None where there is none.
     """
 
     place: str
@@ -72,7 +72,7 @@ def _csv_rows(
     columns = [column.strip() for column in next(reader, [])]
     inputs, label = choose(columns)
     wanted = [columns.index(column) for column in inputs]
-    labelled = columns.index(label)
+    labelled = columns.index(label) if label in columns else None
     line = reader.line_num + 1
     for values in reader:
         # A row may have several lines: it is where it begins.
@@ -82,7 +82,8 @@ def _csv_rows(
         if len(values) != len(columns):
             bad.append(f"{place}: {len(values)} values for {len(columns)} columns")
             continue
-        yield Row(place, tuple(values[i] for i in wanted), values[labelled])
+        given = None if labelled is None else values[labelled]
+        yield Row(place, tuple(values[i] for i in wanted), given)
 
 
 def _json_rows(

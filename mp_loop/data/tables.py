@@ -9,6 +9,7 @@ tokens, where the model reads tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
@@ -56,7 +57,9 @@ def load(
         parts = train, reader.read(test_file)[0]
     hint = f"PATH/train.{kind} and PATH/test.{kind} hold the rows"
     read = "row" if tokenize is None else "text"
-    return classes.assemble(data, _with_integers(*parts), reader.bad, hint, kind=read)
+    parts = _with_integers(*parts)
+    found = classes.assemble(data, parts, reader.bad, hint, kind=read)
+    return dataclasses.replace(found, columns=reader.columns)
 
 
 def _files(name: str, kind: str, path: str) -> tuple[str, str | None]:
@@ -87,6 +90,11 @@ class _Reader:
         self._data, self._kind, self._tokenize = data, kind, tokenize
         self._columns: tuple[Sequence[str], str] | None = None
         self._size = 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the inputs, once a file was read."""
+        return tuple(self._columns[0])
 
     def read(self, file: str) -> tuple[classes.Part, np.ndarray]:
         """Returns all rows of a file, and which would be held out, bool [n].
@@ -183,7 +191,7 @@ class _Reader:
           DataError: a column has no number at all, among the first rows.
         """
         columns = self._columns[0]
-        values = np.array([[_number(x) for x in row.inputs] for row in rows])
+        values = np.array([[number(x) for x in row.inputs] for row in rows])
         texts = np.isnan(values).all(axis=0)
         if first and texts.any():
             column = int(np.argmax(texts))
@@ -203,12 +211,27 @@ class _Reader:
         return list(itertools.compress(rows, kept)), values[kept]
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
     """Returns a value as a number; NaN if it is none."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return float("nan")
+
+
+def label_text(value: Any, class_names: Sequence[str]) -> str | None:
+    """Returns a label as the name of its class, as `load` has it; None if it is none.
+
+    Args:
+      value: what stands in the table.
+      class_names: the names that there are.
+    """
+    if value is None or value == "":
+        return None
+    text = _label(value)
+    if text not in class_names and _INTEGER.fullmatch(text):
+        return str(int(text))
+    return text
 
 
 def _label(value: Any) -> str:

@@ -59,6 +59,14 @@ class Tokenizer:
             return np.zeros((0, self.sequence_length), np.int32)
         return np.asarray(self.preprocessor(texts)["token_ids"], np.int32)
 
+    def as_input(self) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        """Returns texts as the input of a model, and the tokens that it makes of them.
+
+        Such a model can be exported, but not be loaded again by Keras.
+        """
+        texts = keras.Input((), dtype="string", name="text")
+        return texts, self.preprocessor(texts)["token_ids"]
+
     def save(self, folder: str) -> None:
         """Writes a folder for `saved_tokenizer`."""
         self.preprocessor.save_to_preset(folder)

@@ -20,6 +20,8 @@ from mp_loop.config import errors
 from mp_loop.data import sources
 from mp_loop.models import heads
 
+_SQUARES = "squares"  # the layer after which images are of one size
+
 
 def make(source: sources.Source, model: keras.Model) -> keras.Model:
     """Makes the predictor of a classifier; it shares the model's weights.
@@ -34,10 +36,10 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
     Returns:
       A functional model of one input: `image`, float32 [n, h, w, channels], pixels in
       [0, 255], of any height and width if the source resizes images, else of theirs;
-      `row`, float64 [n, columns], as the table has it; or `token_ids`, int32 [n,
-      length], as `source.tokenize` makes them. Its outputs are `class`, the name of the
-      most probable class, [n] strings in UTF-8, and `probability`, float32 [n,
-      classes].
+      `row`, float64 [n, columns], in the order of `source.columns`; or `token_ids`,
+      int32 [n, length], as `source.tokenize` makes them. Its outputs are `class`, the
+      name of the most probable class, [n] strings in UTF-8, and `probability`, float32
+      [n, classes].
 
     Raises:
       ModelError: the model cannot be part of another one.
@@ -63,6 +65,17 @@ def class_names(predictor: keras.Model) -> tuple[str, ...]:
     return tuple(map(str, predictor.get_layer("class").get_vocabulary()))
 
 
+def of_squares(predictor: keras.Model) -> keras.Model:
+    """Returns the part of a predictor that does not resize, from squares of its size.
+
+    A predictor that does not resize is returned as it is.
+    """
+    if not any(layer.name == _SQUARES for layer in predictor.layers):
+        return predictor
+    squares = predictor.get_layer(_SQUARES).output
+    return keras.Model(squares, predictor.output, name=predictor.name)
+
+
 def _prepared(source: sources.Source) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """What a user has, and what the model takes of it."""
     if source.is_text:
@@ -83,7 +96,8 @@ def _prepared(source: sources.Source) -> tuple[keras.KerasTensor, keras.KerasTen
         crop_to_aspect_ratio=True,
     )
     # As stored in memory: whole numbers, of which float32 holds each exactly.
-    return raw, source.prepare(keras.ops.round(keras.ops.clip(squares, 0, 255)))
+    whole = keras.ops.round(keras.ops.clip(squares, 0, 255))
+    return raw, source.prepare(keras.layers.Identity(name=_SQUARES)(whole))
 
 
 def _names(names: tuple[str, ...]) -> keras.layers.Layer:

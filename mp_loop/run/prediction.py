@@ -11,6 +11,7 @@ Whether a folder can be used is known before TensorFlow is loaded: `refuse_unfin
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import shlex
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mp_loop.config import errors, settings
-from mp_loop.run import records
+from mp_loop.run import files, records
 
 if TYPE_CHECKING:  # They import TensorFlow, which takes seconds.
     import keras
@@ -78,8 +79,13 @@ class SavedPredictor:
         shape = tuple(model.inputs[0].shape[1:])
         if side:
             shape = (side, side, shape[-1])
+        columns = ()
+        if (folder / records.COLUMNS_FILE).exists():
+            content, _ = files.read_regular(folder / records.COLUMNS_FILE)
+            columns = tuple(map(str, json.loads(content)))
         names = predictors.class_names(model)
-        return cls(model, raw_examples.Wanted(shape, side, names, tokenizer))
+        wanted = raw_examples.Wanted(shape, side, names, tokenizer, columns)
+        return cls(model, wanted)
 
     def __call__(self, inputs: list[Any]) -> tuple[list[str], np.ndarray]:
         """Returns name and probability of the most probable class of each example."""

@@ -191,18 +191,25 @@ class RunFolder:
         self,
         predictor: keras.Model | None,
         class_names: Sequence[str],
+        columns: Sequence[str] = (),
         save_tokenizer: Callable[[str], None] | None = None,
     ) -> None:
-        """Writes predictor.keras, classes.json, and tokenizer/ for texts.
+        """Writes predictor.keras, classes.json, and what describes other inputs.
 
         Args:
           predictor: what `predictors.make` returned; None: the model cannot be part
             of one, and a predictor.keras of an earlier end is removed.
           class_names: in the order of the model's outputs.
-          save_tokenizer: writes the tokenizer into a folder, which does not exist.
+          columns: of a table, those that the inputs are made of: columns.json.
+          save_tokenizer: of texts, writes the tokenizer into a folder, tokenizer/.
         """
-        text = strict_json.to_document(list(class_names))
-        files.write_atomically(self.folder / records.CLASSES_FILE, text)
+        for name, what in (
+            (records.CLASSES_FILE, class_names),
+            (records.COLUMNS_FILE, columns),
+        ):
+            if what:
+                text = strict_json.to_document(list(what))
+                files.write_atomically(self.folder / name, text)
         folder = self.folder / records.TOKENIZER_FOLDER
         # It does not change: what an earlier end of the run left is this one.
         if save_tokenizer is not None and not folder.exists():

@@ -243,7 +243,9 @@ class Session:
             predictor = None
             logger.warning("No %s: %s", records.PREDICTOR_FILE, error)
         save_tokenizer = source.tokenize.save if source.tokenize else None
-        self.writer.write_predictor(predictor, source.class_names, save_tokenizer)
+        self.writer.write_predictor(
+            predictor, source.class_names, source.columns, save_tokenizer
+        )
 
     def _open_files(self, lock: locking.FolderLock | None) -> None:
         config = self.experiment.config

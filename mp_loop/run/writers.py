@@ -60,6 +60,7 @@ class Writer(Protocol):
         self,
         predictor: keras.Model | None,
         class_names: Sequence[str],
+        columns: Sequence[str] = (),
         save_tokenizer: Callable[[str], None] | None = None,
     ) -> None:
         """Writes what predicts from raw inputs."""
@@ -157,6 +158,7 @@ class NullWriter:
         self,
         predictor: keras.Model | None,
         class_names: Sequence[str],
+        columns: Sequence[str] = (),
         save_tokenizer: Callable[[str], None] | None = None,
     ) -> None:
         """Does nothing."""

@@ -91,7 +91,7 @@ def test_arrays_are_read_as_for_the_training(tmp_path):
 REFUSED = {
     "no such split": ("fashion_mnist_mini", GRAY, "val", "the splits .*, not 'val'"),
     "another shape": (
-        "fashion_mnist_mini", COLOR, "", r"image 0 is \(28, 28, 1\); the model takes "
+        "fashion_mnist_mini", COLOR, "", r"0 is \(28, 28, 1\); the model takes "
         r"\(4, 4, 3\)"
     ),
     "texts": (
@@ -117,7 +117,9 @@ FOLDERS = {
     "two channels": (
         {"a/b.png": 1}, dataclasses.replace(COLOR, shape=(4, 4, 2)), "", "2 channels"
     ),
-    "texts": ({"a/b.png": 1}, dataclasses.replace(COLOR, tokenizer=len), "", "texts"),
+    "texts": (
+        {"a/b.png": 1}, raw_examples.Wanted((8,), 0, (), len), "", "holds images, which"
+    ),
 }  # fmt: skip
 
 
@@ -126,3 +128,48 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path, name):
     files, wanted, split, said = FOLDERS[name]
     with pytest.raises(errors.DataError, match=said):
         read(f"folder:{photos.write(tmp_path, files)}", wanted, split)
+
+
+ROWS = raw_examples.Wanted((2,), 0, ("no", "7"), columns=("b", "a"))
+TABLE = "a,label,b\n1,no,2.5\nx,no,1\n3,007,-4\n5,6\n7,,8\n"
+
+
+def test_a_table_has_the_columns_of_the_training_and_may_have_no_labels(tmp_path):
+    (tmp_path / "a.csv").write_text(TABLE)
+    found = read(f"csv:{tmp_path / 'a.csv'}", ROWS)
+    kept = {x.name: (x.inputs.tolist(), x.label) for x in found if not x.problem}
+    assert kept == {
+        "a.csv, line 2": ([2.5, 1], "no"),
+        "a.csv, line 4": ([-4, 3], "7"),
+        "a.csv, line 6": ([8, 7], None),
+    }
+    assert {x.name: x.problem for x in found if x.problem} == {
+        "a.csv, line 3": "column 'a' holds no finite number of float32",
+        "a.csv, line 5": "2 values for 3 columns",
+    }
+    (tmp_path / "b.jsonl").write_text('{"b": 1, "a": 2}\n[]\n')
+    one, bad = read(f"jsonl:{tmp_path / 'b.jsonl'}", ROWS)
+    assert (one.inputs.tolist(), one.label) == ([1, 2], None)
+    assert (bad.name, bad.problem) == ("b.jsonl, line 2", "is no JSON object")
+    with pytest.raises(errors.DataError, match="no column 'b', which the model reads"):
+        (tmp_path / "c.csv").write_text("a,label\n1,no\n")
+        read(f"csv:{tmp_path / 'c.csv'}", ROWS)
+
+
+def test_a_split_of_a_table_is_that_of_the_training(tmp_path):
+    lines = [f"{i},{('no', 'yes')[i % 2]},{-i}" for i in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["a,label,b", *lines]))
+    source = sources.load(f"csv:{tmp_path / 'a.csv'}", input_columns="b,a")
+    found = read(f"csv:{tmp_path / 'a.csv'}", ROWS, "test")
+    np.testing.assert_array_equal([x.inputs for x in found], source.test.inputs)
+    assert [x.label for x in found] == [
+        source.class_names[i] for i in source.test.labels
+    ]
+
+
+def test_a_text_of_a_table_is_bytes(tmp_path):
+    (tmp_path / "a.csv").write_text("id,t\n1,Grüße\n2,\n")
+    wanted = raw_examples.Wanted((8,), 0, ("no",), tokenizer=len, columns=("t",))
+    one, bad = read(f"csv:{tmp_path / 'a.csv'}", wanted)
+    assert (one.inputs.decode(), one.label) == ("Grüße", None)
+    assert bad.problem == "column 't': nothing is there"
