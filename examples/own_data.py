@@ -1,18 +1,14 @@
-"""Your own images as a data set: `python examples/own_data.py [FOLDER]`.
+"""Your own data as a function: copy it next to where you start the commands.
 
-Arrays of images and labels become a TFDS data set, which the commands read by name:
+    python -m mp_loop.train --dataset=module:own_data:load --output_dir=runs/a
 
-    python -m mp_loop.train --dataset=squares --data_dir=FOLDER --output_dir=runs/a
-
-Replace `images_and_labels` with your own. Any image size will do; the commands need
-8-bit images and class labels, and the splits `train` and `test` (or `validation`).
+Replace `images_and_labels` with your own. `load` may return rows of numbers,
+[n, columns], or texts in place of images: see docs/data.md.
 """
 
-import sys
-
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
+
+from mp_loop.data import batching, sources
 
 CLASSES = ["dark", "bright"]
 
@@ -26,28 +22,25 @@ def images_and_labels(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def main(folder: str = "data") -> None:
-    """Writes the data set `squares` to FOLDER/squares/1.0.0."""
-    splits = {
-        split: tf.data.Dataset.from_tensor_slices(
-            dict(zip(("image", "label"), images_and_labels(count, seed), strict=True))
-        )
-        for seed, (split, count) in enumerate({"train": 2048, "test": 256}.items())
-    }
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="squares",
-        version="1.0.0",
-        data_dir=folder,
-        split_datasets=splits,
-        features=tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(16, 16, 1)),
-                "label": tfds.features.ClassLabel(names=CLASSES),
-            }
-        ),
-    )
-    print(f"Add --dataset=squares --data_dir={folder} to a command.")
+def load() -> dict[str, np.ndarray | list[str]]:
+    """The same data whenever it is called: a run that is resumed calls it again."""
+    x_train, y_train = images_and_labels(2048, seed=0)
+    x_test, y_test = images_and_labels(256, seed=1)
+    return {
+        "x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test,
+        "class_names": CLASSES,
+    }  # fmt: skip
+
+
+def main(name: str = "module:own_data:load") -> sources.Source:
+    """Uses them in a program of your own, in the order of epoch 0 of seed 0."""
+    source = sources.load(name)
+    for images, labels in batching.training_batches(source, 512, seed=0, epoch=0):
+        found = np.bincount(labels, minlength=source.num_classes)
+        told = dict(zip(source.class_names, found.tolist(), strict=True))
+        print(f"{images.shape[0]} images of mean {np.mean(images):+.2f}: {told}")
+    return source
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

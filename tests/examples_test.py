@@ -72,9 +72,10 @@ def test_a_language_model_learns_and_then_its_adapters():
     assert model.generate("import ", max_length=12).startswith("import ")
 
 
-def test_own_data_can_be_loaded_by_name(tmp_path):
-    program("own_data").main(str(tmp_path))
-    source = sources.load("squares", str(tmp_path))
+def test_own_data_can_be_loaded_by_name(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    source = program("own_data").main()
+    assert capsys.readouterr().out.count("512 images of mean") == 4
     assert source.class_names == ("dark", "bright")
     assert source.input_shape == (16, 16, 1)
     assert (len(source.train), len(source.test)) == (2048, 256)

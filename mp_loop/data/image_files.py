@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from mp_loop.config import errors
 from mp_loop.data import bad_examples, decoding
+from mp_loop.hardware import processor
 
 # Python's own table: the system's differ.
 _TYPES = mimetypes.MimeTypes()
@@ -114,7 +115,9 @@ def decoded(path: str, channels: int = 3, size: int = 0) -> np.ndarray:
     try:
         return _reader(channels, size)(content).numpy()
     except tf.errors.OpError as error:
-        raise errors.DataError(_reason(content)) from error
+        # What TensorFlow says of a graph: where it was defined, then the reason.
+        reason = error.message.partition("\n\t [[")[0].rpartition("\n")[2]
+        raise errors.DataError(reason) from error
 
 
 @functools.cache
@@ -132,16 +135,6 @@ def _reader(channels: int, size: int) -> Callable[[bytes], tf.Tensor]:
             return pixels
 
     return read
-
-
-def _reason(content: bytes) -> str:
-    """Says why a file cannot be decoded: a graph says more than users want to read."""
-    try:
-        with tf.device("CPU:0"):
-            tf.io.decode_image(content, expand_animations=False)
-    except tf.errors.OpError as error:
-        return error.message.rpartition("}}")[2].partition(" [Op:")[0].strip()
-    return "It cannot be read."
 
 
 def _with_channels(pixels: tf.Tensor, channels: int) -> tf.Tensor:
@@ -179,9 +172,10 @@ def in_parallel(
 
     It runs in one thread for each core, a little ahead of its reader.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = processor.usable_cores() or 1
     left = iter(values)
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(cores)
+    try:
         ahead = collections.deque(
             pool.submit(function, value) for value in itertools.islice(left, 4 * cores)
         )
@@ -190,3 +184,7 @@ def in_parallel(
             for value in itertools.islice(left, 1):
                 ahead.append(pool.submit(function, value))
             yield result
+    finally:
+        # A reader that stops leaves this to the garbage collector, perhaps in a thread
+        # that is just being started: to wait for other threads there would be for good.
+        pool.shutdown(wait=False, cancel_futures=True)
