@@ -125,6 +125,9 @@ def _of_folder(folder: str, before: str, bad: list[str]) -> _Images:
             if image_files.is_image(entry.name):
                 bad.append(f"{place}: is in no class's folder")
             continue
+        if bad_examples.readable(entry.name) != entry.name:
+            bad.append(f"{place}: the name of a class must be text in UTF-8")
+            continue
         inside = image_files.entries(entry.path)
         files = [x for x in inside if not x.is_dir() and image_files.is_image(x.name)]
         found += [_Image(f"{place}/{x.name}", entry.name) for x in files]
