@@ -174,7 +174,8 @@ def in_parallel(
     """
     cores = processor.usable_cores() or 1
     left = iter(values)
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(cores)
+    try:
         ahead = collections.deque(
             pool.submit(function, value) for value in itertools.islice(left, 4 * cores)
         )
@@ -183,3 +184,7 @@ def in_parallel(
             for value in itertools.islice(left, 1):
                 ahead.append(pool.submit(function, value))
             yield result
+    finally:
+        # A reader that stops leaves this to the garbage collector, perhaps in a thread
+        # that is just being started: to wait for other threads there would be for good.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,6 +1,7 @@
 """Which image files are found, and what is read from one."""
 
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -95,3 +96,15 @@ def test_results_come_in_order_and_errors_where_they_belong():
     assert [next(results), next(results)] == [1, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_a_reader_that_stops_does_not_wait_for_what_is_read():
+    go_on = threading.Event()
+    results = image_files.in_parallel(lambda x: x or go_on.wait(), [1, *[0] * 100])
+    assert next(results) == 1
+    closing = threading.Thread(target=results.close)
+    closing.start()
+    closing.join(timeout=60)
+    stuck = closing.is_alive()
+    go_on.set()
+    assert not stuck
