@@ -122,8 +122,10 @@ def _predict(
     from mp_loop.data import raw_examples
 
     with errors.bad_input(errors.DataError, flag="dataset", value=data.dataset):
-        examples = raw_examples.read(data, predictor.wanted, split)
-        found = prediction.of(predictor, examples, flag_values.batch_size)
+        size = flag_values.batch_size
+        # The next batch is read while the model computes.
+        examples = raw_examples.read(data, predictor.wanted, split, ahead=size)
+        found = prediction.of(predictor, examples, size)
         kind, _, _ = data.dataset.partition(":")
         column = {"folder": "file", "csv": "row", "jsonl": "row"}.get(kind, "index")
         counts = _write(found, output, column, predictor.wanted.class_names)
