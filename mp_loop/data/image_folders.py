@@ -117,7 +117,13 @@ def _has_folders(folder: str, name: str | None) -> bool:
 
 
 def _of_folder(folder: str, before: str, bad: list[str]) -> _Images:
-    """Finds the images of the classes in `folder`/`before`, sorted."""
+    """Finds the images of the classes in a folder, sorted.
+
+    Args:
+      folder: that of all images.
+      before: the path in it of the folder of classes: "", or of a split, "train/".
+      bad: gets what is no image of a class.
+    """
     found = []
     for entry in image_files.entries(os.path.join(folder, before)):
         place = f"{before}{entry.name}"
