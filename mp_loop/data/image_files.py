@@ -166,23 +166,27 @@ def _has_color_table(content: bytes) -> bool:
 
 
 def in_parallel(
-    function: Callable[[_In], _Out], values: Iterable[_In]
+    function: Callable[[_In], _Out], values: Iterable[_In], ahead: int = 0
 ) -> Iterator[_Out]:
     """Yields the results of a function in the order of its arguments.
 
     It runs in one thread for each core, a little ahead of its reader.
+
+    Args:
+      function: of one value; may be called by several threads.
+      values: its arguments, taken one after the other.
+      ahead: how many results wait for a reader that is slow now and then, at least.
     """
     cores = processor.usable_cores() or 1
     left = iter(values)
     pool = concurrent.futures.ThreadPoolExecutor(cores)
     try:
-        ahead = collections.deque(
-            pool.submit(function, value) for value in itertools.islice(left, 4 * cores)
-        )
-        while ahead:
-            result = ahead.popleft().result()
+        first = itertools.islice(left, max(4 * cores, ahead))
+        begun = collections.deque(pool.submit(function, value) for value in first)
+        while begun:
+            result = begun.popleft().result()
             for value in itertools.islice(left, 1):
-                ahead.append(pool.submit(function, value))
+                begun.append(pool.submit(function, value))
             yield result
     finally:
         # A reader that stops leaves this to the garbage collector, perhaps in a thread

@@ -117,13 +117,22 @@ def _has_folders(folder: str, name: str | None) -> bool:
 
 
 def _of_folder(folder: str, before: str, bad: list[str]) -> _Images:
-    """Finds the images of the classes in `folder`/`before`, sorted."""
+    """Finds the images of the classes in a folder, sorted.
+
+    Args:
+      folder: that of all images.
+      before: the path in it of the folder of classes: "", or of a split, "train/".
+      bad: gets what is no image of a class.
+    """
     found = []
     for entry in image_files.entries(os.path.join(folder, before)):
         place = f"{before}{entry.name}"
         if not entry.is_dir():
             if image_files.is_image(entry.name):
                 bad.append(f"{place}: is in no class's folder")
+            continue
+        if bad_examples.readable(entry.name) != entry.name:
+            bad.append(f"{place}: the name of a class must be text in UTF-8")
             continue
         inside = image_files.entries(entry.path)
         files = [x for x in inside if not x.is_dir() and image_files.is_image(x.name)]

@@ -44,6 +44,8 @@ def make(
     """
     name, bad = data.dataset, []
     _check_names(name, found)
+    for key in set(NAMES) & set(found):
+        _check_text(name, key, found[key])
     class_names = None
     if "class_names" in found:
         class_names = _of_strings(name, found["class_names"])
@@ -101,6 +103,19 @@ def _check_names(name: str, found: Mapping[str, np.ndarray | None]) -> None:
             f"Data set '{name}' must have x_train and y_train, and may have x_test, "
             f"y_test and class_names; it has {', '.join(found) or 'nothing'}."
         )
+
+
+def _check_text(name: str, which: str, array: np.ndarray) -> None:
+    """Refuses strings that are no text: half of a pair of UTF-16, say."""
+    if array.dtype.kind != "U":
+        return
+    try:
+        for text in array.flat:
+            text.encode()
+    except ValueError as error:
+        raise errors.DataError(
+            errors.because(f"Data set '{name}': {which} holds what is no text", error)
+        ) from error
 
 
 def _kind(name: str, which: str, x: np.ndarray, tokenize: Tokenize | None) -> str:

@@ -67,7 +67,9 @@ class Wanted:
     columns: tuple[str, ...] = ()
 
 
-def read(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
+def read(
+    data: sections.Data, wanted: Wanted, split: str, ahead: int = 0
+) -> Iterator[Example]:
     """Reads a data set, in stored order.
 
     Args:
@@ -78,6 +80,7 @@ def read(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
         and in its folders, which need not be those of classes. Of a table `train` or
         `test`; "" is all rows of a file, which need no labels. Of other files `train`
         or `test`, which "" is.
+      ahead: how many images are read before they are asked for, at least.
 
     Returns:
       Its examples. Images are resized as for the training.
@@ -88,7 +91,7 @@ def read(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
     """
     local = names.local_path(data.dataset)
     if local is None:
-        return _of_tfds(data, wanted, split)
+        return _of_tfds(data, wanted, split, ahead)
     kind, path = local
     is_table = wanted.columns and kind in ("csv", "jsonl")
     if is_table and not split and not os.path.isdir(path):
@@ -99,10 +102,12 @@ def read(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
         raise errors.DataError(
             f"Data set '{data.dataset}' holds images, which the model does not read."
         )
-    return _of_folder(data, path, wanted, split)
+    return _of_folder(data, path, wanted, split, ahead)
 
 
-def _of_tfds(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
+def _of_tfds(
+    data: sections.Data, wanted: Wanted, split: str, ahead: int
+) -> Iterator[Example]:
     """The examples of a split of TFDS, named by their places."""
     name = data.dataset
     builder = download.prepared_builder(name, data.data_dir)
@@ -122,9 +127,9 @@ def _of_tfds(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Exampl
     def examples() -> Iterator[Example]:
         batches = decoding.stored(name, builder, split, keys, at_once=1)
         resize = functools.partial(_resized, size=wanted.resized_to)
-        for place, (inputs, label) in enumerate(
-            image_files.in_parallel(resize, ((x[keys[0]], x[keys[1]]) for x in batches))
-        ):
+        pairs = ((batch[keys[0]], batch[keys[1]]) for batch in batches)
+        made = image_files.in_parallel(resize, pairs, ahead)
+        for place, (inputs, label) in enumerate(made):
             label = labels[label[0]] if 0 <= label[0] < len(labels) else None
             yield Example(place, inputs[0], label)
 
@@ -132,7 +137,7 @@ def _of_tfds(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Exampl
 
 
 def _of_folder(
-    data: sections.Data, folder: str, wanted: Wanted, split: str
+    data: sections.Data, folder: str, wanted: Wanted, split: str, ahead: int
 ) -> Iterator[Example]:
     """The images of a folder, named by their paths in it."""
     if split:
@@ -158,7 +163,7 @@ def _of_folder(
             return Example(name, None, known, str(error))
         return Example(name, pixels, known)
 
-    examples = image_files.in_parallel(read_file, files)
+    examples = image_files.in_parallel(read_file, files, ahead)
     return _checked(data.dataset, examples, wanted)
 
 

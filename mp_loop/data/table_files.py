@@ -96,6 +96,8 @@ def _json_rows(
             continue
         try:
             values = json.loads(line)
+            if "\\u" in line:  # half of a pair of UTF-16 is no text
+                json.dumps(values, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):

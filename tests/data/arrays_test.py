@@ -119,6 +119,10 @@ REFUSED = {
         {"x_train": np.array(["good", "bad"] * 3)},
         "x_train is <U4 [6], and texts need a --model of keras_hub.",
     ),
+    "no text": (
+        {"y_train": np.array(["a", "\ud800"] * 3)},
+        "y_train holds what is no text: 'utf-8' codec can't encode",
+    ),
     "rows beside images": (
         {"x_test": np.zeros((2, 4))},
         "x_train is uint8 [6, 4, 4] and x_test float64 [2, 4]: examples must",
@@ -174,10 +178,14 @@ def single():
     return content.getvalue()
 
 
-def cut():
+def npz():
     content = io.BytesIO()
     np.savez(content, **good())
-    return content.getvalue()[:-40]
+    return content.getvalue()
+
+
+def cut():
+    return npz()[:-40]
 
 
 def garbled():
@@ -188,7 +196,16 @@ def garbled():
     return bytes(made)
 
 
-@pytest.mark.parametrize("content", [pickled, single, cut, garbled, lambda: b"text"])
+def of_another_version():
+    content = bytearray(npz())
+    place = content.index(b"PK\x01\x02") + 6  # which version is needed to extract it
+    content[place : place + 2] = b"\xff\x00"
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content", [pickled, of_another_version, single, cut, garbled, lambda: b"text"]
+)
 def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content())
     with pytest.raises(errors.DataError, match="cannot be read as a file") as refused:

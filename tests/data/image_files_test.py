@@ -98,6 +98,13 @@ def test_results_come_in_order_and_errors_where_they_belong():
         next(results)
 
 
+def test_so_many_results_wait_for_a_slow_reader():
+    taken = []
+    values = (taken.append(x) for x in range(900))
+    next(image_files.in_parallel(str, values, ahead=500))
+    assert len(taken) >= 500
+
+
 def test_a_reader_that_stops_does_not_wait_for_what_is_read():
     go_on = threading.Event()
     results = image_files.in_parallel(lambda x: x or go_on.wait(), [1, *[0] * 100])

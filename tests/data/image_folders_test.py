@@ -148,6 +148,15 @@ def test_what_is_bad_is_named_or_left_out(tmp_path, caplog, name):
     assert "(left out: " in record.getMessage()
 
 
+def test_a_class_whose_name_is_no_text_is_named(tmp_path):
+    photos.write(tmp_path, SPLIT | {"train/\udcff/1.png": 50})
+    with pytest.raises(
+        errors.DataError, match="train/\ufffd: the name of a class must"
+    ):
+        load(tmp_path)
+    assert load(tmp_path, skip_bad_examples=True).class_names == ("cat", "dog")
+
+
 USELESS = {
     "no image": ({"cat/1.txt": b"", "dog/1.txt": b""}, "has no example to train on"),
     "one class": ({"cat/1.png": 1, "cat/2.png": 2}, "has the class 'cat' alone to"),

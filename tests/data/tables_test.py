@@ -136,6 +136,7 @@ BAD = {
     "too few values": ("csv", "1,2", "line 4: 2 values for 3 columns"),
     "too many values": ("csv", "1,2,yes,4", "line 4: 4 values for 3 columns"),
     "no JSON": ("jsonl", "{'a': 1}", "train.jsonl, line 3: is no JSON object"),
+    "no text": ("jsonl", '{"a": 1, "b": 2, "label": "\\ud800"}', "is no JSON object"),
     "no object": ("jsonl", "[1, 2]", "line 3: is no JSON object"),
     "a key that is missing": ("jsonl", '{"a": 1, "label": "yes"}', "'b': nothing is"),
     "null": ("jsonl", '{"a": null, "b": 1, "label": "yes"}', "column 'a': nothing is"),
