@@ -83,6 +83,22 @@ def test_own_data_can_be_loaded_by_name(monkeypatch, capsys):
     assert np.array_equal(means > 110, source.train.labels == 1)
 
 
+def test_a_run_is_logged_in_mlflow(monkeypatch, tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    log = program("mlflow_callback").make({"output_dir": "runs/a", "seed": 3})
+    log.set_params({"steps": 46, "epochs": 1})
+    log.on_train_begin()
+    log.on_train_batch_end(19, {"loss": 0.5})
+    log.on_epoch_end(0, {"loss": 0.5, "val_accuracy": 0.75})
+    log.on_train_end()
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.data.metrics == {"loss": 0.5, "val_accuracy": 0.75}
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_accuracy")
+    assert history[0].step == 46
+
+
 def images(*layers):
     inputs = keras.Input((6, 6, 2))
     return keras.Sequential([inputs, *layers, L.Flatten(), L.Dense(3)])
