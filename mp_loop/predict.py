@@ -18,6 +18,7 @@ Exit codes:
          --skip_bad_examples this is 0
     2    bad input: one line on stderr, nothing written
     3    a file could not be written
+    129, 130, 143    SIGHUP, SIGINT or SIGTERM: nothing was written
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 
 from absl import flags
 
-from mp_loop.cli import app, outcomes
+from mp_loop.cli import app, outcomes, signals
 from mp_loop.config import errors, names, sections, settings
 from mp_loop.hardware import startup
 from mp_loop.run import (
@@ -43,6 +44,10 @@ from mp_loop.run import (
 )
 
 _FILE = "predictions.csv"
+
+
+class _Stopped(Exception):
+    """A signal asked to stop; its number is the argument."""
 
 
 def declare(flag_values: flags.FlagValues) -> None:
@@ -101,6 +106,9 @@ def run(_config: Any, flag_values: Any) -> int:
                     written.enter_context(made)
             if output is not None:
                 code = _predict(predictor, config.data, split, output, flag_values)
+    except _Stopped as stop:
+        code = outcomes.signal_code(stop.args[0])
+        return outcomes.Outcome(code, "Interrupted: nothing was written.").tell()
     except OSError as error:
         reason = file_errors.reason(error)
         where = f"--run ({folder})" if output is None else f"--output ({output})"
@@ -222,12 +230,17 @@ def _write(
     import tqdm
 
     counts, known = _Counts(), frozenset(class_names)
-    with prediction_files.replacing(output, column) as write:
+    with (
+        signals.stop_requested() as stop_requested,
+        prediction_files.replacing(output, column) as write,
+    ):
         for found in tqdm.tqdm(predictions, unit=" examples", disable=None):
+            if number := stop_requested():
+                raise _Stopped(number)
             if found.example.problem:
                 counts.unreadable += 1
                 said = f"{found.example.name}: {found.example.problem}"
-                print(errors.one_line(said), file=sys.stderr)
+                tqdm.tqdm.write(errors.one_line(said), file=sys.stderr)
                 continue
             write(found)
             counts.add(found, known)

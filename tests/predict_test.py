@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -16,7 +18,7 @@ from mp_loop.cli import app
 from mp_loop.config import errors
 from mp_loop.data import sources
 from mp_loop.models import language, predictors
-from mp_loop.run import files, records
+from mp_loop.run import files, prediction, records
 from tests.support import data_sets, photos
 
 QUICK = ("--model=mlp", "--steps=12", "--quiet")
@@ -204,6 +206,21 @@ def test_a_predictor_that_is_damaged_is_named(finished, tmp_path):
     assert "is not a .keras file" in refused(tmp_path / "run")
 
 
+def test_a_signal_leaves_nothing_behind(finished, tmp_path, monkeypatch, capsys):
+    before = prediction.of
+
+    def interrupted(*arguments):
+        for number, found in enumerate(before(*arguments)):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield found
+
+    monkeypatch.setattr(prediction, "of", interrupted)
+    assert run(finished, f"--output={tmp_path / 'out.csv'}") == 143
+    assert capsys.readouterr().err == "Interrupted: nothing was written.\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_no_half_of_a_file(finished, tmp_path, monkeypatch, capsys):
     def full(path, temporary):
         raise OSError(28, "No space left on device")
@@ -309,7 +326,11 @@ def test_a_table_is_predicted_on_by_the_names_of_its_columns(tmp_path, capsys):
     (tmp_path / "a.csv").write_text("\n".join(["x,time,label", *lines]))
     folder = tmp_path / "run"
     trained(folder, f"--dataset=csv:{tmp_path / 'a.csv'}", *QUICK, "--batch_size=16")
-    assert json.loads((folder / "columns.json").read_text()) == ["x", "time"]
+    columns = (folder / "columns.json").read_text()
+    assert json.loads(columns) == ["x", "time"]
+    (folder / "columns.json").write_text("[1")
+    assert "columns.json' cannot be read" in refused(folder)
+    (folder / "columns.json").write_text(columns)
     assert run(folder) == 0
     accuracy = records.read_summary(folder)["eval_accuracy"]
     said = capsys.readouterr().out

@@ -79,10 +79,7 @@ class SavedPredictor:
         shape = tuple(model.inputs[0].shape[1:])
         if side:
             shape = (side, side, shape[-1])
-        columns = ()
-        if (folder / records.COLUMNS_FILE).exists():
-            content, _ = files.read_regular(folder / records.COLUMNS_FILE)
-            columns = tuple(map(str, json.loads(content)))
+        columns = _columns(folder / records.COLUMNS_FILE)
         names = predictors.class_names(model)
         wanted = raw_examples.Wanted(shape, side, names, tokenizer, columns)
         return cls(model, wanted)
@@ -161,6 +158,19 @@ def _predicted(
         else:
             class_name, probability = next(found)
             yield Prediction(example, class_name, float(probability))
+
+
+def _columns(path: pathlib.Path) -> tuple[str, ...]:
+    """Reads the names of a table's columns; none where there is no such file."""
+    if not path.exists():
+        return ()
+    try:
+        content, _ = files.read_regular(path)
+        return tuple(map(str, json.loads(content)))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise errors.ModelError(
+            errors.because(f"'{path}' cannot be read", error)
+        ) from error
 
 
 def _register_layers(model: str) -> None:
