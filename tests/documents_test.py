@@ -13,7 +13,16 @@ import pytest
 from tests import layout_test
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMANDS = ("train", "predict", "compare", "benchmark", "inspect", "doctor", "formats")
+COMMANDS = (
+    "train",
+    "predict",
+    "compare",
+    "report",
+    "benchmark",
+    "inspect",
+    "doctor",
+    "formats",
+)
 _PLACES = ("*.md", "docs/**/*.md", "examples/*.md", "experiments/**/*.md")
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix() for place in _PLACES for path in ROOT.glob(place)
