@@ -151,6 +151,14 @@ def test_a_class_whose_name_is_no_text_is_named(tmp_path):
 
 USELESS = {
     "no image": ({"cat/1.txt": b"", "dog/1.txt": b""}, "has no example to train on"),
+    "splits without classes": (
+        {"train/cat.0.jpg": 1, "train/dog.0.jpg": 2, "test/1.jpg": 3, "test/2.jpg": 4},
+        "'test' must hold a folder for each class, in PATH/train; it would be taken",
+    ),
+    "nothing to train on": (
+        {"test/cat/1.jpg": 1, "test/dog/1.jpg": 2},
+        "'test' must hold a folder for each class, in PATH/train",
+    ),
     "one class": ({"cat/1.png": 1, "cat/2.png": 2}, "has the class 'cat' alone to"),
     "no readable image": (
         {"train/cat/1.png": b"", "train/dog/1.png": b"", "test/cat/1.png": 1},
