@@ -174,14 +174,15 @@ def test_the_twin_goes_backward_twice(name, dtype):
 
 
 def blocks():
-    """The `after` blocks of MIGRATION.md, by section."""
+    """The `after` blocks of MIGRATION.md, by section; some are commands alone."""
     text = (ROOT / "MIGRATION.md").read_text()
     found = re.split(r"^## (.*)$", text, flags=re.MULTILINE)[1:]
     sections = dict(zip(found[::2], found[1::2], strict=True))
     pattern = r"```python\n# after\n(.*?)```"
-    return {
+    codes = {
         name: re.findall(pattern, said, re.DOTALL) for name, said in sections.items()
     }
+    return {name: found for name, found in codes.items() if found}
 
 
 @pytest.mark.parametrize("section", blocks())
@@ -204,6 +205,23 @@ def test_the_migration_notes_run(section):
                 "dataset": dataset, "x": x, "y": y})  # fmt: skip
     model, before = made
     assert any((a != b).any() for a, b in zip(model.get_weights(), before, strict=True))
+
+
+def test_the_blocks_of_the_page_on_programs_run():
+    text = (ROOT / "docs" / "programs.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    keras.utils.set_random_seed(0)
+    names = {}
+    exec(code, names)
+    assert names["done"] == 0 and (names["folder"] / "step-00000017").is_dir()
+    assert names["logits"].shape == (32, 4) and names["logits"].dtype == tf.float32
+    assert (
+        "overflow" in names["origin"]["text"] or "infinite" in names["origin"]["text"]
+    )
+    errors = names["predicted"] - names["prices"]
+    assert errors.std() < 0.2 * names["prices"].std()
+    scale = names["network"].mixed_precision.step.loss_scale
+    assert float(scale) >= 2.0**10
 
 
 def test_the_tutorial_runs():
