@@ -20,7 +20,7 @@ class Part:
       labels: the class of each: int64 or str, [n].
     """
 
-    inputs: np.ndarray
+    inputs: np.ndarray | decoding.NotHeld
     labels: np.ndarray
 
     def where(self, kept: np.ndarray) -> Part:
