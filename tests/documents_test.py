@@ -13,14 +13,28 @@ import pytest
 from tests import layout_test
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMANDS = ("train", "predict", "compare", "benchmark", "inspect", "doctor", "formats")
+COMMANDS = (
+    "train",
+    "predict",
+    "compare",
+    "report",
+    "benchmark",
+    "inspect",
+    "doctor",
+    "formats",
+)
 _PLACES = ("*.md", "docs/**/*.md", "examples/*.md", "experiments/**/*.md")
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix() for place in _PLACES for path in ROOT.glob(place)
 )
 NOTES = [name for name in DOCUMENTS if name.startswith("docs/decisions/")]
 # Flags of other programs, in commands that a document shows.
-FOREIGN = {"logdir", "no-deps"}
+TIMM = (
+    "aa amp amp-dtype checkpoint-hist clip-grad crop-pct cutmix grad-accum-steps hflip "
+    "img-size lr mean mixup model-ema model-ema-decay opt ratio reprob scale sched "
+    "smoothing std warmup-epochs weight-decay"
+)
+FOREIGN = {"logdir", "no-deps", *TIMM.split()}
 
 
 def text(name):

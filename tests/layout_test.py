@@ -31,7 +31,8 @@ WITHOUT_TENSORFLOW = ["config", "cli", "rendering"]
 MODULES = sorted(
     path.relative_to(PACKAGE).with_suffix("").as_posix()
     for path in PACKAGE.rglob("*.py")
-    if path.stem != "__init__" and path.parent.name != "datasets"
+    # `report/__main__` is a command, by the name that one would guess.
+    if path.stem not in ("__init__", "__main__") and path.parent.name != "datasets"
 )
 COMMANDS = [name for name in MODULES if "/" not in name]
 

@@ -33,6 +33,7 @@ def parse(
     declare: Callable[[flags.FlagValues], None] | None = None,
     flag_values: flags.FlagValues | None = None,
     of_experiment: bool = True,
+    words: str = "",
 ) -> tuple[settings.Config, flags.FlagValues]:
     """Parses a command line into the experiment it describes.
 
@@ -41,6 +42,8 @@ def parse(
       declare: declares the command's own flags on the flag values it is given.
       flag_values: where the flags are declared; default: a fresh object.
       of_experiment: whether the flags of an experiment are declared.
+      words: the flag of the command that arguments without a flag belong to; "": every
+        argument must be a flag.
 
     Returns:
       The experiment, and the parsed flags (those of `declare`, and `help`).
@@ -52,9 +55,11 @@ def parse(
     if flag_values is None:
         flag_values = flags.FlagValues()
     _declare(flag_values, declare, of_experiment)
-    program, *words = argv
-    positional = _parse_flags([program, *flagfiles.expand(words)], flag_values)
-    if positional:
+    program, *given = argv
+    positional = _parse_flags([program, *flagfiles.expand(given)], flag_values)
+    if words:
+        flag_values[words].value = positional
+    elif positional:
         raise errors.UsageError(
             f"Unexpected positional arguments ({' '.join(positional)}): every "
             "argument must be a flag, --name=value."
@@ -96,6 +101,7 @@ def main(
     run: Callable[[settings.Config, flags.FlagValues], int | None],
     declare: Callable[[flags.FlagValues], None] | None = None,
     of_experiment: bool = True,
+    words: str = "",
 ) -> None:
     """Parses `sys.argv`, calls `run(config, flag_values)`, exits with its code.
 
@@ -103,13 +109,16 @@ def main(
       run: the command; returns its exit code, None for 0.
       declare: declares the command's own flags.
       of_experiment: whether the command takes an experiment's flags.
+      words: as for `parse`.
 
     Raises:
       SystemExit: always.
     """
     streams.keep_going()
     try:
-        config, flag_values = parse(sys.argv, declare, flags.FLAGS, of_experiment)
+        config, flag_values = parse(
+            sys.argv, declare, flags.FLAGS, of_experiment, words
+        )
         if flag_values.help:
             sys.stdout.write(_help(declare, of_experiment))
             sys.exit(0)
@@ -144,16 +153,24 @@ def _help(
     """The command's docstring and its flags; absl's help lists libraries' too."""
     ours = flags.FlagValues()
     _declare(ours, declare, of_experiment)
-    lines = ["  --flagfile=", "      File of flags, one a line."]
-    for name in ours:
-        flag = ours[name]
-        if name != flag.name:  # A short name.
-            continue
-        default = "" if flag.default is None else flag.default
-        said = f"--[no]{name}" if flag.boolean else f"--{name}={default}"
-        lines += [f"  {said}", textwrap.indent(textwrap.fill(flag.help, 74), " " * 6)]
+    groups = settings.groups() if of_experiment else {}
+    grouped = {name for names in groups.values() for name in names}
+    own = [name for name in ours if name == ours[name].name and name not in grouped]
     usage = (sys.modules["__main__"].__doc__ or "").strip()
-    return "\n".join([usage, "", "Flags and their defaults:", *lines, ""])
+    lines = [usage, "", "Flags and their defaults:"]
+    lines += ["  --flagfile=", "      File of flags, one a line."]
+    lines += [line for name in own for line in _described(ours[name])]
+    for title, names in groups.items():
+        lines += ["", f"{title}:"]
+        lines += [line for name in names for line in _described(ours[name])]
+    return "\n".join([*lines, ""])
+
+
+def _described(flag: flags.Flag) -> list[str]:
+    """A flag with its default, and what it does."""
+    default = "" if flag.default is None else flag.default
+    said = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={default}"
+    return [f"  {said}", textwrap.indent(textwrap.fill(flag.help, 74), " " * 6)]
 
 
 def _log_to_stderr() -> None:

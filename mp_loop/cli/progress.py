@@ -10,9 +10,11 @@ Lines of metrics go to stderr, evaluations to stdout.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from mp_loop.rendering import numbers
 from mp_loop.run import records
 
 
@@ -25,6 +27,7 @@ class Progress:
         done: int = 0,
         quiet: bool = False,
         metric: str = "eval_accuracy",
+        clock: Callable[[], float] = time.monotonic,
     ):
         """Shows the start.
 
@@ -33,7 +36,10 @@ class Progress:
           done: steps of an earlier process.
           quiet: show nothing at all.
           metric: its key in evaluations.
+          clock: returns the time in seconds.
         """
+        self._clock = clock
+        self._first: tuple[int, float] | None = None  # step and time of a line
         self._metric = metric
         self._total, self._quiet, self._bar = total_steps, quiet, None
         if not quiet and sys.stderr.isatty():
@@ -72,10 +78,21 @@ class Progress:
             f"{line['examples_per_second']:.0f} examples/s"
         )
         if self._bar is None:
+            text += self._left(step)
             self._write(f"step {step}/{self._total}: {text}", sys.stderr)
         else:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(text)
+
+    def _left(self, step: int) -> str:
+        """Says how long the rest will take, as the steps since the first line did."""
+        if self._first is None:  # before it, there was tracing
+            self._first = step, self._clock()
+            return ""
+        first, began = self._first
+        each = (self._clock() - began) / (step - first) if step > first else 0.0
+        seconds = each * (self._total - step)
+        return f", {numbers.duration(seconds)} left" if seconds >= 0.5 else ""
 
     def close(self) -> None:
         """Leaves the bar as it is."""

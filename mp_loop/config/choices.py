@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+# The settings that most runs are about, in the order of --help.
+FIRST = (
+    "output_dir",
+    "dataset",
+    "model",
+    "precision",
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "schedule",
+    "resume",
+)
 PRECISIONS = ("float16", "bfloat16", "float32")
 HALF_PRECISIONS = ("float16", "bfloat16")
 TASKS = ("classification", "causal_lm")

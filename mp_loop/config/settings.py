@@ -18,7 +18,7 @@ import dataclasses
 import types
 from typing import TYPE_CHECKING
 
-from mp_loop.config import fields, rules, sections
+from mp_loop.config import choices, fields, rules, sections
 
 if TYPE_CHECKING:
     from absl import flags
@@ -122,6 +122,16 @@ FIELDS = {
     for section in dataclasses.fields(Config)
     for field in dataclasses.fields(section.default)
 }
+
+
+def groups() -> dict[str, list[str]]:
+    """The settings by what they are about: those that matter first, then the others."""
+    found = {"What matters first": list(choices.FIRST)}
+    for section in dataclasses.fields(Config):
+        title = (type(section.default).__doc__ or "").partition(":")[0]
+        names = (field.name for field in dataclasses.fields(section.default))
+        found[title] = [name for name in names if name not in choices.FIRST]
+    return found
 
 
 def _by_section(values: dict[str, fields.Value]) -> dict[str, dict[str, fields.Value]]:

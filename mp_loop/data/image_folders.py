@@ -96,6 +96,11 @@ def _splits(
     """Finds the images to train and to evaluate on."""
     inside = {x.name.lower(): x.name for x in image_files.entries(folder) if x.is_dir()}
     if not _has_folders(folder, inside.get(_TRAIN)):
+        if inside and set(inside) <= {_TRAIN, *_TEST}:
+            raise errors.DataError(
+                f"Data set '{data.dataset}': '{next(iter(inside.values()))}' must hold "
+                "a folder for each class, in PATH/train; it would be taken for a class."
+            )
         images = _of_folder(folder, "", bad)
     else:
         train = _of_folder(folder, f"{inside[_TRAIN]}/", bad)

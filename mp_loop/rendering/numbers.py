@@ -22,6 +22,15 @@ def power_of_two(value: float) -> str:
     return f"{value:g}"
 
 
+def duration(seconds: float) -> str:
+    """A time for people: 4.2 s, 3:05 min, 2:03:05 h."""
+    if not 60 <= seconds < 1e9:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
 def or_nan(value: object) -> float:
     """A recorded value as a number; NaN where it is none."""
     try:

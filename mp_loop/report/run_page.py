@@ -46,6 +46,7 @@ def write(
         sections.heading(title, subtitle),
         sections.warning(note),
         *map(sections.warning, damaged),
+        sections.answer(summary),
         sections.tiles(summary),
         run_charts.curves([run]),
         sections.skipped_steps(run.metrics),

@@ -52,6 +52,26 @@ def table(rows: tables.Rows, head: bool = True) -> str:
     return f'<div class="wide">{tables.html(rows, head)}</div>'
 
 
+def answer(summary: Mapping[str, Any]) -> str:
+    """What a colleague asks first: did it work, against what, how long, how large."""
+    key = records.metric_key(summary)
+    if summary.get(key) is None:
+        return ""
+    said = f"{records.metric_title(key).capitalize()} {summary[key]:.4f}"
+    chance = summary.get("majority_accuracy")
+    if chance is not None and key == "eval_accuracy":
+        said += f" (always the commonest class: {chance:.4f})"
+    if summary.get("steps") is not None:
+        said += f" after {summary['steps']:,} steps"
+    if summary.get("train_seconds"):
+        said += f" in {numbers.duration(summary['train_seconds'])}"
+    if summary.get("peak_memory_bytes") is not None:
+        said += f", with {summary['peak_memory_bytes'] / 2**20:,.0f} MiB of memory"
+    if summary.get("best_step") is not None:
+        said += f"; the best weights, of step {summary['best_step']:,}"
+    return paragraph(f"{said}.")
+
+
 def tiles(summary: Mapping[str, Any]) -> str:
     """The results that one looks for first."""
     key = records.metric_key(summary)

@@ -104,11 +104,13 @@ NUMERICS: Mapping[str, Check] = {
     "layers": _is_list_of(_is_record(_LAYER, needed=("name",))),
 }
 SUMMARY: Mapping[str, Check] = {
-    **dict.fromkeys(("steps", "applied_steps", "skipped_steps"), _is_count),
+    **dict.fromkeys(
+        ("steps", "applied_steps", "skipped_steps", "best_step"), _is_count
+    ),
     **dict.fromkeys(
         (
             "final_loss_scale", "milliseconds_per_step", "examples_per_second",
-            "train_seconds", "peak_memory_bytes",
+            "train_seconds", "peak_memory_bytes", "majority_accuracy",
         ),
         _is_number,
     ),

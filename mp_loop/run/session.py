@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors, settings
@@ -221,6 +222,9 @@ class Session:
         del summary["evaluation"]
         if result.best_step is None:
             del summary["best_step"]
+        if self.experiment.source.class_names:
+            counts = np.bincount(self.experiment.source.test.labels)
+            summary["majority_accuracy"] = float(counts.max() / counts.sum())
         if not result.train_seconds:  # Every step was taken by earlier processes.
             summary |= timing.of_earlier_processes(
                 self.writer.folder, config.data.batch_size

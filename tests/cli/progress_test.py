@@ -67,3 +67,14 @@ def test_quiet_says_nothing(streams, terminal):
     out, err = streams(terminal)
     show(quiet=True)
     assert out.getvalue() == err.getvalue() == ""
+
+
+def test_lines_tell_how_long_the_rest_takes(streams):
+    _, err = streams(terminal=False)
+    times = iter([100.0, 110.0, 400.0, 800.0])
+    shown = progress.Progress(100, clock=lambda: next(times))
+    for step in (10, 20, 50, 100):
+        shown({**METRICS, "step": step})
+    lines = err.getvalue().splitlines()
+    ends = [line.rpartition("examples/s")[2] for line in lines]
+    assert ends == ["", ", 1:20 min left", ", 6:15 min left", ""]

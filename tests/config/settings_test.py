@@ -86,3 +86,10 @@ def test_every_field_has_one_flag_with_its_default():
     settings.declare_flags(values)
     defaults = settings.Config().values()
     assert {name: values[name].default for name in values} == defaults
+
+
+def test_every_setting_is_in_one_group():
+    groups = settings.groups()
+    names = [name for group in groups.values() for name in group]
+    assert sorted(names) == sorted(settings.FIELDS)
+    assert len(next(iter(groups.values()))) == 10

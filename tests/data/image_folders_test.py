@@ -41,30 +41,22 @@ def test_a_folder_with_splits_is_read_by_name(tmp_path, test):
     assert inputs.shape == (3, 4, 4, 3) and sorted(labels.numpy()) == [0, 0, 1]
 
 
-def numbered(*parts):
-    """Images in two classes, filled with their numbers."""
-    return {f"{'ab'[i % 2]}/{i}.png": i for part in parts for i in part}
-
-
 @pytest.mark.parametrize("before", ["", "train/"])
 def test_without_a_test_folder_a_hash_decides_and_a_new_image_moves_no_other(
     tmp_path, before
 ):
-    files = {f"{before}{name}": i for name, i in numbered(range(0, 60, 2), [1]).items()}
-    photos.write(tmp_path, files)
-    settings = {"validation_fraction": 0.3, "skip_bad_examples": True}
-    sides = [set(values(x)[0]) for x in _splits(load(tmp_path, **settings))]
-    assert sides[0] | sides[1] | {1} == {1, *range(0, 60, 2)}
-    assert 3 <= len(sides[1]) <= 17
-    photos.write(
-        tmp_path, {f"{before}{k}": i for k, i in numbered(range(3, 30, 2)).items()}
-    )
-    more = [set(values(x)[0]) for x in _splits(load(tmp_path, **settings))]
-    assert sides[0] < more[0] and sides[1] < more[1]
+    def write_and_load(numbers):
+        """Images in two classes, filled with their numbers."""
+        files = {f"{before}{'ab'[i % 2]}/{i:03}.png": i for i in numbers}
+        photos.write(tmp_path, files)
+        made = load(tmp_path, validation_fraction=0.3)
+        return set(values(made.train)[0]), set(values(made.test)[0])
 
-
-def _splits(made):
-    return made.train, made.test
+    train, test = write_and_load(range(40, 100))
+    assert train | test == {*range(40, 100)} and 6 <= len(test) <= 30
+    # New ones are before, between and behind the others in their folders.
+    more_train, more_test = write_and_load([*range(0, 40), *range(100, 120)])
+    assert train < more_train and test < more_test
 
 
 def test_images_of_any_size_are_resized_as_those_of_tfds(tmp_path):
@@ -159,6 +151,14 @@ def test_a_class_whose_name_is_no_text_is_named(tmp_path):
 
 USELESS = {
     "no image": ({"cat/1.txt": b"", "dog/1.txt": b""}, "has no example to train on"),
+    "splits without classes": (
+        {"train/cat.0.jpg": 1, "train/dog.0.jpg": 2, "test/1.jpg": 3, "test/2.jpg": 4},
+        "'test' must hold a folder for each class, in PATH/train; it would be taken",
+    ),
+    "nothing to train on": (
+        {"test/cat/1.jpg": 1, "test/dog/1.jpg": 2},
+        "'test' must hold a folder for each class, in PATH/train",
+    ),
     "one class": ({"cat/1.png": 1, "cat/2.png": 2}, "has the class 'cat' alone to"),
     "no readable image": (
         {"train/cat/1.png": b"", "train/dog/1.png": b"", "test/cat/1.png": 1},

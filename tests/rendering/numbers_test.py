@@ -40,3 +40,14 @@ def test_the_spread_of_what_is_no_number_is_no_number():
     spread = numbers.spread([1.0, math.nan, 2.0])
     assert all(map(math.isnan, spread.values()))
     assert numbers.spread_text(spread, "{:g}".format) == "nan"
+
+
+DURATIONS = {
+    0.0: "0 s", 4.25: "4.25 s", 59.9: "59.9 s", 60: "1:00 min", 185.4: "3:05 min",
+    7385: "2:03:05 h", math.inf: "inf s", math.nan: "nan s",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seconds", DURATIONS)
+def test_durations(seconds):
+    assert numbers.duration(seconds) == DURATIONS[seconds]
