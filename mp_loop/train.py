@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -31,7 +32,7 @@ from mp_loop.report import numerics_plots, recorded_runs, run_page, training_plo
 from mp_loop.run import build, locking, records, run_folder
 
 if TYPE_CHECKING:  # They import TensorFlow, which takes seconds.
-    from mp_loop.run import loop, session
+    from mp_loop.run import callbacks, loop, session
 
 
 def run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
@@ -63,8 +64,11 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
         built = build.from_settings(config)
         # They import TensorFlow: a bad flag is refused at once.
         from mp_loop.hardware import machine
-        from mp_loop.run import session
+        from mp_loop.run import callbacks, session
 
+        called = None
+        if has_files:
+            called = callbacks.of_function(built.config.records.callbacks, built)
         current = held.enter_context(session.Session(built, lock, has_files))
         slower = machine.slowdown_note(built.config.precision.precision)
         if slower and not config.records.quiet:
@@ -74,10 +78,10 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
             print(f"Note: {note}", file=sys.stderr)
         if current.coverage and not config.records.quiet:
             print(current.coverage, file=sys.stderr)
-        return _train(current)
+        return _train(current, called)
 
 
-def _train(current: session.Session) -> int:
+def _train(current: session.Session, called: callbacks.Callbacks | None) -> int:
     """Trains, and tells how that ended; returns the exit code."""
     from mp_loop.distributed import workers
     from mp_loop.run import checkpointing, divergence, loop
@@ -89,9 +93,18 @@ def _train(current: session.Session) -> int:
     shown = progress.Progress(
         total_steps, current.done, quiet, current.experiment.metric.key
     )
+
+    def on_log(line: Mapping[str, Any]) -> None:
+        shown(line)
+        if called is not None:
+            called(line)
+
     try:
-        with contextlib.closing(shown), signals.stop_requested() as stop_requested:
-            result = current.train(shown, stop_requested)
+        with contextlib.ExitStack() as told:
+            if called is not None:
+                told.callback(called.close)
+            told.callback(shown.close)
+            result = current.train(on_log, told.enter_context(signals.stop_requested()))
     except divergence.TrainingDiverged as error:
         ended = outcomes.diverged(error)
         _write_report(current, ended.message)

@@ -29,7 +29,12 @@ DOCUMENTS = sorted(
 )
 NOTES = [name for name in DOCUMENTS if name.startswith("docs/decisions/")]
 # Flags of other programs, in commands that a document shows.
-FOREIGN = {"logdir", "no-deps"}
+TIMM = (
+    "aa amp amp-dtype checkpoint-hist clip-grad crop-pct cutmix grad-accum-steps hflip "
+    "img-size lr mean mixup model-ema model-ema-decay opt ratio reprob scale sched "
+    "smoothing std warmup-epochs weight-decay"
+)
+FOREIGN = {"logdir", "no-deps", *TIMM.split()}
 
 
 def text(name):

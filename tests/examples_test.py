@@ -83,6 +83,22 @@ def test_own_data_can_be_loaded_by_name(monkeypatch, capsys):
     assert np.array_equal(means > 110, source.train.labels == 1)
 
 
+def test_a_run_is_logged_in_mlflow(monkeypatch, tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    log = program("mlflow_callback").make({"output_dir": "runs/a", "seed": 3})
+    log.set_params({"steps": 46, "epochs": 1})
+    log.on_train_begin()
+    log.on_train_batch_end(19, {"loss": 0.5})
+    log.on_epoch_end(0, {"loss": 0.5, "val_accuracy": 0.75})
+    log.on_train_end()
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.data.metrics == {"loss": 0.5, "val_accuracy": 0.75}
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_accuracy")
+    assert history[0].step == 46
+
+
 def images(*layers):
     inputs = keras.Input((6, 6, 2))
     return keras.Sequential([inputs, *layers, L.Flatten(), L.Dense(3)])
@@ -158,14 +174,15 @@ def test_the_twin_goes_backward_twice(name, dtype):
 
 
 def blocks():
-    """The `after` blocks of MIGRATION.md, by section."""
+    """The `after` blocks of MIGRATION.md, by section; some are commands alone."""
     text = (ROOT / "MIGRATION.md").read_text()
     found = re.split(r"^## (.*)$", text, flags=re.MULTILINE)[1:]
     sections = dict(zip(found[::2], found[1::2], strict=True))
     pattern = r"```python\n# after\n(.*?)```"
-    return {
+    codes = {
         name: re.findall(pattern, said, re.DOTALL) for name, said in sections.items()
     }
+    return {name: found for name, found in codes.items() if found}
 
 
 @pytest.mark.parametrize("section", blocks())
@@ -188,6 +205,23 @@ def test_the_migration_notes_run(section):
                 "dataset": dataset, "x": x, "y": y})  # fmt: skip
     model, before = made
     assert any((a != b).any() for a, b in zip(model.get_weights(), before, strict=True))
+
+
+def test_the_blocks_of_the_page_on_programs_run():
+    text = (ROOT / "docs" / "programs.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    keras.utils.set_random_seed(0)
+    names = {}
+    exec(code, names)
+    assert names["done"] == 0 and (names["folder"] / "step-00000017").is_dir()
+    assert names["logits"].shape == (32, 4) and names["logits"].dtype == tf.float32
+    assert (
+        "overflow" in names["origin"]["text"] or "infinite" in names["origin"]["text"]
+    )
+    errors = names["predicted"] - names["prices"]
+    assert errors.std() < 0.2 * names["prices"].std()
+    scale = names["network"].mixed_precision.step.loss_scale
+    assert float(scale) >= 2.0**10
 
 
 def test_the_tutorial_runs():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAY_CHANGE = (
     "all_reduce_dtype",
     "best_by",
+    "callbacks",
     "change_precision",
     "change_schedule",
     "checkpoint_every",

@@ -62,6 +62,8 @@ def check(config: settings.Config) -> None:
     if model.measured_by != PERPLEXITY:
         _check_identifier("metric", model.measured_by, "metrics", users_code)
     _check_optimizer(config.optimizer.optimizer, users_code)
+    if config.records.callbacks:
+        _check_function("callbacks", config.records.callbacks)
     check_data_set(config.data)
 
 

@@ -417,4 +417,9 @@ class Records(fields.Section):
         "(--metric) or the lowest loss.",
         choices=choices.BEST_BY,
     )
+    callbacks: str = fields.setting(
+        "",
+        "package.module:function, which takes the settings and returns Keras callbacks "
+        "(runs that code); they are told of each line and each evaluation.",
+    )
     quiet: bool = fields.setting(False, "Print only warnings and errors.")
