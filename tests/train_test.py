@@ -84,9 +84,9 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert re.search(r"accuracy +0\.\d{4}", said) and "training.png" in said
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "checkpoints", "classes.json", "environment.json", "evaluations.jsonl",
-        "flags.txt", "metrics.jsonl", "model.keras", "predictor.keras", "report.html",
-        "summary.json", "tensorboard", "training.png",
+        "checkpoints", "classes.json", "data.json", "environment.json",
+        "evaluations.jsonl", "flags.txt", "metrics.jsonl", "model.keras",
+        "predictor.keras", "report.html", "summary.json", "tensorboard", "training.png",
     } | ({"coverage.json"} if precision != "float32" else set())  # fmt: skip
     logged = records.read_metrics(folder)
     assert [line["step"] for line in logged] == [4, 8, 12]
@@ -233,6 +233,24 @@ def test_a_finished_run_is_continued(tmp_path):
     assert train.run(config(*QUICK, f"--output_dir={parts}", "--resume"), None) == 0
     assert lines(parts) == lines(whole)
     assert records.read_summary(parts) == timed and timed["train_seconds"] > 0
+
+
+def test_a_run_goes_on_with_its_own_data_alone(tmp_path, capsys, monkeypatch):
+    table, folder = tmp_path / "table.csv", tmp_path / "run"
+    text = "x,label\n" + "".join(f"{i},{i % 2}\n" for i in range(60))
+    table.write_text(text)
+    words = [
+        f"--dataset=csv:{table}", *QUICK, "--steps=2", "--batch_size=16", "--quiet",
+    ]  # fmt: skip
+    assert train.run(config(*words, f"--output_dir={folder}"), None) == 0
+    again = ["--resume", f"--output_dir={folder}", "--steps=3"]
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    table.write_text(text.replace("\n7,1\n", "\n7,0\n"))
+    assert "other labels to train on" in refused(capsys, monkeypatch, *again)
+    assert before == {path: path.read_bytes() for path in before}
+    table.write_text(text)
+    assert train.run(*app.parse(["train", *again])) == 0
+    assert records.read_summary(folder)["steps"] == 3
 
 
 def test_a_language_model_is_adapted_resumed_and_generates(tmp_path, capsys):
@@ -553,6 +571,7 @@ def test_a_run_whose_folder_is_lost_is_saved_elsewhere_and_goes_on_there(
     words = re.search(r"Continue with: python -m mp_loop.train (.*)", said)[1].split()
     (rescued,) = tmp_path.glob("mp_loop_*")
     assert train.run(config(*words), None) == 0
+    assert (rescued / "data.json").read_text() == (whole / "data.json").read_text()
     assert lines(rescued) == lines(whole)
     assert records.read_evaluations(rescued) == records.read_evaluations(whole)
     assert weights(rescued) == weights(whole)

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mp_loop.config import errors, sections
+from mp_loop.data import checksums
 
 MAX_DECODED_BYTES = 4 * 2**30
 
@@ -46,6 +47,12 @@ class Split:
     def on_host(self) -> tf.Tensor:
         """The inputs as one tensor in host memory, for all epochs."""
         return in_host_memory(self.inputs)
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """What changes if anything of the inputs or of the labels does."""
+        parts = {"inputs": self.inputs, "labels": self.labels}
+        return {name: checksums.crc32(values) for name, values in parts.items()}
 
     @property
     def counts(self) -> None:

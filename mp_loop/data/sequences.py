@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors
-from mp_loop.data import decoding
+from mp_loop.data import checksums, decoding
 
 _TEXTS_AT_ONCE = 1024
 
@@ -64,6 +64,11 @@ class Sequences:
     def tokens(self) -> int:
         """Labels that count."""
         return len(self) * self.length - self.padding
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """What changes if a token does, or where the texts end."""
+        return {"tokens": checksums.crc32(self.rows, start=self.padding)}
 
     @property
     def counts(self) -> np.ndarray | None:

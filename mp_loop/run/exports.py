@@ -83,7 +83,7 @@ def _tflite(predictor: prediction.SavedPredictor, path: pathlib.Path) -> None:
     from mp_loop.models import predictors
 
     model = predictors.of_squares(predictor.model)
-    model = keras.Model(model.input, model.output["probability"])
+    model = keras.Model(model.inputs[0], model.output["probability"])
     with tempfile.TemporaryDirectory() as folder, startup.quiet_start():
         _export(model, pathlib.Path(folder) / "saved_model")
         converter = tf.lite.TFLiteConverter.from_saved_model(f"{folder}/saved_model")

@@ -19,20 +19,20 @@ def roots() -> list[str]:
     return list(dict.fromkeys([tempfile.gettempdir(), "/dev/shm"]))
 
 
-def make_folder(root: str, flagfile: str, logged: Mapping[str, bytes]) -> pathlib.Path:
+def make_folder(root: str, flagfile: str, found: Mapping[str, bytes]) -> pathlib.Path:
     """Makes a rescue folder under `root`; returns it.
 
     Args:
       root: an existing folder.
       flagfile: of the run.
-      logged: the content of the run's logs by name.
+      found: the content of the run's logs, and of what else is to be kept, by name.
 
     Raises:
       OSError: it cannot be written; then nothing is left.
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix="mp_loop_", dir=root))
     try:
-        for name, text in logged.items():
+        for name, text in found.items():
             (folder / name).write_bytes(text)
         text = f"{flagfile}--output_dir={folder}\n"
         (folder / records.FLAGS_FILE).write_text(text, encoding="utf-8")

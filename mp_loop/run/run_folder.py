@@ -58,6 +58,7 @@ class RunFolder:
         self._lock = lock
         self._guard = threading.RLock()  # a thread that writes checkpoints may rescue
         self._flagfile = (folder / records.FLAGS_FILE).read_text(encoding="utf-8")
+        self._kept = _content(folder, records.DATA_FILE)  # for a rescue folder
         self._logs = run_logs.RunLogs(folder)
 
     @property
@@ -66,12 +67,15 @@ class RunFolder:
         return str(self.folder / records.CHECKPOINTS_FOLDER)
 
     @classmethod
-    def create(cls, output_dir: str, flagfile: str) -> RunFolder:
+    def create(
+        cls, output_dir: str, flagfile: str, data: Mapping[str, Any] | None = None
+    ) -> RunFolder:
         """Starts a run in a new folder.
 
         Args:
           output_dir: the folder; made if missing.
           flagfile: flags that replay the run; becomes flags.txt.
+          data: the fingerprint of its data; becomes data.json.
 
         Raises:
           RecordError: the folder holds something, is a file, or cannot be written.
@@ -83,7 +87,7 @@ class RunFolder:
             with _released_on_error(locking.FolderLock(folder)) as lock:
                 refuse_used(output_dir)  # Another process may have been faster.
                 files.remove_leftovers(folder)
-                _write_description(folder, flagfile)
+                _write_description(folder, flagfile, data)
                 return cls(folder, lock)
 
     @classmethod
@@ -93,6 +97,7 @@ class RunFolder:
         flagfile: str,
         step: int,
         lock: locking.FolderLock | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> RunFolder:
         """Continues a run from the checkpoint of `step`.
 
@@ -104,6 +109,7 @@ class RunFolder:
           flagfile: flags that replay the run; becomes flags.txt.
           step: the last step whose records are kept.
           lock: of the folder, if it was taken before.
+          data: the fingerprint of its data; becomes data.json.
 
         Raises:
           RecordError: the folder holds no run, a damaged one, is being written by
@@ -123,7 +129,7 @@ class RunFolder:
             files.remove_leftovers(folder / records.TENSORBOARD_FOLDER)
             # A run that begins once more writes its setup again, which is of step 0.
             run_logs.drop_after(folder, step or -1)
-            _write_description(folder, flagfile)
+            _write_description(folder, flagfile, data)
             return cls(folder, lock)
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -174,10 +180,10 @@ class RunFolder:
         with self._guard:
             if self.rescued:
                 return str(self.folder)
-            logged = self._logs.read()
+            found = self._logs.read() | self._kept
             for root in rescue.roots():
                 with contextlib.suppress(OSError):
-                    self._move(rescue.make_folder(root, self._flagfile, logged))
+                    self._move(rescue.make_folder(root, self._flagfile, found))
                     break
             # Last: who reads it without the guard finds the rest in place.
             self.failure = self.failure or why
@@ -303,11 +309,22 @@ def refuse_used(output_dir: str) -> None:
         )
 
 
-def _write_description(folder: pathlib.Path, flagfile: str) -> None:
+def _write_description(
+    folder: pathlib.Path, flagfile: str, data: Mapping[str, Any] | None
+) -> None:
     """Writes what the run is and what it runs on."""
     files.write_atomically(folder / records.FLAGS_FILE, flagfile)
     text = strict_json.to_document(environment.environment())
     files.write_atomically(folder / records.ENVIRONMENT_FILE, text)
+    if data is not None:
+        text = strict_json.to_document(data)
+        files.write_atomically(folder / records.DATA_FILE, text)
+
+
+def _content(folder: pathlib.Path, name: str) -> dict[str, bytes]:
+    """The content of a file by its name; nothing where there is no such file."""
+    path = folder / name
+    return {name: path.read_bytes()} if path.exists() else {}
 
 
 def _save(model: keras.Model, path: pathlib.Path) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors, settings
+from mp_loop.data import fingerprints
 from mp_loop.hardware import environment
 from mp_loop.models import predictors
 from mp_loop.numerics import probe
@@ -37,6 +38,7 @@ from mp_loop.run import (
     profiling,
     records,
     run_folder,
+    same_data,
     timing,
     watching,
     writers,
@@ -270,18 +272,20 @@ class Session:
         flagfile = config.replace(
             resume=False, change_precision=False, change_schedule=False
         ).to_flagfile()
+        data = fingerprints.of(self.experiment.source)
         if config.records.resume:
+            same_data.check(config, data)
             self.done = checkpoints.restore(convert=config.records.change_precision)
             _refuse_end_before(config, self.done, self.experiment.total_steps)
             if checkpoints.converted:
                 self.experiment.step.reload()
             self.experiment.step.export()
             self.writer = run_folder.RunFolder.reopen(
-                output_dir, flagfile, self.done, lock
+                output_dir, flagfile, self.done, lock, data
             )
             checkpoints.forget_after(self.done)
         else:
-            self.writer = run_folder.RunFolder.create(output_dir, flagfile)
+            self.writer = run_folder.RunFolder.create(output_dir, flagfile, data)
         self.checkpoints = checkpoints
 
     def _enter(self, phase: int) -> train_state.TrainState:
