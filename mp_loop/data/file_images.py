@@ -27,7 +27,8 @@ class FileImages:
       files: their paths, relative to the folder.
       shape: (n, h, w, 3) of what they become.
       side: of the squares that they are resized to; 0: as they are.
-      pixel_counts: see `decoding.pixel_counts`: of the files that were there at first.
+      pixel_counts: see `decoding.pixel_counts`; of the files that were there at first.
+      checksum: of the array that these would be.
     """
 
     folder: str
@@ -35,6 +36,7 @@ class FileImages:
     shape: tuple[int, ...]
     side: int
     pixel_counts: np.ndarray
+    checksum: str
 
     def __len__(self) -> int:
         return len(self.files)

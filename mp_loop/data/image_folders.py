@@ -21,6 +21,7 @@ import numpy as np
 from mp_loop.config import errors, sections
 from mp_loop.data import (
     bad_examples,
+    checksums,
     classes,
     decoding,
     file_images,
@@ -245,17 +246,21 @@ class _Counted:
     def __init__(self, shape: tuple[int, ...]):
         self.shape = shape
         self._counts = np.zeros((shape[-1], 256), np.int64)
+        self._checksum = checksums.crc32(b"")
 
     def add(self, pixels: np.ndarray) -> None:
         """Takes uint8 [1, h, w, 3]."""
         self._counts += decoding.pixel_counts(pixels)
+        self._checksum = checksums.crc32(pixels, int(self._checksum, 16))
 
     def found(
         self, folder: str, files: tuple[str, ...], side: int
     ) -> file_images.FileImages:
         """Returns what reads them again."""
         shape = (len(files), *self.shape)
-        return file_images.FileImages(folder, files, shape, side, self._counts)
+        return file_images.FileImages(
+            folder, files, shape, side, self._counts, self._checksum
+        )
 
 
 def _read(folder: str, size: int, image: _Image) -> np.ndarray | str:

@@ -196,6 +196,7 @@ def test_what_is_beyond_the_limit_is_read_as_it_is_needed(tmp_path, caplog):
     for mine, other in ((needed.train, held.train), (needed.test, held.test)):
         assert mine.inputs.shape == other.inputs.shape
         np.testing.assert_array_equal(mine.labels, other.labels)
+        assert mine.checksums == other.checksums
 
 
 @pytest.mark.parametrize("augment", ["none", "flip_shift", "flip_crop"])
