@@ -69,7 +69,8 @@ def training_batches(
 
     Returns:
       A data set of (inputs [batch, ...], labels int64 [batch]); inputs as
-      `Source.prepare` makes them. Of texts that are packed, labels are int32 [batch,
+      `Source.prepare` makes them. Of a regression, labels are float32 [batch,
+      targets], standardized. Of texts that are packed, labels are int32 [batch,
       length], and where some of them are padding there are weights as well, float32
       of that shape: the weighted mean over a batch is that of what counts.
 
@@ -101,6 +102,7 @@ def training_batches(
     def read(index: tf.Tensor, *columns: tf.Tensor) -> tuple:
         inputs, labels = source.train.take(index)
         inputs = source.prepare(change(inputs, *columns[len(weighed) :]))
+        labels = source.prepare_labels(labels)
         return inputs, labels, *_weights(labels, *columns[: len(weighed)])
 
     return _pipeline(columns, read)
@@ -127,6 +129,7 @@ def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Datas
 
     def read(index: tf.Tensor, *weighed: tf.Tensor) -> tuple:
         inputs, labels = source.test.take(index)
+        labels = source.prepare_labels(labels)
         return source.prepare(inputs), labels, *_weights(labels, *weighed)
 
     return _pipeline(columns, read, batch_size)

@@ -83,7 +83,8 @@ def _tflite(predictor: prediction.SavedPredictor, path: pathlib.Path) -> None:
     from mp_loop.models import predictors
 
     model = predictors.of_squares(predictor.model)
-    model = keras.Model(model.input, model.output["probability"])
+    output = "prediction" if predictor.wanted.targets else "probability"
+    model = keras.Model(model.input, model.output[output])
     with tempfile.TemporaryDirectory() as folder, startup.quiet_start():
         _export(model, pathlib.Path(folder) / "saved_model")
         converter = tf.lite.TFLiteConverter.from_saved_model(f"{folder}/saved_model")
