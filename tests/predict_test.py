@@ -21,6 +21,8 @@ from mp_loop.models import language, predictors
 from mp_loop.run import files, prediction, records
 from tests.support import data_sets, photos
 
+# Keras 3.10 says so of every loaded model that has one input.
+pytestmark = pytest.mark.filterwarnings("ignore:The structure of `inputs`")
 QUICK = ("--model=mlp", "--steps=12", "--quiet")
 
 

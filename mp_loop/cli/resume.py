@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "inspect_every",
     "keep_checkpoints",
     "log_every",
+    "max_data_gib",
     "on_stuck",
     "output_dir",
     "profile_steps",

@@ -77,6 +77,12 @@ class Data(fields.Section):
         "Leave out examples of local files that cannot be used, with a warning that "
         "counts and names them; otherwise they are refused.",
     )
+    max_data_gib: float = fields.setting(
+        4.0,
+        "Most GiB of decoded images that are held in memory: those of a folder beyond "
+        "it are read as they are needed.",
+        above=0,
+    )
     augment: str = fields.setting(
         "none", "Training-time augmentation.", choices=choices.AUGMENTATIONS
     )

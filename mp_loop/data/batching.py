@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import choices, errors
-from mp_loop.data import augmentation, order, sources
+from mp_loop.data import augmentation, decoding, order, sources
 
 
 def steps_per_epoch(source: sources.Source, batch_size: int) -> int:
@@ -99,13 +99,12 @@ def training_batches(
     taken = slice(start_batch * batch_size, None)
     columns = tuple(_share(x[taken], batch_size, context) for x in columns)
 
-    def read(index: tf.Tensor, *columns: tf.Tensor) -> tuple:
-        inputs, labels = source.train.take(index)
+    def prepared(inputs: tf.Tensor, labels: tf.Tensor, *columns: tf.Tensor) -> tuple:
         inputs = source.prepare(change(inputs, *columns[len(weighed) :]))
         labels = source.prepare_labels(labels)
         return inputs, labels, *_weights(labels, *columns[: len(weighed)])
 
-    return _pipeline(columns, read)
+    return _pipeline(source.train, columns, prepared)
 
 
 def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Dataset:
@@ -127,12 +126,11 @@ def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Datas
     examples = np.arange(len(source.test))
     columns = (examples, *_weighed(source.test, examples, len(examples)))
 
-    def read(index: tf.Tensor, *weighed: tf.Tensor) -> tuple:
-        inputs, labels = source.test.take(index)
+    def prepared(inputs: tf.Tensor, labels: tf.Tensor, *weighed: tf.Tensor) -> tuple:
         labels = source.prepare_labels(labels)
         return source.prepare(inputs), labels, *_weights(labels, *weighed)
 
-    return _pipeline(columns, read, batch_size)
+    return _pipeline(source.test, columns, prepared, batch_size)
 
 
 def _check(
@@ -199,16 +197,44 @@ def _share(
 
 
 def _pipeline(
+    examples: sources.Examples,
     columns: tuple[np.ndarray, ...],
-    read: Callable[..., tuple],
+    prepared: Callable[..., tuple],
     batch_size: int | None = None,
 ) -> tf.data.Dataset:
-    """Maps `read` over the rows of `columns`, batched if asked, in order."""
+    """Makes batches in order.
+
+    Args:
+      examples: of a split.
+      columns: which of them, and what `prepared` takes besides, a number for each:
+        [batches, batch], or [examples] with `batch_size`.
+      prepared: of the inputs and labels of a batch, and the other columns.
+      batch_size: examples in each batch but the last; None: they are batches.
+    """
     with tf.device("CPU:0"):
         dataset = tf.data.Dataset.from_tensor_slices(columns)
     if batch_size is not None:
         dataset = dataset.batch(batch_size)
-    dataset = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    if isinstance(examples, decoding.Split) and examples.not_held is not None:
+        # One by one: a batch at a time would keep fewer cores busy.
+        size = batch_size or columns[0].shape[1]
+        with tf.device("CPU:0"):
+            images = tf.data.Dataset.from_tensor_slices(columns[0].reshape(-1))
+        images = images.map(examples.not_held.row, **parallel)
+        images = images.batch(size, drop_remainder=batch_size is None)
+
+        def read_before(images: tf.Tensor, columns: tuple) -> tuple:
+            index, *rest = columns
+            return prepared(images, examples.take_labels(index), *rest)
+
+        dataset = tf.data.Dataset.zip((images, dataset)).map(read_before, **parallel)
+    else:
+
+        def taken(index: tf.Tensor, *rest: tf.Tensor) -> tuple:
+            return prepared(*examples.take(index), *rest)
+
+        dataset = dataset.map(taken, **parallel)
     options = tf.data.Options()
     # There are no files to divide among workers.
     options.experimental_distribute.auto_shard_policy = (

@@ -21,7 +21,7 @@ class Part:
         [n, targets].
     """
 
-    inputs: np.ndarray
+    inputs: np.ndarray | decoding.NotHeld
     labels: np.ndarray
 
     def where(self, kept: np.ndarray) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -16,17 +17,33 @@ from mp_loop.data import checksums, targets
 MAX_DECODED_BYTES = 4 * 2**30
 
 
+class NotHeld(Protocol):
+    """Inputs that are not in memory; see `file_images`.
+
+    Attributes:
+      shape: of all of them.
+      checksum: of the array that they would be, by `checksums.crc32`.
+    """
+
+    shape: tuple[int, ...]
+    checksum: str
+
+    def row(self, index: tf.Tensor) -> tf.Tensor:
+        """Returns one of them, in the graph of a `tf.data` pipeline."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Decoded examples.
 
     Attributes:
       inputs: images, uint8 [n, h, w, c], not smaller than those that a model receives;
-        tokens, int32 [n, length]; or rows of numbers, float64 [n, columns].
+        tokens, int32 [n, length]; or rows of numbers, float64 [n, columns]. Or images
+        that are read as they are needed.
       labels: class numbers, int64 [n]; or targets, float64 [n, targets].
     """
 
-    inputs: np.ndarray
+    inputs: np.ndarray | NotHeld
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -40,8 +57,9 @@ class Split:
     @property
     def checksums(self) -> dict[str, str]:
         """What changes if anything of the inputs or of the labels does."""
-        parts = {"inputs": self.inputs, "labels": self.labels}
-        return {name: checksums.crc32(values) for name, values in parts.items()}
+        away = self.not_held
+        inputs = checksums.crc32(self.inputs) if away is None else away.checksum
+        return {"inputs": inputs, "labels": checksums.crc32(self.labels)}
 
     @property
     def counts(self) -> None:
@@ -58,7 +76,16 @@ class Split:
         Args:
           index: integers [batch].
         """
-        return tf.gather(self.on_host, index), tf.gather(self._labels_on_host, index)
+        return tf.gather(self.on_host, index), self.take_labels(index)
+
+    def take_labels(self, index: tf.Tensor) -> tf.Tensor:
+        """Returns the labels of some examples; see `take`."""
+        return tf.gather(self._labels_on_host, index)
+
+    @property
+    def not_held(self) -> NotHeld | None:
+        """The inputs, if they are not in memory: `take` has none of them."""
+        return None if isinstance(self.inputs, np.ndarray) else self.inputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -207,7 +234,7 @@ class Decoder:
                 held = None if like is None else like.inputs
                 inputs = allocate(self.name, count, values, held)
             if values.shape[1:] != inputs.shape[1:]:
-                raise unequal(self.name, inputs, values)
+                raise unequal(self.name, inputs.shape[1:], values)
             inputs[filled : filled + len(values)] = values
             labels[filled : filled + len(values)] = batch[self.label]
             filled += len(values)
@@ -246,12 +273,12 @@ def allocate(
 
 
 def unequal(
-    name: str, inputs: np.ndarray, values: np.ndarray, where: str = ""
+    name: str, shape: tuple[int, ...], values: np.ndarray, where: str = ""
 ) -> errors.DataError:
-    """Makes the error for images that differ in size from those before."""
+    """Makes the error for images that are not of the shape of those before."""
     found = f"{values.shape[1:]}" + (f" ('{where}')" if where else "")
     return errors.DataError(
-        f"Data set '{name}' has images of unequal size: {inputs.shape[1:]} and "
+        f"Data set '{name}' has images of unequal size: {shape} and "
         f"{found}; --image_size makes them equal."
     )
 
@@ -260,8 +287,8 @@ def too_large(name: str, size: int) -> errors.DataError:
     """Makes the error for a data set that takes more than `MAX_DECODED_BYTES`."""
     return errors.DataError(
         f"Data set '{name}' takes {size / 2**30:.1f} GiB decoded; at most "
-        f"{MAX_DECODED_BYTES / 2**30:.3g} GiB fit: it is held in memory, streaming "
-        "from disk is not supported yet."
+        f"{MAX_DECODED_BYTES / 2**30:.3g} GiB fit: it is held in memory. Images in a "
+        "folder (folder:PATH) are read as they are needed."
     )
 
 
@@ -305,17 +332,25 @@ def stored(
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard deviation of pixel / 255, float64 [channels]."""
-    channels = images.shape[-1]
-    # Counting the 256 pixel values is exact and needs no float copy.
-    counts = np.stack(
+    return moments_of(pixel_counts(images))
+
+
+def pixel_counts(images: np.ndarray) -> np.ndarray:
+    """Counts the pixels of each value, int64 [channels, 256].
+
+    That is exact, in whatever parts the images come, and needs no float copy.
+    """
+    chunks = np.array_split(images, max(1, len(images) // 4096))
+    return np.stack(
         [
-            sum(
-                np.bincount(chunk[..., c].ravel(), minlength=256)
-                for chunk in np.array_split(images, max(1, len(images) // 4096))
-            )
-            for c in range(channels)
+            sum(np.bincount(chunk[..., c].ravel(), minlength=256) for chunk in chunks)
+            for c in range(images.shape[-1])
         ]
     )
+
+
+def moments_of(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation of pixel / 255 from `pixel_counts`."""
     values = np.arange(256, dtype=np.float64) / 255
     weights = counts / counts.sum(axis=1, keepdims=True)
     mean = weights @ values

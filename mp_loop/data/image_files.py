@@ -113,7 +113,7 @@ def decoded(path: str, channels: int = 3, size: int = 0) -> np.ndarray:
     if _has_color_table(content):
         raise errors.DataError("A BMP of 8 bits with a table of colors is not read.")
     try:
-        return _reader(channels, size)(content).numpy()
+        return reader(channels, size)(content).numpy()
     except tf.errors.OpError as error:
         # What TensorFlow says of a graph: where it was defined, then the reason.
         reason = error.message.partition("\n\t [[")[0].rpartition("\n")[2]
@@ -121,8 +121,13 @@ def decoded(path: str, channels: int = 3, size: int = 0) -> np.ndarray:
 
 
 @functools.cache
-def _reader(channels: int, size: int) -> Callable[[bytes], tf.Tensor]:
-    """Makes the function of a file's contents: one call, whatever it consists of."""
+def reader(channels: int, size: int) -> Callable[[bytes], tf.Tensor]:
+    """Makes the function of a file's contents: one call, whatever it consists of.
+
+    Args:
+      channels: as for `decoded`.
+      size: as for `decoded`.
+    """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
     def read(content: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Images in a folder for each class, held in memory.
+"""Images in a folder for each class, held in memory or read as they are needed.
 
     PATH/train/CLASS/*.jpg      and PATH/test, PATH/validation, PATH/val or PATH/valid
     PATH/CLASS/*.jpg            some of which are held out, by a hash of their names
@@ -12,13 +12,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from mp_loop.config import errors, sections
-from mp_loop.data import bad_examples, classes, decoding, image_files, splitting
+from mp_loop.data import (
+    bad_examples,
+    checksums,
+    classes,
+    decoding,
+    file_images,
+    image_files,
+    splitting,
+)
+
+logger = logging.getLogger(__name__)
 
 _TRAIN = "train"
 _HINT = "PATH/train and PATH/test hold the classes"
@@ -45,16 +56,16 @@ def load(data: sections.Data, folder: str) -> decoding.Labelled:
     """Decodes all images of a folder.
 
     Args:
-      data: `dataset`, `image_size`, `crop_pct`, `validation_fraction` and
-        `skip_bad_examples` are read.
+      data: `dataset`, `image_size`, `crop_pct`, `validation_fraction`,
+        `max_data_gib` and `skip_bad_examples` are read.
       folder: its path.
 
     Returns:
       Images uint8 [n, h, w, 3], by the names of their files; classes by their names.
 
     Raises:
-      DataError: something cannot be used, there are fewer than two classes, images are
-        of unequal size without `image_size`, or there is too much for the memory.
+      DataError: something cannot be used, there are fewer than two classes, or images
+        are of unequal size without `image_size`.
     """
     name, bad = data.dataset, []
     train, test = _splits(data, folder, bad)
@@ -63,7 +74,7 @@ def load(data: sections.Data, folder: str) -> decoding.Labelled:
     bad_examples.settle(name, bad, data.skip_bad_examples)
     classes.check(data, _labels(train), _labels(test), _HINT)
     bad = []
-    train = _decoded(data, folder, train, None, bad)
+    train = _decoded(data, folder, train, len(test), bad)
     test = _decoded(data, folder, test, train.inputs, bad)
     return classes.assemble(data, (train, test), bad, _HINT)
 
@@ -153,7 +164,7 @@ def _decoded(
     data: sections.Data,
     folder: str,
     images: _Images,
-    like: np.ndarray | None,
+    others: int | np.ndarray | file_images.FileImages,
     bad: list[str],
 ) -> classes.Part:
     """Decodes images, in order; those that cannot be are left out, and named in `bad`.
@@ -162,26 +173,94 @@ def _decoded(
       data: see `load`.
       folder: of all images.
       images: one at least.
-      like: other images that are held, of the same shape; or None.
+      others: of the other split: how many images there are, or these, of the same
+        shape.
       bad: gets the place and the reason of each that cannot be read.
     """
-    inputs, kept = None, []
-    read = functools.partial(_read, folder, decoding.whole_side(data))
+    kept, side = [], decoding.whole_side(data)
+    store: _Held | _Counted | None = None
+    read = functools.partial(_read, folder, side)
     results = image_files.in_parallel(read, images)
     for image, pixels in zip(images, results, strict=True):
         if isinstance(pixels, str):
             bad.append(f"{image.file}: {pixels}")
             continue
-        if inputs is None:
-            held = like if like is not None and len(like) else None
-            inputs = decoding.allocate(data.dataset, len(images), pixels, held)
-        if pixels.shape[1:] != inputs.shape[1:]:
-            raise decoding.unequal(data.dataset, inputs, pixels, image.file)
-        inputs[len(kept)] = pixels[0]
+        if store is None:
+            store = _store(data, len(images), others, pixels)
+        if pixels.shape[1:] != store.shape:
+            raise decoding.unequal(data.dataset, store.shape, pixels, image.file)
+        store.add(pixels)
         kept.append(image)
-    if inputs is None:
-        inputs = np.empty((0, 1, 1, 3), np.uint8)
-    return classes.Part(inputs[: len(kept)], _labels(kept))
+    if store is None:
+        return classes.Part(np.empty((0, 1, 1, 3), np.uint8), _labels(kept))
+    files = tuple(image.file for image in kept)
+    return classes.Part(store.found(folder, files, side), _labels(kept))
+
+
+def _store(
+    data: sections.Data,
+    count: int,
+    others: int | np.ndarray | file_images.FileImages,
+    pixels: np.ndarray,
+) -> _Held | _Counted:
+    """Decides where the images go, seeing the first of them."""
+    if isinstance(others, file_images.FileImages):
+        return _Counted(others.shape[1:])
+    if isinstance(others, np.ndarray) and len(others):
+        return _Held(count, others.shape[1:])
+    more = others if isinstance(others, int) else 0
+    size = (count + more) * pixels.nbytes / 2**30
+    if size <= data.max_data_gib:
+        return _Held(count, pixels.shape[1:])
+    logger.warning(
+        "'%s' takes %.3g GiB decoded, more than --max_data_gib (%g): its images are "
+        "read as they are needed.",
+        data.dataset,
+        size,
+        data.max_data_gib,
+    )
+    return _Counted(pixels.shape[1:])
+
+
+class _Held:
+    """Holds images in memory."""
+
+    def __init__(self, count: int, shape: tuple[int, ...]):
+        self.shape, self._filled = shape, 0
+        self._images = np.empty((count, *shape), np.uint8)
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Takes uint8 [1, h, w, 3]."""
+        self._images[self._filled] = pixels[0]
+        self._filled += 1
+
+    def found(self, folder: str, files: tuple[str, ...], side: int) -> np.ndarray:
+        """Returns all images."""
+        del folder, files, side
+        return self._images[: self._filled]
+
+
+class _Counted:
+    """Counts the pixels of images and leaves them where they are."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape = shape
+        self._counts = np.zeros((shape[-1], 256), np.int64)
+        self._checksum = checksums.crc32(b"")
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Takes uint8 [1, h, w, 3]."""
+        self._counts += decoding.pixel_counts(pixels)
+        self._checksum = checksums.crc32(pixels, int(self._checksum, 16))
+
+    def found(
+        self, folder: str, files: tuple[str, ...], side: int
+    ) -> file_images.FileImages:
+        """Returns what reads them again."""
+        shape = (len(files), *self.shape)
+        return file_images.FileImages(
+            folder, files, shape, side, self._counts, self._checksum
+        )
 
 
 def _read(folder: str, size: int, image: _Image) -> np.ndarray | str:

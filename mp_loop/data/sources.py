@@ -187,7 +187,10 @@ def from_settings(
     if found.kind == "row":
         mean, std = number_rows.moments(found.train.inputs)
     if found.kind == "image":
-        mean, std = decoding.moments(found.train.inputs)
+        images = found.train.inputs
+        held = isinstance(images, np.ndarray)
+        counts = decoding.pixel_counts(images) if held else images.pixel_counts
+        mean, std = decoding.moments_of(counts)
         resized_to = decoding.whole_side(data)
     if resized_to:
         shape = (data.image_size, data.image_size, shape[-1])

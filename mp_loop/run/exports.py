@@ -84,7 +84,7 @@ def _tflite(predictor: prediction.SavedPredictor, path: pathlib.Path) -> None:
 
     model = predictors.of_squares(predictor.model)
     output = "prediction" if predictor.wanted.targets else "probability"
-    model = keras.Model(model.input, model.output[output])
+    model = keras.Model(model.inputs[0], model.output[output])
     with tempfile.TemporaryDirectory() as folder, startup.quiet_start():
         _export(model, pathlib.Path(folder) / "saved_model")
         converter = tf.lite.TFLiteConverter.from_saved_model(f"{folder}/saved_model")

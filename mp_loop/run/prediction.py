@@ -68,6 +68,8 @@ class SavedPredictor:
         Raises:
           ModelError: it cannot be loaded.
         """
+        import keras
+
         from mp_loop.data import decoding, raw_examples, targets
         from mp_loop.models import language, predictors, saved_models
 
@@ -77,6 +79,8 @@ class SavedPredictor:
             path = folder / records.TOKENIZER_FOLDER
             tokenizer = language.saved_tokenizer(str(path))
         model = saved_models.load(str(folder / records.PREDICTOR_FILE))
+        # Keras 3.10 makes a list of the one input of a model that it loads.
+        model = keras.Model(model.inputs[0], model.output, name=model.name)
         side = 0 if tokenizer else decoding.whole_side(config.data)
         shape = tuple(model.inputs[0].shape[1:])
         if side:

@@ -26,5 +26,5 @@ def test_more_than_the_limit_is_refused(tmp_path, monkeypatch, image):
     monkeypatch.setattr(decoding, "MAX_DECODED_BYTES", 4 * 4 * 4 * 3)
     sources.load("made", str(tmp_path))  # Both splits fill it exactly.
     monkeypatch.setattr(decoding, "MAX_DECODED_BYTES", 4 * 4 * 4 * 3 - 1)
-    with pytest.raises(errors.DataError, match="at most .* GiB fit.*streaming"):
+    with pytest.raises(errors.DataError, match="at most .* GiB fit.*folder:PATH"):
         sources.load("made", str(tmp_path))

@@ -4,9 +4,10 @@ import logging
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mp_loop.config import errors
-from mp_loop.data import batching, decoding, sources
+from mp_loop.data import batching, decoding, file_images, sources
 from tests.support import photos
 
 SPLIT = {
@@ -180,10 +181,47 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path, name):
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_more_than_the_limit_is_refused(tmp_path, monkeypatch):
+def test_what_is_beyond_the_limit_is_read_as_it_is_needed(tmp_path, caplog):
     photos.write(tmp_path, SPLIT)
-    monkeypatch.setattr(decoding, "MAX_DECODED_BYTES", 4 * 4 * 4 * 3)
-    load(tmp_path)  # Both splits fill it exactly.
-    monkeypatch.setattr(decoding, "MAX_DECODED_BYTES", 4 * 4 * 4 * 3 - 1)
-    with pytest.raises(errors.DataError, match="at most .* GiB fit.*streaming"):
-        load(tmp_path)
+    size = 4 * 4 * 4 * 3  # of both splits
+    held = load(tmp_path, max_data_gib=size / 2**30)
+    assert isinstance(held.train.inputs, np.ndarray) and not caplog.records
+    needed = load(tmp_path, max_data_gib=(size - 1) / 2**30)
+    assert isinstance(needed.train.inputs, file_images.FileImages)
+    assert isinstance(needed.test.inputs, file_images.FileImages)
+    (record,) = caplog.records
+    assert "read as they are needed" in record.getMessage()
+    assert needed.mean.tobytes() == held.mean.tobytes()
+    assert needed.std.tobytes() == held.std.tobytes()
+    for mine, other in ((needed.train, held.train), (needed.test, held.test)):
+        assert mine.inputs.shape == other.inputs.shape
+        np.testing.assert_array_equal(mine.labels, other.labels)
+        assert mine.checksums == other.checksums
+
+
+@pytest.mark.parametrize("augment", ["none", "flip_shift", "flip_crop"])
+def test_batches_are_the_same_bits_wherever_the_images_are(tmp_path, augment):
+    """Bad files and classes without training images are left out of both."""
+    mini = sources.load("fashion_mnist_mini")
+    photos.of_source(tmp_path, mini, train=6, test=3)
+    photos.write(tmp_path, {"train/Bag/0.jpg": b"bad", "test/new/1.png": 7})
+    settings = {"image_size": 20, "crop_pct": 0.8, "skip_bad_examples": True}
+    found = [load(tmp_path, **settings, max_data_gib=limit) for limit in (4.0, 1e-9)]
+    assert len(found[0].train) == len(found[1].train) == 60
+    for make in (
+        lambda x: batching.training_batches(x, 16, seed=3, epoch=1, augment=augment),
+        lambda x: batching.evaluation_batches(x, 16),
+    ):
+        for one, other in zip(*map(make, found), strict=True):
+            assert [x.numpy().tobytes() for x in one] == [
+                x.numpy().tobytes() for x in other
+            ]
+
+
+def test_a_file_that_is_gone_is_an_error_that_names_it(tmp_path):
+    photos.write(tmp_path, SPLIT)
+    source = load(tmp_path, max_data_gib=1e-9)
+    path = tmp_path / source.test.inputs.files[0]
+    path.unlink()
+    with pytest.raises(tf.errors.NotFoundError, match=path.name):
+        list(batching.evaluation_batches(source, 1))
