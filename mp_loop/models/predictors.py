@@ -16,13 +16,18 @@ operations and layers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+import numpy as np
 
 from mp_loop.config import errors
 from mp_loop.data import sources
 from mp_loop.models import heads
 
 _SQUARES = "squares"  # the layer after which images are of one size
+_STANDARDIZED = "standardized"  # the layer whose output a regression learned
+_UNITS = "units"  # the layer after which targets are in the units of the data
 
 
 def make(source: sources.Source, model: keras.Model) -> keras.Model:
@@ -50,7 +55,9 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
         raw, inputs = _prepared(source)
         outputs = keras.ops.cast(model(inputs), "float32")
         if source.targets:
-            outputs = {"prediction": source.targets.in_units(outputs)}
+            units = _in_units(source.targets.std, source.targets.mean, "float64")
+            outputs = keras.layers.Identity(name=_STANDARDIZED)(outputs)
+            outputs = {"prediction": units(keras.ops.cast(outputs, "float64"))}
             return keras.Model(raw, outputs, name="predictor")
         if heads.from_logits(model):
             outputs = keras.layers.Softmax(dtype="float32", name="softmax")(outputs)
@@ -73,6 +80,16 @@ def class_names(predictor: keras.Model) -> tuple[str, ...]:
     if "prediction" in predictor.output:
         return ()
     return tuple(map(str, predictor.get_layer("class").get_vocabulary()))
+
+
+def numbers_alone(predictor: keras.Model) -> keras.Model:
+    """Returns a model of one output: the probabilities, or the targets in float32."""
+    if "probability" in predictor.output:
+        return keras.Model(predictor.inputs[0], predictor.output["probability"])
+    units = predictor.get_layer(_UNITS)
+    in_float32 = _in_units(units.scale, units.offset, "float32")
+    standardized = predictor.get_layer(_STANDARDIZED).output
+    return keras.Model(predictor.inputs[0], in_float32(standardized))
 
 
 def of_squares(predictor: keras.Model) -> keras.Model:
@@ -108,6 +125,12 @@ def _prepared(source: sources.Source) -> tuple[keras.KerasTensor, keras.KerasTen
     # As stored in memory: whole numbers, of which float32 holds each exactly.
     whole = keras.ops.round(keras.ops.clip(squares, 0, 255))
     return raw, source.prepare(keras.layers.Identity(name=_SQUARES)(whole))
+
+
+def _in_units(std: Any, mean: Any, dtype: str) -> keras.layers.Layer:
+    """The layer that computes `Targets.in_units`."""
+    scale, offset = np.asarray(std).tolist(), np.asarray(mean).tolist()
+    return keras.layers.Rescaling(scale, offset, dtype=dtype, name=_UNITS)
 
 
 def _names(names: tuple[str, ...]) -> keras.layers.Layer:

@@ -129,3 +129,14 @@ def test_examples_to_predict_on_have_targets_where_the_file_has(tmp_path):
     data = sections.Data(dataset=table(tmp_path, "jsonl", [(1, 2)], "ab"))
     (found,) = raw_examples.read(data, wanted, split="")
     assert found.label is None and found.inputs.tolist() == [1, 2]
+
+
+def test_texts_have_targets(tmp_path):
+    def tokenize(texts):
+        return np.array([[len(text), 1] for text in texts], np.int32)
+
+    rows = [("a" * (i + 1), 0.5 * (i + 1)) for i in range(30)]
+    path = table(tmp_path, "jsonl", rows, ("text", "y"))
+    made = load(path, label_column="y", tokenize=tokenize)
+    assert made.is_text and made.targets.names == ("y",)
+    np.testing.assert_array_equal(made.train.labels[:, 0], made.train.inputs[:, 0] / 2)

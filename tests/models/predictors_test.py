@@ -132,3 +132,8 @@ def test_targets_are_predicted_in_the_units_of_the_data(tmp_path):
     assert [*found] == ["prediction"] and found["prediction"].dtype == np.float64
     back = (found["prediction"] - of.mean) / of.std
     np.testing.assert_allclose(back, outputs, rtol=0, atol=1e-5)
+    # As for TensorFlow Lite, which has no float64: of squares, which nothing resizes.
+    alone = predictors.of_squares(predictors.numbers_alone(predictor))
+    small = alone.predict(images, verbose=0)
+    assert small.dtype == np.float32
+    np.testing.assert_allclose(small, found["prediction"], rtol=1e-6, atol=1e-8)
