@@ -28,8 +28,9 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from absl import flags
 
 from mp_loop.cli import app, outcomes, signals
@@ -42,6 +43,9 @@ from mp_loop.run import (
     prediction_files,
     records,
 )
+
+if TYPE_CHECKING:  # It imports TensorFlow, which takes seconds.
+    from mp_loop.data import raw_examples
 
 _FILE = "predictions.csv"
 
@@ -136,8 +140,8 @@ def _predict(
         found = prediction.of(predictor, examples, size)
         kind, _, _ = data.dataset.partition(":")
         column = {"folder": "file", "csv": "row", "jsonl": "row"}.get(kind, "index")
-        counts = _write(found, output, column, predictor.wanted.class_names)
-    counts.show()
+        counts = _write(found, output, column, predictor.wanted)
+    counts.show(bool(predictor.wanted.targets))
     print(f"Predictions: {output}")
     complete = not counts.unreadable or flag_values.skip_bad_examples
     return outcomes.DONE if complete else outcomes.FAILED
@@ -192,11 +196,12 @@ def _exported(folder: pathlib.Path, flag_values: Any) -> dict[str, pathlib.Path]
 
 @dataclasses.dataclass
 class _Counts:
-    """What was found; `known` is of labels that are classes of the run."""
+    """What was found; `known` is of labels that are classes of the run, or targets."""
 
     labelled: int = 0
     known: int = 0
     right: int = 0
+    error: float = 0.0  # of all examples, each the mean over its targets
     readable: int = 0
     unreadable: int = 0
 
@@ -204,12 +209,19 @@ class _Counts:
         label = found.example.label
         self.readable += 1
         self.labelled += label is not None
+        if found.numbers and label:
+            self.known += 1
+            self.error += float(np.mean(np.abs(np.subtract(found.numbers, label))))
+            return
         self.known += label in class_names
         self.right += label == found.class_name
 
-    def show(self) -> None:
-        """Prints the accuracy, and how many examples were left out."""
-        if self.known:
+    def show(self, of_targets: bool) -> None:
+        """Prints accuracy or error, and how many examples were left out."""
+        if self.known and of_targets:
+            error = self.error / self.known
+            print(f"mean absolute error {error:g} on {self.known} examples with labels")
+        elif self.known:
             accuracy = self.right / self.known
             print(f"accuracy {accuracy:.4f} on {self.known} examples with labels")
         if self.labelled > self.known:
@@ -224,15 +236,15 @@ def _write(
     predictions: Iterable[prediction.Prediction],
     output: pathlib.Path,
     column: str,
-    class_names: Iterable[str],
+    wanted: raw_examples.Wanted,
 ) -> _Counts:
     """Writes the predictions, and names what cannot be read; returns the counts."""
     import tqdm
 
-    counts, known = _Counts(), frozenset(class_names)
+    counts, known = _Counts(), frozenset(wanted.class_names)
     with (
         signals.stop_requested() as stop_requested,
-        prediction_files.replacing(output, column) as write,
+        prediction_files.replacing(output, column, wanted.targets) as write,
     ):
         for found in tqdm.tqdm(predictions, unit=" examples", disable=None):
             if number := stop_requested():

@@ -25,6 +25,8 @@ OWN_DECODERS = ("small_decoder",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine, `kind:PATH`, or code.
 LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl", "module")
+# Those that may hold numbers to be predicted.
+WITH_TARGETS = ("npz", "csv", "jsonl", "module")
 PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels; here on class numbers.
 METRIC_ALIASES = {
@@ -58,13 +60,29 @@ def check(config: settings.Config) -> None:
     if model.weights:
         _check_weights(model.weights)
     users_code = ":" in model.model
-    _check_identifier("loss", model.loss, "losses", users_code)
+    _check_identifier("loss", model.trained_by, "losses", users_code)
     if model.measured_by != PERPLEXITY:
         _check_identifier("metric", model.measured_by, "metrics", users_code)
     _check_optimizer(config.optimizer.optimizer, users_code)
     if config.records.callbacks:
         _check_function("callbacks", config.records.callbacks)
     check_data_set(config.data)
+    if model.task == "regression":
+        require_targets(config.data.dataset)
+
+
+def require_targets(dataset: str) -> None:
+    """Refuses data that have classes, or no labels, for a regression.
+
+    Raises:
+      UsageError: the message names what has targets.
+    """
+    kind, _ = local_path(dataset) or ("", "")
+    if kind not in WITH_TARGETS:
+        raise errors.UsageError(
+            f"--dataset ({dataset}) has no targets; --task=regression reads csv:PATH, "
+            "jsonl:PATH, npz:PATH and module:package.module:function."
+        )
 
 
 def local_path(dataset: str) -> tuple[str, str] | None:

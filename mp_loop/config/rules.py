@@ -26,6 +26,7 @@ _OF_THE_LOSS = (
     ("auto", "causal_lm"),
     ("perplexity", "causal_lm"),
     ("perplexity", "classification"),
+    ("perplexity", "regression"),
 )
 # Kinds of local data for classification.
 _WITH_LABELS = ("folder:", "npz:", "csv:", "jsonl:", "module:")
@@ -67,6 +68,17 @@ RULES = (
         "--profile_steps ({profile_steps}) must be A:B, two steps, the first before "
         "the second.",
     ),
+    # Regression.
+    Rule(
+        lambda s: s.task == "regression" and "crossentropy" in s.loss,
+        "--loss ({loss}) is for classes; --task=regression needs one of a difference, "
+        "such as mse, mae or huber.",
+    ),
+    Rule(
+        lambda s: s.task == "regression" and (s.label_smoothing or s.class_weights),
+        "--label_smoothing ({label_smoothing}) and --class_weights ({class_weights}) "
+        "are for classes, not --task=regression.",
+    ),
     # Language models.
     Rule(
         lambda s: s.task != "causal_lm" and s.dataset.startswith("text:"),
@@ -84,19 +96,19 @@ RULES = (
     ),
     Rule(
         lambda s: (
-            s.loss != "sparse_categorical_crossentropy"
+            s.trained_by != "sparse_categorical_crossentropy"
             and (s.metric, s.task) in _OF_THE_LOSS
         ),
-        "--loss ({loss}) must be sparse_categorical_crossentropy, of which perplexity "
-        "is made; or choose another --metric.",
+        "--loss ({trained_by}) must be sparse_categorical_crossentropy, of which "
+        "perplexity is made; or choose another --metric.",
     ),
     Rule(
         lambda s: (
             (s.label_smoothing or s.class_weights)
-            and s.loss != "sparse_categorical_crossentropy"
+            and s.trained_by != "sparse_categorical_crossentropy"
         ),
         "--label_smoothing ({label_smoothing}) and --class_weights ({class_weights}) "
-        "are of --loss=sparse_categorical_crossentropy, not {loss}.",
+        "are of --loss=sparse_categorical_crossentropy, not {trained_by}.",
     ),
     Rule(
         lambda s: s.task == "causal_lm" and s.class_weights,

@@ -68,7 +68,9 @@ class Data(fields.Section):
         "--label_column.",
     )
     label_column: str = fields.setting(
-        "label", "Column of a table that holds the class."
+        "label",
+        "Column of a table that holds the class; of --task=regression the columns that "
+        "hold the targets, comma-separated.",
     )
     skip_bad_examples: bool = fields.setting(
         False,
@@ -101,7 +103,8 @@ class Model(fields.Section):
 
     task: str = fields.setting(
         "classification",
-        "classification: of images or texts; causal_lm: the next token of texts.",
+        "classification: of images, texts or rows; regression: numbers of them; "
+        "causal_lm: the next token of texts.",
         choices=choices.TASKS,
     )
     model: str = fields.setting(
@@ -138,7 +141,9 @@ class Model(fields.Section):
         1e-3, "Constant learning rate of --head_epochs.", above=0
     )
     loss: str = fields.setting(
-        "sparse_categorical_crossentropy", "Keras identifier of the loss."
+        "auto",
+        "Keras identifier of the loss. auto: mse for --task=regression, else "
+        "sparse_categorical_crossentropy.",
     )
     label_smoothing: float = fields.setting(
         0.0,
@@ -154,8 +159,18 @@ class Model(fields.Section):
     metric: str = fields.setting(
         "auto",
         "Keras identifier of the metric, or perplexity. auto: perplexity for "
-        "--task=causal_lm, else sparse_categorical_accuracy.",
+        "--task=causal_lm, mean_absolute_error for regression, else "
+        "sparse_categorical_accuracy.",
     )
+
+    @property
+    def trained_by(self) -> str:
+        """`loss`, auto resolved."""
+        if self.loss != "auto":
+            return self.loss
+        if self.task == "regression":
+            return "mse"
+        return "sparse_categorical_crossentropy"
 
     @property
     def measured_by(self) -> str:
@@ -164,6 +179,8 @@ class Model(fields.Section):
             return self.metric
         if self.task == "causal_lm":
             return "perplexity"
+        if self.task == "regression":
+            return "mean_absolute_error"
         return "sparse_categorical_accuracy"
 
 

@@ -47,6 +47,7 @@ class Config:
             types.SimpleNamespace(
                 **self.values(),
                 loss_scale_kind=self.loss_scale_kind,
+                trained_by=self.model.trained_by,
                 constants=self.scale.constants,
             )
         )

@@ -15,7 +15,10 @@ from mp_loop.data import decoding, labelled_arrays, user_code
 
 
 def of_npz(
-    data: sections.Data, path: str, tokenize: labelled_arrays.Tokenize | None
+    data: sections.Data,
+    path: str,
+    tokenize: labelled_arrays.Tokenize | None,
+    task: str,
 ) -> decoding.Labelled:
     """Reads arrays from a file of NumPy's `savez` or `savez_compressed`.
 
@@ -23,6 +26,7 @@ def of_npz(
       data: see `labelled_arrays.make`.
       path: of the file.
       tokenize: see `labelled_arrays.make`.
+      task: see `labelled_arrays.make`.
 
     Raises:
       DataError: the file cannot be read, or see `labelled_arrays.make`.
@@ -40,7 +44,7 @@ def of_npz(
                 error,
             )
         ) from error
-    return labelled_arrays.make(data, found, tokenize)
+    return labelled_arrays.make(data, found, tokenize, task)
 
 
 def _read(name: str, file: BinaryIO) -> dict[str, np.ndarray | None]:
@@ -60,7 +64,10 @@ def _read(name: str, file: BinaryIO) -> dict[str, np.ndarray | None]:
 
 
 def of_function(
-    data: sections.Data, name: str, tokenize: labelled_arrays.Tokenize | None
+    data: sections.Data,
+    name: str,
+    tokenize: labelled_arrays.Tokenize | None,
+    task: str,
 ) -> decoding.Labelled:
     """Calls a user's function, without arguments, for the arrays.
 
@@ -70,6 +77,7 @@ def of_function(
         `labelled_arrays`, or ((x_train, y_train), (x_test, y_test)), as `load_data` of
         keras.datasets; anything that `numpy.asarray` takes is an array.
       tokenize: see `labelled_arrays.make`.
+      task: see `labelled_arrays.make`.
 
     Raises:
       DataError: the function cannot be found, or fails; or see `labelled_arrays.make`.
@@ -81,7 +89,7 @@ def of_function(
     except Exception as error:  # A user's function can raise any type.
         raised = f"{type(error).__name__}: {error}"
         raise errors.DataError(errors.because(f"'{name}' raised", raised)) from error
-    return labelled_arrays.make(data, _arrays(data.dataset, returned), tokenize)
+    return labelled_arrays.make(data, _arrays(data.dataset, returned), tokenize, task)
 
 
 def _arrays(name: str, returned: Any) -> dict[str, np.ndarray]:

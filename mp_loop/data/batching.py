@@ -69,7 +69,8 @@ def training_batches(
 
     Returns:
       A data set of (inputs [batch, ...], labels int64 [batch]); inputs as
-      `Source.prepare` makes them. Of texts that are packed, labels are int32 [batch,
+      `Source.prepare` makes them. Of a regression, labels are float32 [batch,
+      targets], standardized. Of texts that are packed, labels are int32 [batch,
       length], and where some of them are padding there are weights as well, float32
       of that shape: the weighted mean over a batch is that of what counts.
 
@@ -100,6 +101,7 @@ def training_batches(
 
     def prepared(inputs: tf.Tensor, labels: tf.Tensor, *columns: tf.Tensor) -> tuple:
         inputs = source.prepare(change(inputs, *columns[len(weighed) :]))
+        labels = source.prepare_labels(labels)
         return inputs, labels, *_weights(labels, *columns[: len(weighed)])
 
     return _pipeline(source.train, columns, prepared)
@@ -125,6 +127,7 @@ def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Datas
     columns = (examples, *_weighed(source.test, examples, len(examples)))
 
     def prepared(inputs: tf.Tensor, labels: tf.Tensor, *weighed: tf.Tensor) -> tuple:
+        labels = source.prepare_labels(labels)
         return source.prepare(inputs), labels, *_weights(labels, *weighed)
 
     return _pipeline(source.test, columns, prepared, batch_size)

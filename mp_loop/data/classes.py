@@ -17,7 +17,8 @@ class Part:
 
     Attributes:
       inputs: [n, ...], as `decoding.Split` holds them.
-      labels: the class of each: int64 or str, [n].
+      labels: the class of each: int64 or str, [n]; or its targets, float64
+        [n, targets].
     """
 
     inputs: np.ndarray | decoding.NotHeld
@@ -95,11 +96,16 @@ def check(data: sections.Data, train: np.ndarray, test: np.ndarray, hint: str) -
             f"Data set '{data.dataset}' has {found} to train on; two classes or more "
             "are needed."
         )
-    if not len(test):
+    check_evaluation(data, len(train), len(test), hint)
+
+
+def check_evaluation(data: sections.Data, train: int, test: int, hint: str) -> None:
+    """Refuses data of which there is no example to evaluate on."""
+    if not test:
         raise errors.DataError(
-            f"Data set '{data.dataset}' has no example to evaluate on, of "
-            f"{len(train)}; --validation_fraction ({data.validation_fraction:g}) can "
-            f"be larger, or {hint}."
+            f"Data set '{data.dataset}' has no example to evaluate on, of {train}; "
+            f"--validation_fraction ({data.validation_fraction:g}) can be larger, or "
+            f"{hint}."
         )
 
 

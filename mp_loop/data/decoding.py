@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mp_loop.config import errors, sections
-from mp_loop.data import checksums
+from mp_loop.data import checksums, targets
 
 MAX_DECODED_BYTES = 4 * 2**30
 
@@ -40,7 +40,7 @@ class Split:
       inputs: images, uint8 [n, h, w, c], not smaller than those that a model receives;
         tokens, int32 [n, length]; or rows of numbers, float64 [n, columns]. Or images
         that are read as they are needed.
-      labels: int64 [n].
+      labels: class numbers, int64 [n]; or targets, float64 [n, targets].
     """
 
     inputs: np.ndarray | NotHeld
@@ -98,6 +98,7 @@ class Labelled:
       class_names: one name for each class; labels are in [0, their number).
       kind: `image`, `text` or `row`: what the inputs are.
       columns: of a table, the names of those that the inputs are made of.
+      targets: what the labels of a regression are, which has no classes; else None.
     """
 
     train: Split
@@ -105,6 +106,7 @@ class Labelled:
     class_names: tuple[str, ...]
     kind: str = "image"
     columns: tuple[str, ...] = ()
+    targets: targets.Targets | None = None
 
 
 def in_host_memory(values: np.ndarray) -> tf.Tensor:

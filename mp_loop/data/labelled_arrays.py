@@ -2,7 +2,8 @@
 
 x_train           images, uint8 [n, h, w] or [n, h, w, c]; rows of numbers,
 [n, columns]; or texts, strings [n]
-y_train           integers or strings, [n] or [n, 1]
+y_train           integers or strings, [n] or [n, 1]; of a regression numbers,
+[n] or [n, targets]
 x_test, y_test    likewise; without them, some are held out
 class_names       optional: strings, of the labels 0, 1, ...
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from mp_loop.config import errors, sections
-from mp_loop.data import classes, decoding, number_rows, splitting
+from mp_loop.data import classes, decoding, number_rows, regression, splitting
 
 NAMES = ("x_train", "y_train", "x_test", "y_test", "class_names")
 _AT_ONCE = 256
@@ -27,6 +28,7 @@ def make(
     data: sections.Data,
     found: Mapping[str, np.ndarray | None],
     tokenize: Tokenize | None,
+    task: str = "classification",
 ) -> decoding.Labelled:
     """Makes a data set of arrays.
 
@@ -37,23 +39,24 @@ def make(
         held out by a hash of its index.
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: there
         must be no texts.
+      task: `classification` or `regression`: what labels are.
 
     Raises:
       DataError: a name, a dtype, a shape or a length does not fit, there is too much
         for the memory, or see `classes.assemble`.
     """
     name, bad = data.dataset, []
-    _check_names(name, found)
+    _check_names(name, found, task)
     for key in set(NAMES) & set(found):
         _check_text(name, key, found[key])
     class_names = None
     if "class_names" in found:
         class_names = _of_strings(name, found["class_names"])
     kind = _kind(name, "x_train", found["x_train"], tokenize)
-    train = _part(data, found, "train", tokenize)
+    train = _part(data, found, "train", tokenize, task)
     _check_labels(name, "y_train", train.labels, class_names)
     if "x_test" in found:
-        test = _part(data, found, "test", tokenize)
+        test = _part(data, found, "test", tokenize, task)
         _check_labels(name, "y_test", test.labels, class_names)
         if (
             kind != _kind(name, "x_test", found["x_test"], tokenize)
@@ -63,36 +66,65 @@ def make(
                 f"Data set '{name}': x_train is {_told(found['x_train'])} and x_test "
                 f"{_told(found['x_test'])}: examples must have one shape."
             )
-        test = _usable(kind, "x_test", test, np.ones(len(test.labels), bool), bad)
-        train = _usable(kind, "x_train", train, np.ones(len(train.labels), bool), bad)
+        _check_targets(name, found, train, test)
+        test = _usable(kind, "test", test, np.ones(len(test.labels), bool), bad)
+        train = _usable(kind, "train", train, np.ones(len(train.labels), bool), bad)
     else:
         indices = map(str, range(len(train.labels)))
         held = splitting.held_out(indices, data.validation_fraction)
-        test = _usable(kind, "x_train", train, held, bad)
-        train = _usable(kind, "x_train", train, ~held, bad)
+        test = _usable(kind, "train", train, held, bad)
+        train = _usable(kind, "train", train, ~held, bad)
+    if task == "regression":
+        return regression.assemble(data, (train, test), bad, _HINT, kind)
     return classes.assemble(data, (train, test), bad, _HINT, class_names, kind)
 
 
 def _usable(
-    kind: str, which: str, part: classes.Part, side: np.ndarray, bad: list[str]
+    kind: str, split: str, part: classes.Part, side: np.ndarray, bad: list[str]
 ) -> classes.Part:
     """Returns the examples of one side, without rows of what is no finite number."""
-    if kind != "row":
-        return part.where(side)
     index = np.flatnonzero(side)
-    values = part.inputs[index]
+    if kind == "row":
+        index = index[_finite(f"x_{split}", part.inputs, index, bad)]
+    if part.labels.dtype.kind == "f":
+        index = index[_finite(f"y_{split}", part.labels, index, bad)]
+    return part.where(index)
+
+
+def _finite(
+    which: str, values: np.ndarray, index: np.ndarray, bad: list[str]
+) -> np.ndarray:
+    """Tells which rows of an index hold finite numbers only, bool [index]."""
 
     def told(row: int, column: int) -> str:
-        value = values[row, column]
+        value = values[index[row], column]
         return (
             f"{which}[{index[row]}, {column}]: {value} is no finite number of float32"
         )
 
-    return part.where(index[number_rows.usable(values, told, bad)])
+    return number_rows.usable(values[index], told, bad)
 
 
-def _check_names(name: str, found: Mapping[str, np.ndarray | None]) -> None:
+def _check_targets(
+    name: str,
+    found: Mapping[str, np.ndarray],
+    train: classes.Part,
+    test: classes.Part,
+) -> None:
+    """Refuses labels of different numbers of targets."""
+    if train.labels.shape[1:] != test.labels.shape[1:]:
+        raise errors.DataError(
+            f"Data set '{name}': y_train is {_told(found['y_train'])} and y_test "
+            f"{_told(found['y_test'])}: examples must have the same targets."
+        )
+
+
+def _check_names(name: str, found: Mapping[str, np.ndarray | None], task: str) -> None:
     """Refuses arrays that are missing, or that would be left unread."""
+    if task == "regression" and "class_names" in found:
+        raise errors.DataError(
+            f"Data set '{name}' has class_names, and --task=regression has no classes."
+        )
     wanted = {"x_train", "y_train"}
     if {"x_test", "y_test"} & set(found):
         wanted |= {"x_test", "y_test"}
@@ -149,11 +181,13 @@ def _part(
     found: Mapping[str, np.ndarray],
     split: str,
     tokenize: Tokenize | None,
+    task: str,
 ) -> classes.Part:
-    """Makes what is held in memory of one split; labels are as they are, [n]."""
+    """Makes what is held in memory of one split; labels are as they are."""
     x, y = found[f"x_{split}"], found[f"y_{split}"]
     kind = _kind(data.dataset, f"x_{split}", x, tokenize)
-    labels = _labels(data.dataset, f"y_{split}", y)
+    read = _targets if task == "regression" else _labels
+    labels = read(data.dataset, f"y_{split}", y)
     if len(x) != len(labels):
         raise errors.DataError(
             f"Data set '{data.dataset}': x_{split} is {_told(x)} and y_{split} "
@@ -207,6 +241,16 @@ def _labels(name: str, which: str, labels: np.ndarray) -> np.ndarray:
             "or strings, [n] or [n, 1]."
         )
     return flat if flat.dtype.kind == "U" else flat.astype(np.int64)
+
+
+def _targets(name: str, which: str, labels: np.ndarray) -> np.ndarray:
+    """Returns float64 [n, targets]."""
+    if labels.ndim not in (1, 2) or labels.dtype.kind not in "biuf" or not labels.size:
+        raise errors.DataError(
+            f"Data set '{name}': {which} is {_told(labels)}; targets of a regression "
+            "must be numbers, [n] or [n, targets]."
+        )
+    return labels.reshape(len(labels), -1).astype(np.float64)
 
 
 def _check_labels(

@@ -37,13 +37,13 @@ class Example:
       name: its file, relative to the folder of the data set, or its place in the split.
       inputs: an image, uint8 [h, w, channels], a text in UTF-8, its tokens, or a row of
         numbers, float64 [columns].
-      label: the name of its class; None if it has none.
+      label: the name of its class, or its targets; None if it has none.
       problem: why it cannot be used.
     """
 
     name: str | int
     inputs: bytes | np.ndarray | None = None
-    label: str | None = None
+    label: str | tuple[float, ...] | None = None
     problem: str = ""
 
 
@@ -58,6 +58,7 @@ class Wanted:
       class_names: the names of the classes.
       tokenizer: makes tokens of texts; None for all else.
       columns: of a table, the names of those that an input is made of.
+      targets: of a regression, their names, which are those of columns of a table.
     """
 
     shape: tuple[int, ...]
@@ -65,6 +66,7 @@ class Wanted:
     class_names: tuple[str, ...]
     tokenizer: sources.Tokenizer | None = None
     columns: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
 
 
 def read(
@@ -130,8 +132,8 @@ def _of_tfds(
         pairs = ((batch[keys[0]], batch[keys[1]]) for batch in batches)
         made = image_files.in_parallel(resize, pairs, ahead)
         for place, (inputs, label) in enumerate(made):
-            label = labels[label[0]] if 0 <= label[0] < len(labels) else None
-            yield Example(place, inputs[0], label)
+            known = 0 <= label[0] < len(labels) and not wanted.targets
+            yield Example(place, inputs[0], labels[label[0]] if known else None)
 
     return _checked(name, examples(), wanted)
 
@@ -155,7 +157,8 @@ def _of_folder(
 
     def read_file(file: tuple[str, str]) -> Example:
         name, label = file
-        known = label if split or label in wanted.class_names else None
+        of_class = split or label in wanted.class_names
+        known = label if of_class and not wanted.targets else None
         try:
             path = os.path.join(folder, name)
             pixels = image_files.decoded(path, channels, wanted.resized_to)
@@ -179,7 +182,9 @@ def _of_table(
                 f"Data set '{data.dataset}': there is no column '{missing[0]}', which "
                 f"the model reads; there is {', '.join(columns) or 'nothing'}."
             )
-        return wanted.columns, data.label_column
+        if not wanted.targets or {*wanted.targets} - {*columns}:
+            return wanted.columns, data.label_column
+        return (*wanted.columns, *wanted.targets), data.label_column
 
     bad: list[str] = []
     rows = table_files.rows(kind, path, choose, bad)
@@ -194,12 +199,18 @@ def _of_table(
 
 def _of_row(row: table_files.Row, wanted: Wanted) -> Example:
     """Makes a text, or numbers, of a row of a table."""
-    label = tables.label_text(row.label, wanted.class_names)
+    count = len(wanted.columns)
+    inputs, others = row.inputs[:count], row.inputs[count:]
+    if wanted.targets:
+        numbers = tuple(map(tables.number, others))
+        label = numbers if numbers and np.isfinite(numbers).all() else None
+    else:
+        label = tables.label_text(row.label, wanted.class_names)
     if wanted.tokenizer is not None:
-        text = "" if row.inputs[0] is None else str(row.inputs[0])
+        text = "" if inputs[0] is None else str(inputs[0])
         problem = "" if text else f"column '{wanted.columns[0]}': nothing is there"
         return Example(row.place, text.encode(errors="replace"), label, problem)
-    values = np.array([[tables.number(value) for value in row.inputs]])
+    values = np.array([[tables.number(value) for value in inputs]])
     bad: list[str] = []
     number_rows.usable(values, lambda _, column: wanted.columns[column], bad)
     problem = f"column '{bad[0]}' holds no finite number of float32" if bad else ""
@@ -214,11 +225,16 @@ def _of_memory(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Exam
         )
     if wanted.columns:  # a file may have them in another order
         data = dataclasses.replace(data, input_columns=",".join(wanted.columns))
-    source = sources.from_settings(data, wanted.tokenizer)
+    task = "regression" if wanted.targets else "classification"
+    source = sources.from_settings(data, wanted.tokenizer, task)
     part = source.train if split == "train" else source.test
     pairs = zip(part.inputs, part.labels, strict=True)
     examples = (
-        Example(place, inputs, source.class_names[label])
+        Example(
+            place,
+            inputs,
+            tuple(label.tolist()) if source.targets else source.class_names[label],
+        )
         for place, (inputs, label) in enumerate(pairs)
     )
     return _checked(data.dataset, examples, wanted)

@@ -29,6 +29,7 @@ from mp_loop.data import (
     number_rows,
     sequences,
     tables,
+    targets,
     texts,
 )
 
@@ -57,10 +58,11 @@ class Source:
       name: the name that was given to `load`.
       train: the training examples.
       test: the examples of the split `test`, or `validation` if there is no `test`.
-      num_classes: labels are in [0, num_classes). Of packed texts, the vocabulary.
+      num_classes: labels are in [0, num_classes). Of packed texts, the vocabulary; of a
+        regression, the number of targets.
       input_shape: of a model's inputs: (h, w, c) for images, which are the middle of
         the held ones; (length,) for texts; (columns,) for rows of numbers.
-      class_names: one name for each class; none of packed texts.
+      class_names: one name for each class; none of packed texts and regressions.
       mean: float64 [c], of pixel / 255 over the training examples; [columns] of rows;
         [0] for texts.
       std: float64, likewise (population); 1 for a constant channel or column.
@@ -71,6 +73,7 @@ class Source:
       resized_to: the side of the squares that images were resized to; 0: unchanged.
       tokenize: made the tokens of labelled texts; None for all else.
       columns: of a table, the names of those that the inputs are made of, in order.
+      targets: of a regression, what the labels are; None for all else.
     """
 
     name: str
@@ -86,11 +89,16 @@ class Source:
     resized_to: int = 0
     tokenize: Tokenizer | None = None
     columns: tuple[str, ...] = ()
+    targets: targets.Targets | None = None
 
     @property
     def is_text(self) -> bool:
         """Whether the inputs are tokens."""
         return self.kind == "text"
+
+    def prepare_labels(self, labels: tf.Tensor) -> tf.Tensor:
+        """Makes what a loss takes: targets standardized; class numbers as they are."""
+        return labels if self.targets is None else self.targets.standardized(labels)
 
     def prepare(self, inputs: tf.Tensor) -> Any:
         """Makes a model's inputs: float32 of pixels and rows; of tokens: `preprocess`.
@@ -121,6 +129,7 @@ def load(
     image_size: int = 0,
     crop_pct: float = 1.0,
     tokenize: Tokenizer | None = None,
+    task: str = "classification",
     **settings: fields.Value,
 ) -> Source:
     """Reads a data set of images (or texts) and labels into memory.
@@ -142,6 +151,8 @@ def load(
         or a random part of the whole square (`flip_crop`).
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: the data
         set must hold images, or rows of numbers.
+      task: `classification`, or `regression`: labels are then numbers, of a table, an
+        array or a function.
       **settings: others of `sections.Data`, by the names of their flags.
 
     Returns:
@@ -160,12 +171,16 @@ def load(
         crop_pct=crop_pct,
         **settings,
     )
-    return from_settings(data, tokenize)
+    return from_settings(data, tokenize, task)
 
 
-def from_settings(data: sections.Data, tokenize: Tokenizer | None = None) -> Source:
+def from_settings(
+    data: sections.Data,
+    tokenize: Tokenizer | None = None,
+    task: str = "classification",
+) -> Source:
     """Loads the data set that settings describe; see `load`."""
-    found = _labelled(data, tokenize)
+    found = _labelled(data, tokenize, task)
     shape = found.train.inputs.shape[1:]
     mean = std = np.empty(0)
     resized_to = 0
@@ -183,7 +198,7 @@ def from_settings(data: sections.Data, tokenize: Tokenizer | None = None) -> Sou
         name=data.dataset,
         train=found.train,
         test=found.test,
-        num_classes=len(found.class_names),
+        num_classes=len(found.targets.names if found.targets else found.class_names),
         input_shape=shape,
         class_names=found.class_names,
         mean=mean,
@@ -192,10 +207,13 @@ def from_settings(data: sections.Data, tokenize: Tokenizer | None = None) -> Sou
         resized_to=resized_to,
         tokenize=tokenize,
         columns=found.columns,
+        targets=found.targets,
     )
 
 
-def _labelled(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labelled:
+def _labelled(
+    data: sections.Data, tokenize: Tokenizer | None, task: str
+) -> decoding.Labelled:
     """Reads the splits; see `load`."""
     kind, path = names.local_path(data.dataset) or ("", "")
     if kind == "text":
@@ -204,11 +222,13 @@ def _labelled(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Label
             "--task=causal_lm."
         )
     if kind in _TABLES:
-        return tables.load(data, kind, path, tokenize)
+        return tables.load(data, kind, path, tokenize, task)
+    if kind in _ARRAYS:
+        return _ARRAYS[kind](data, path, tokenize, task)
+    if task == "regression":
+        names.require_targets(data.dataset)
     if not kind:
         return _of_tfds(data, tokenize)
-    if kind in _ARRAYS:
-        return _ARRAYS[kind](data, path, tokenize)
     if tokenize is not None:
         raise errors.DataError(
             f"Data set '{data.dataset}' holds images, and the model reads texts."

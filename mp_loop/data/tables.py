@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 
 from mp_loop.config import errors, sections
-from mp_loop.data import classes, decoding, number_rows, splitting, table_files
+from mp_loop.data import (
+    classes,
+    decoding,
+    number_rows,
+    regression,
+    splitting,
+    table_files,
+    targets,
+)
 
 _TEST = ("test", "validation", "val", "valid")
 _AT_ONCE = 1024
@@ -29,7 +37,11 @@ Tokenize = Callable[[Sequence[bytes]], np.ndarray]
 
 
 def load(
-    data: sections.Data, kind: str, path: str, tokenize: Tokenize | None
+    data: sections.Data,
+    kind: str,
+    path: str,
+    tokenize: Tokenize | None,
+    task: str = "classification",
 ) -> decoding.Labelled:
     """Reads a table.
 
@@ -43,13 +55,15 @@ def load(
       path: of a file or a folder.
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: the
         inputs are numbers.
+      task: `classification`: `label_column` holds the class; `regression`: these
+        columns hold the targets, comma-separated.
 
     Raises:
       DataError: a file or a column is missing, a value cannot be used, or see
         `classes.assemble`.
     """
     train_file, test_file = _files(data.dataset, kind, path)
-    reader = _Reader(data, kind, tokenize)
+    reader = _Reader(data, kind, tokenize, task)
     train, held_out = reader.read(train_file)
     if test_file is None:
         parts = train.where(~held_out), train.where(held_out)
@@ -57,8 +71,11 @@ def load(
         parts = train, reader.read(test_file)[0]
     hint = f"PATH/train.{kind} and PATH/test.{kind} hold the rows"
     read = "row" if tokenize is None else "text"
-    parts = _with_integers(*parts)
-    found = classes.assemble(data, parts, reader.bad, hint, kind=read)
+    if task == "regression":
+        found = regression.assemble(data, parts, reader.bad, hint, read)
+    else:
+        parts = _with_integers(*parts)
+        found = classes.assemble(data, parts, reader.bad, hint, kind=read)
     return dataclasses.replace(found, columns=reader.columns)
 
 
@@ -84,10 +101,13 @@ class _Reader:
     """
 
     def __init__(
-        self, data: sections.Data, kind: str, tokenize: Tokenize | None
+        self, data: sections.Data, kind: str, tokenize: Tokenize | None, task: str
     ) -> None:
         self.bad: list[str] = []
         self._data, self._kind, self._tokenize = data, kind, tokenize
+        self._targets: tuple[str, ...] = ()
+        if task == "regression":
+            self._targets = targets.columns(data.label_column)
         self._columns: tuple[Sequence[str], str] | None = None
         self._size = 0
 
@@ -99,12 +119,16 @@ class _Reader:
     def read(self, file: str) -> tuple[classes.Part, np.ndarray]:
         """Returns all rows of a file, and which would be held out, bool [n].
 
-        Labels are as they stand, str [n].
+        Labels are as they stand, str [n], or targets, float64 [n, targets].
         """
         inputs: list[np.ndarray] = []
-        labels: list[str] = []
+        labels: list[Any] = []
         held_out: list[bool] = []
         for rows in self._rows(file):
+            if self._targets:
+                rows = self._with_targets(rows)
+            if not rows:
+                continue
             if self._tokenize is None:
                 rows, values = self._numbers(rows, first=not inputs)
             else:
@@ -116,13 +140,18 @@ class _Reader:
             self._size += values.nbytes
             if self._size > decoding.MAX_DECODED_BYTES:
                 raise decoding.too_large(self._data.dataset, self._size)
-            labels += [_label(row.label) for row in rows]
+            labels += [
+                row.label if self._targets else _label(row.label) for row in rows
+            ]
             fraction = self._data.validation_fraction
             names = ("\x1f".join(map(str, row.inputs)) for row in rows)
             held_out += [splitting.is_held_out(name, fraction) for name in names]
         values = np.concatenate(inputs) if inputs else np.zeros((0, 1))
-        part = classes.Part(values, np.array(labels, str))
-        return part, np.array(held_out, bool)
+        if self._targets:
+            known = np.array(labels, np.float64).reshape(-1, len(self._targets))
+        else:
+            known = np.array(labels, str)
+        return classes.Part(values, known), np.array(held_out, bool)
 
     def _rows(self, file: str) -> Iterator[list[table_files.Row]]:
         """Yields the rows that have a label, and, of texts, a text; some at a time."""
@@ -138,34 +167,36 @@ class _Reader:
 
     def _choose(self, columns: Sequence[str]) -> tuple[Sequence[str], str]:
         """Finds the columns of the inputs and that of the labels."""
-        label = self._data.label_column
+        labels = self._targets or (self._data.label_column,)
         told = ", ".join(columns) or "nothing"
         if self._columns is None:
             given = self._data.input_columns
             inputs = [column.strip() for column in given.split(",")] if given else []
-            inputs = inputs or [column for column in columns if column != label]
-            self._columns = inputs, label
+            inputs = inputs or [column for column in columns if column not in labels]
+            self._columns = inputs, labels[0]
         inputs, _ = self._columns
-        if label not in columns:
+        missing = [column for column in labels if column not in columns]
+        if missing:
             raise errors.DataError(
-                f"there is no column '{label}' (--label_column); there is {told}."
+                f"there is no column '{missing[0]}' (--label_column); there is {told}."
             )
         missing = [column for column in inputs if column not in columns]
         if missing:
             raise errors.DataError(
                 f"there is no column '{missing[0]}' (--input_columns); there is {told}."
             )
-        if label in inputs or not inputs or len({*columns}) < len(columns):
+        if {*labels} & {*inputs} or not inputs or len({*columns}) < len(columns):
             raise errors.DataError(
                 f"the columns {told} must have different names, and one beside that "
-                f"of the labels, '{label}', must be chosen (--input_columns)."
+                f"of the labels, '{', '.join(labels)}', must be chosen "
+                "(--input_columns)."
             )
         if self._tokenize is not None and len(inputs) > 1:
             raise errors.DataError(
                 f"the model reads one text, and there is {', '.join(inputs)}: "
                 "--input_columns chooses a column."
             )
-        return self._columns
+        return (*inputs, *self._targets), labels[0]
 
     def _is_complete(self, row: table_files.Row) -> bool:
         """Tells whether a row has a label and a text; notes what is missing."""
@@ -190,7 +221,7 @@ class _Reader:
         Raises:
           DataError: a column has no number at all, among the first rows.
         """
-        columns = self._columns[0]
+        columns = self.columns
         values = np.array([[number(x) for x in row.inputs] for row in rows])
         texts = np.isnan(values).all(axis=0)
         if first and texts.any():
@@ -202,13 +233,35 @@ class _Reader:
                 "--model of keras_hub, and --input_columns chooses columns."
             )
 
+        kept = self._usable(values, rows, columns)
+        return list(itertools.compress(rows, kept)), values[kept]
+
+    def _with_targets(self, rows: list[table_files.Row]) -> list[table_files.Row]:
+        """Returns the rows whose targets are numbers, which become their labels."""
+        count = len(self._targets)
+        given = [dataclasses.replace(row, inputs=row.inputs[-count:]) for row in rows]
+        values = np.array([[number(x) for x in row.inputs] for row in given])
+        kept = self._usable(values, given, self._targets)
+        pairs = itertools.compress(zip(rows, values, strict=True), kept)
+        return [
+            dataclasses.replace(row, inputs=row.inputs[:-count], label=numbers)
+            for row, numbers in pairs
+        ]
+
+    def _usable(
+        self,
+        values: np.ndarray,
+        rows: list[table_files.Row],
+        columns: Sequence[str],
+    ) -> np.ndarray:
+        """Tells which rows hold finite numbers only, bool [n]; notes the others."""
+
         def told(row: int, column: int) -> str:
             value = _told(rows[row].inputs[column])
             why = "is no finite number of float32" if value != "nothing" else "is there"
             return f"{rows[row].place}, column '{columns[column]}': {value} {why}"
 
-        kept = number_rows.usable(values, told, self.bad)
-        return list(itertools.compress(rows, kept)), values[kept]
+        return number_rows.usable(values, told, self.bad)
 
 
 def number(value: Any) -> float:

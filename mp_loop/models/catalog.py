@@ -58,7 +58,8 @@ def build(
       name: see the table in the module's docstring.
       input_shape: (h, w, c) of one image, or (columns,) of one row of numbers, which
         `mlp` takes, and a user's models may.
-      num_classes: the length of the logits; at least 1.
+      num_classes: the length of the logits; at least 1. Of a regression, the number of
+        targets: its outputs are standardized targets in the place of logits.
       seed: of the initial weights and of dropout. `keras.utils.set_random_seed` is
         called with it, which sets the global seeds of Python, NumPy and TensorFlow. A
         saved model's weights do not depend on it.

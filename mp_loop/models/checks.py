@@ -54,7 +54,7 @@ def check_float32(name: str, model: Any) -> None:
 
 
 def check_output(name: str, model: keras.Model, num_classes: int) -> None:
-    """Checks that a model gives one number for each class.
+    """Checks that a model gives one number for each class or target.
 
     Raises:
       ModelError: it does not.
@@ -63,5 +63,5 @@ def check_output(name: str, model: keras.Model, num_classes: int) -> None:
     if tuple(given) != (num_classes,):
         raise errors.ModelError(
             f"`model` ('{name}') gives {tuple(given)} for each example; the "
-            f"{num_classes} classes need ({num_classes},)."
+            f"{num_classes} classes or targets need ({num_classes},)."
         )

@@ -6,32 +6,39 @@
     predictor = keras.models.load_model("predictor.keras")    # without this package
     found = predictor.predict(images)        # [n, h, w, c], pixels in [0, 255]
     found["class"], found["probability"]     # bytes [n], float32 [n, classes]
+    found["prediction"]                      # of a regression: float64 [n, targets]
 
-A trained model takes inputs that `Source.prepare` made, and gives logits. A predictor
-holds that preparation, the model, softmax and the names of the classes. It is a graph
-of Keras' own operations and layers.
+A trained model takes inputs that `Source.prepare` made, and gives logits, or targets
+that are standardized. A predictor holds that preparation, the model, softmax and the
+names of the classes, or the units of the targets. It is a graph of Keras' own
+operations and layers.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
+import numpy as np
 
 from mp_loop.config import errors
 from mp_loop.data import sources
 from mp_loop.models import heads
 
 _SQUARES = "squares"  # the layer after which images are of one size
+_STANDARDIZED = "standardized"  # the layer whose output a regression learned
+_UNITS = "units"  # the layer after which targets are in the units of the data
 
 
 def make(source: sources.Source, model: keras.Model) -> keras.Model:
-    """Makes the predictor of a classifier; it shares the model's weights.
+    """Makes the predictor of a trained model; it shares the model's weights.
 
     What it computes of an image that was resized is what the training computed of it:
     squares are cropped, resized and rounded as `decoding.resized` does it.
 
     Args:
       source: what the model was trained on.
-      model: from what `source.prepare` returns to one number for each class.
+      model: from what `source.prepare` returns to one number for each class or target.
 
     Returns:
       A functional model of one input: `image`, float32 [n, h, w, channels], pixels in
@@ -39,7 +46,7 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
       `row`, float64 [n, columns], in the order of `source.columns`; or `token_ids`,
       int32 [n, length], as `source.tokenize` makes them. Its outputs are `class`, the
       name of the most probable class, [n] strings in UTF-8, and `probability`, float32
-      [n, classes].
+      [n, classes]; of a regression `prediction`, float64 [n, targets].
 
     Raises:
       ModelError: the model cannot be part of another one.
@@ -47,6 +54,11 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
     try:
         raw, inputs = _prepared(source)
         outputs = keras.ops.cast(model(inputs), "float32")
+        if source.targets:
+            units = _in_units(source.targets.std, source.targets.mean, "float64")
+            outputs = keras.layers.Identity(name=_STANDARDIZED)(outputs)
+            outputs = {"prediction": units(keras.ops.cast(outputs, "float64"))}
+            return keras.Model(raw, outputs, name="predictor")
         if heads.from_logits(model):
             outputs = keras.layers.Softmax(dtype="float32", name="softmax")(outputs)
         best = keras.ops.argmax(outputs, axis=-1)
@@ -61,8 +73,23 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
 
 
 def class_names(predictor: keras.Model) -> tuple[str, ...]:
-    """Returns the names of the classes, in the order of the probabilities."""
+    """Returns the names of the classes, in the order of the probabilities.
+
+    There is none of a regression.
+    """
+    if "prediction" in predictor.output:
+        return ()
     return tuple(map(str, predictor.get_layer("class").get_vocabulary()))
+
+
+def numbers_alone(predictor: keras.Model) -> keras.Model:
+    """Returns a model of one output: the probabilities, or the targets in float32."""
+    if "probability" in predictor.output:
+        return keras.Model(predictor.inputs[0], predictor.output["probability"])
+    units = predictor.get_layer(_UNITS)
+    in_float32 = _in_units(units.scale, units.offset, "float32")
+    standardized = predictor.get_layer(_STANDARDIZED).output
+    return keras.Model(predictor.inputs[0], in_float32(standardized))
 
 
 def of_squares(predictor: keras.Model) -> keras.Model:
@@ -98,6 +125,12 @@ def _prepared(source: sources.Source) -> tuple[keras.KerasTensor, keras.KerasTen
     # As stored in memory: whole numbers, of which float32 holds each exactly.
     whole = keras.ops.round(keras.ops.clip(squares, 0, 255))
     return raw, source.prepare(keras.layers.Identity(name=_SQUARES)(whole))
+
+
+def _in_units(std: Any, mean: Any, dtype: str) -> keras.layers.Layer:
+    """The layer that computes `Targets.in_units`."""
+    scale, offset = np.asarray(std).tolist(), np.asarray(mean).tolist()
+    return keras.layers.Rescaling(scale, offset, dtype=dtype, name=_UNITS)
 
 
 def _names(names: tuple[str, ...]) -> keras.layers.Layer:

@@ -144,7 +144,7 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
     training_loss, loss = _losses(config.model, from_logits, source)
     trial.check(config.model, model, loss, source)
     with strategy.scope():
-        measured = metric.make(config.model.measured_by, from_logits)
+        measured = metric.make(config.model.measured_by, from_logits, source.targets)
         evaluation = eval_step.EvalStep(model, loss, measured.metric)
     _refuse_unknown_direction(config, measured)
     steps = step_factory.StepFactory(
@@ -168,10 +168,10 @@ def _losses(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Makes the loss to train with, and the plain one to evaluate with."""
     weights = class_weights.parse(named.class_weights, source)
-    with errors.bad_input(ValueError, flag="loss", value=named.loss):
-        plain = losses.make(named.loss, from_logits)
+    with errors.bad_input(ValueError, flag="loss", value=named.trained_by):
+        plain = losses.make(named.trained_by, from_logits)
         smoothing = named.label_smoothing
-        return losses.make(named.loss, from_logits, smoothing, weights), plain
+        return losses.make(named.trained_by, from_logits, smoothing, weights), plain
 
 
 def _refuse_unknown_direction(

@@ -76,14 +76,12 @@ def _saved_model(predictor: prediction.SavedPredictor, path: pathlib.Path) -> No
 
 
 def _tflite(predictor: prediction.SavedPredictor, path: pathlib.Path) -> None:
-    """Writes a file of TensorFlow Lite, which has neither strings nor this resize."""
-    import keras
+    """Writes a file of TensorFlow Lite: no strings, no float64 and no such resize."""
     import tensorflow as tf
 
     from mp_loop.models import predictors
 
-    model = predictors.of_squares(predictor.model)
-    model = keras.Model(model.inputs[0], model.output["probability"])
+    model = predictors.of_squares(predictors.numbers_alone(predictor.model))
     with tempfile.TemporaryDirectory() as folder, startup.quiet_start():
         _export(model, pathlib.Path(folder) / "saved_model")
         converter = tf.lite.TFLiteConverter.from_saved_model(f"{folder}/saved_model")

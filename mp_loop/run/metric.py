@@ -11,11 +11,14 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from mp_loop.config import names
+from mp_loop.data import targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +46,45 @@ class EvaluationMetric:
             return found | {self.key: float(np.exp(found["eval_loss"]))}
 
 
-def make(name: str, from_logits: bool) -> EvaluationMetric:
-    """Makes a metric of class numbers from its Keras identifier.
+class InUnits(keras.metrics.Metric):
+    """A metric of targets in the units of the data.
+
+    Attributes:
+      metric: what measures, in float64.
+    """
+
+    def __init__(self, metric: keras.metrics.Metric, of: targets.Targets) -> None:
+        """Wraps a metric; labels and outputs are standardized."""
+        super().__init__(name=metric.name, dtype=metric.dtype)
+        self.metric = metric
+        self._targets = of
+        self._direction = getattr(metric, "_direction", None)
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Counts a batch: float32 [batch, targets] each."""
+        given = map(self._targets.in_units, (y_true, y_pred))
+        weights = () if sample_weight is None else (sample_weight,)
+        self.metric.update_state(*given, *weights)
+
+    def result(self) -> Any:
+        """Returns the value."""
+        return self.metric.result()
+
+    def reset_state(self) -> None:
+        """Forgets all batches."""
+        self.metric.reset_state()
+
+
+def make(
+    name: str, from_logits: bool, of: targets.Targets | None = None
+) -> EvaluationMetric:
+    """Makes a metric of class numbers, or of targets, from its Keras identifier.
 
     Args:
       name: the identifier, or `perplexity`. `accuracy`, `acc`, `crossentropy` and
         `ce` mean what `compile` makes of them for class numbers.
       from_logits: whether the model's outputs are logits; a metric that asks is told.
+      of: the targets of a regression; None: labels are class numbers.
 
     Raises:
       ValueError: Keras knows no such metric, or it needs arguments.
@@ -68,13 +103,41 @@ def make(name: str, from_logits: bool) -> EvaluationMetric:
     title = "accuracy" if "accuracy" in plain else plain
     if is_object:
         taken = inspect.signature(type(found).__init__).parameters
-        wanted = {"name": title, "from_logits": from_logits}
+        wanted: dict[str, Any] = {"name": title, "from_logits": from_logits}
+        if of is not None:
+            wanted["dtype"] = "float64"
         found = type(found)(**{key: wanted[key] for key in wanted if key in taken})
     else:
-        found = keras.metrics.MeanMetricWrapper(found, name=title)
+        dtype = None if of is None else "float64"
+        found = keras.metrics.MeanMetricWrapper(found, name=title, dtype=dtype)
+    if of is not None:
+        found = InUnits(found, of.around_zero() if _is_of_errors(found, of) else of)
     # Keras' own say it: "up" or "down".
     direction = getattr(found, "_direction", None)
     if direction is None and title == "accuracy":
         direction = "up"
     better = {"up": True, "down": False}.get(direction)
     return EvaluationMetric(found, f"eval_{title}", better)
+
+
+def _is_of_errors(found: keras.metrics.Metric, of: targets.Targets) -> bool:
+    """Tells whether a metric stays as it is when labels and outputs move together.
+
+    Keras' R2 subtracts sums of squares, of which a large mean leaves nothing.
+    """
+    # Whole numbers of both signs, of which each float is exact; [4, targets].
+    columns = np.arange(1.0, len(of.names) + 1)
+    labels = np.array([[-1.0], [4.0], [-2.0], [8.0]]) * columns
+    outputs = np.array([[2.0], [4.0], [-1.0], [-6.0]]) * columns
+    try:
+        values = [_value(found, labels + by, outputs + by) for by in (0, 8)]
+    except Exception:  # A user's metric can raise any type; a trial tells it.
+        return False
+    return bool(np.isclose(*values, rtol=1e-6, atol=0))
+
+
+def _value(found: keras.metrics.Metric, labels: np.ndarray, outputs: np.ndarray) -> Any:
+    """Returns the metric of one batch; the object's variables stay as they are."""
+    state = found.stateless_reset_state()
+    state = found.stateless_update_state(state, *map(tf.constant, (labels, outputs)))
+    return np.asarray(found.stateless_result(state))

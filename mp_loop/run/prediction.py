@@ -3,7 +3,7 @@
     predictor = prediction.SavedPredictor.read(folder, config)
     examples = raw_examples.read(config.data, predictor.wanted, split="test")
     for found in prediction.of(predictor, examples, batch_size=128):
-        found.example.name, found.class_name, found.probability
+        found.example.name, found.class_name, found.probability, found.numbers
 
 Whether a folder can be used is known before TensorFlow is loaded: `refuse_unfinished`.
 """
@@ -36,11 +36,13 @@ class Prediction:
       example: the example.
       class_name: of the most probable class; "" if the example cannot be read.
       probability: of that class.
+      numbers: of a regression, its targets in the units of the data, and no class.
     """
 
     example: raw_examples.Example
     class_name: str = ""
     probability: float = 0.0
+    numbers: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class SavedPredictor:
         """
         import keras
 
-        from mp_loop.data import decoding, raw_examples
+        from mp_loop.data import decoding, raw_examples, targets
         from mp_loop.models import language, predictors, saved_models
 
         _register_layers(config.model.model)
@@ -85,16 +87,26 @@ class SavedPredictor:
             shape = (side, side, shape[-1])
         columns = _columns(folder / records.COLUMNS_FILE)
         names = predictors.class_names(model)
-        wanted = raw_examples.Wanted(shape, side, names, tokenizer, columns)
+        named: tuple[str, ...] = ()
+        if not names:
+            count = model.output["prediction"].shape[-1]
+            named = targets.names_of(config.data.label_column, count)
+        wanted = raw_examples.Wanted(shape, side, names, tokenizer, columns, named)
         return cls(model, wanted)
 
-    def __call__(self, inputs: list[Any]) -> tuple[list[str], np.ndarray]:
-        """Returns name and probability of the most probable class of each example."""
+    def __call__(self, inputs: list[Any]) -> list[dict[str, Any]]:
+        """Returns what a `Prediction` holds of each example, by name."""
         is_text = isinstance(inputs[0], bytes)
         batch = self.wanted.tokenizer(inputs) if is_text else np.stack(inputs)
         found = self.model.predict_on_batch(batch)
-        named = [name.decode() for name in found["class"]]
-        return named, np.max(found["probability"], axis=-1)
+        if self.wanted.targets:
+            return [{"numbers": tuple(row.tolist())} for row in found["prediction"]]
+        return [
+            {"class_name": name.decode(), "probability": float(probability)}
+            for name, probability in zip(
+                found["class"], np.max(found["probability"], axis=-1), strict=True
+            )
+        ]
 
 
 def refuse_unfinished(folder: pathlib.Path) -> None:
@@ -155,13 +167,9 @@ def _predicted(
 ) -> Iterator[Prediction]:
     """Predicts on a few examples at once."""
     inputs = [example.inputs for example in examples if not example.problem]
-    found = iter(zip(*predictor(inputs), strict=True) if inputs else ())
+    found = iter(predictor(inputs) if inputs else ())
     for example in examples:
-        if example.problem:
-            yield Prediction(example)
-        else:
-            class_name, probability = next(found)
-            yield Prediction(example, class_name, float(probability))
+        yield Prediction(example, **({} if example.problem else next(found)))
 
 
 def _columns(path: pathlib.Path) -> tuple[str, ...]:

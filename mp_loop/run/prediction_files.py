@@ -12,7 +12,8 @@ import contextlib
 import csv
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from mp_loop.run import files, prediction, strict_json
 
@@ -22,13 +23,14 @@ COLUMNS = ("class", "probability", "label")
 
 @contextlib.contextmanager
 def replacing(
-    path: pathlib.Path, name: str = "file"
+    path: pathlib.Path, name: str = "file", targets: Sequence[str] = ()
 ) -> Iterator[Callable[[prediction.Prediction], None]]:
     """Writes a file that is there when all of it is.
 
     Args:
       path: of the file.
       name: the title of the first column, which names the example.
+      targets: of a regression, what is predicted; none of classes.
 
     Yields:
       A function that writes one prediction.
@@ -36,6 +38,7 @@ def replacing(
     Raises:
       OSError: the file cannot be written; there is none then.
     """
+    names = (name, *(columns(targets) if targets else COLUMNS))
     with (
         files.replacing(path, files.temporary(path)) as temporary,
         # Names of files may be no UTF-8: their bytes are written as they are.
@@ -45,10 +48,9 @@ def replacing(
     ):
         if path.suffix == ".csv":
             rows = csv.writer(file, lineterminator="\n")
-            rows.writerow((name, *COLUMNS))
+            rows.writerow(names)
             yield lambda found: rows.writerow(_values(found))
         else:
-            names = (name, *COLUMNS)
             yield lambda found: file.write(
                 strict_json.to_line(dict(zip(names, _values(found), strict=True)))
             )
@@ -56,6 +58,15 @@ def replacing(
         os.fsync(file.fileno())
 
 
-def _values(found: prediction.Prediction) -> tuple[str | int, str, float, str | None]:
+def columns(targets: Sequence[str]) -> tuple[str, ...]:
+    """Names the columns of predictions and labels; one target needs no name."""
+    ends = [f"_{target}" for target in targets] if len(targets) > 1 else [""]
+    return tuple(f"{what}{end}" for what in ("prediction", "label") for end in ends)
+
+
+def _values(found: prediction.Prediction) -> tuple[Any, ...]:
     example = found.example
+    if found.numbers:
+        labels = example.label or (None,) * len(found.numbers)
+        return example.name, *found.numbers, *labels
     return example.name, found.class_name, round(found.probability, 6), example.label

@@ -239,9 +239,9 @@ class Session:
         return summary
 
     def _write_predictor(self, model: keras.Model) -> None:
-        """Writes what takes raw inputs, of a task whose outputs are classes."""
+        """Writes what takes raw inputs, of a task with labels."""
         source = self.experiment.source
-        if not source.class_names or not self.has_files:
+        if not (source.class_names or source.targets) or not self.has_files:
             return
         try:
             predictor = predictors.make(source, model)

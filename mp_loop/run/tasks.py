@@ -20,6 +20,7 @@ from mp_loop.models import (
     applications,
     catalog,
     causal_language,
+    heads,
     language,
     trainable_layers,
 )
@@ -39,11 +40,11 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Parts:
     Raises:
       UsageError: one of them cannot be loaded, or they do not fit together.
     """
-    make = _causal_lm if config.model.task == "causal_lm" else _classification
+    make = _causal_lm if config.model.task == "causal_lm" else _labelled_task
     source, model = make(config, strategy)
     if config.model.lora_rank:
         head = []  # new, and so there is nothing that an adapter could adapt
-        if config.model.task == "classification":
+        if config.model.task != "causal_lm":
             head = [trainable_layers.last(model)]
         with errors.bad_input(errors.ModelError), strategy.scope():
             adapters.enable(model, config.model.lora_rank, head)
@@ -68,7 +69,8 @@ def _causal_lm(config: settings.Config, strategy: tf.distribute.Strategy) -> Par
     return dataclasses.replace(source, preprocess=prepare), model
 
 
-def _classification(config: settings.Config, strategy: tf.distribute.Strategy) -> Parts:
+def _labelled_task(config: settings.Config, strategy: tf.distribute.Strategy) -> Parts:
+    """Of a classification, or of a regression: an output for each class or target."""
     source = _labelled(config)
     named, seed = config.model, config.training.seed
     with errors.bad_input(errors.ModelError), strategy.scope():
@@ -89,6 +91,11 @@ def _classification(config: settings.Config, strategy: tf.distribute.Strategy) -
                 named.dropout,
                 seed,
             )
+    if source.targets and not heads.from_logits(model):
+        raise errors.UsageError(
+            f"--model ({named.model}) ends in softmax or sigmoid; --task=regression "
+            "standardizes targets, which needs a linear layer there."
+        )
     return source, model
 
 
@@ -96,7 +103,7 @@ def _labelled(config: settings.Config) -> sources.Source:
     """Loads data with labels, with the preprocessing that the model wants."""
     tokenize = _tokenizer(config)
     with errors.bad_input(errors.DataError, flag="dataset", value=config.data.dataset):
-        source = sources.from_settings(config.data, tokenize)
+        source = sources.from_settings(config.data, tokenize, config.model.task)
     if source.is_text:
         return source
     of_pixels = config.data.preprocessing in ("tf", "torch", "caffe")

@@ -2,9 +2,9 @@
 
     trial.check(config.model, model, loss, source)     # UsageError: --loss (mse): ...
 
-What a flag names may exist and still not fit the labels, which are class numbers, or
-the outputs of the model. TensorFlow would say so in the first step, or, where shapes
-happen to broadcast, never.
+What a flag names may exist and still not fit the labels, which are class numbers or
+standardized targets, or the outputs of the model. TensorFlow would say so in the first
+step, or, where shapes happen to broadcast, never.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from mp_loop.step import losses
 
 # Not the number of classes: labels of shape [n] must not broadcast with [n, n].
 _ROWS = (3, 2)
+# The module of Keras' metrics of numbers.
+_OF_NUMBERS = keras.metrics.MeanSquaredError.__module__
 
 
 def check(
@@ -49,17 +51,40 @@ def check(
     with _blamed("model", named.model, "cannot take a batch"):
         outputs = tf.cast(model(inputs, training=False), tf.float32)
     shapes = f"labels {labels.shape} and outputs {outputs.shape}"
-    with _blamed("loss", named.loss, f"does not fit {shapes}", _sparse(named.loss)):
-        losses.of(loss)(labels, outputs)
+    name = named.trained_by
+    hint = "" if source.targets else _sparse(name)
+    with _blamed("loss", name, f"does not fit {shapes}", hint):
+        value = losses.of(loss)(labels, outputs)
+        if source.targets:
+            _check_distance(value, losses.of(loss)(labels + 1, outputs + 1))
     with _blamed("metric", named.measured_by, f"does not fit {shapes}"):
-        _try_metric(named.measured_by, model, labels, outputs)
+        made = metric.make(
+            named.measured_by, heads.from_logits(model), source.targets
+        ).metric
+        if made is not None:
+            _try_metric(made, labels, outputs)
+
+
+def _check_distance(value: tf.Tensor, shifted: tf.Tensor) -> None:
+    """Refuses a loss of raw numbers: of a ratio, of a count, of a probability."""
+    if not np.isclose(value, shifted, rtol=1e-3, atol=1e-5):
+        raise ValueError(
+            "targets are standardized, and so a loss must be of the difference alone, "
+            "as mse, mae, huber and log_cosh are"
+        )
 
 
 def _try_metric(
-    name: str, model: keras.Model, labels: tf.Tensor, outputs: tf.Tensor
+    found: keras.metrics.Metric, labels: tf.Tensor, outputs: tf.Tensor
 ) -> None:
-    found = metric.make(name, heads.from_logits(model)).metric
-    if found is None:
+    if isinstance(found, metric.InUnits):
+        own, is_function = type(found.metric).__module__, _is_function(found.metric)
+        if own.startswith("keras.") and own != _OF_NUMBERS and not is_function:
+            raise ValueError(
+                "targets are numbers, as for mean_absolute_error and r2_score"
+            )
+        found.update_state(labels, outputs)
+        float(np.asarray(found.result()))
         return
     is_kerass = type(found).__module__.startswith("keras.")
     of_class_numbers = type(found).__name__.startswith("Sparse")
@@ -71,6 +96,11 @@ def _try_metric(
         )
     found.update_state(labels, outputs)
     float(np.asarray(found.result()))
+
+
+def _is_function(found: keras.metrics.Metric) -> bool:
+    """Tells whether a metric is the mean of a user's function."""
+    return type(found) is keras.metrics.MeanMetricWrapper
 
 
 @contextlib.contextmanager

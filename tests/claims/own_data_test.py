@@ -1,12 +1,13 @@
 """A user's own data, by one flag: trained, stopped, resumed bit for bit."""
 
+import csv
 import json
 
 import keras
 import numpy as np
 import pytest
 
-from mp_loop import train
+from mp_loop import predict, train
 from mp_loop.cli import app
 from mp_loop.config import errors
 from mp_loop.data import sources
@@ -130,3 +131,61 @@ def test_what_rows_have_no_use_for_is_refused(tmp_path):
         with pytest.raises(errors.UsageError, match=said):
             run("--model=mlp", *words, more, f"--output_dir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def of_prices(tmp_path_factory):
+    """A table of prices, as large as raw numbers are, and of another target."""
+    generator = np.random.default_rng(0)
+    areas = generator.uniform(20, 200, 120)
+    rows = [(area, 5e6 * area + 1e9, -area) for area in areas]
+    lines = [",".join(map(repr, map(float, row))) for row in rows]
+    path = tmp_path_factory.mktemp("prices") / "a.csv"
+    path.write_text("\n".join(["area,price,other", *lines]))
+    return "--task=regression", f"--dataset=csv:{path}", "--learning_rate=0.01"
+
+
+def predicted(folder):
+    words = ["predict", f"--run={folder}", f"--output={folder.parent / 'found.csv'}"]
+    assert predict.run(*app.parse(words, predict.declare, of_experiment=False)) == 0
+    with open(folder.parent / "found.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_regression_is_resumed_bit_for_bit_and_predicts_in_units(
+    tmp_path, of_prices, capsys
+):
+    words = (*WORDS, *of_prices, "--label_column=price", "--input_columns=area")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(*words, "--steps=60", f"--output_dir={whole}") == 0
+    for more in (["--steps=20"], ["--steps=60", "--resume"]):
+        assert run(*words, *more, f"--output_dir={parts}") == 0
+    assert weights(whole) == weights(parts)
+    found = records.read_summary(whole)
+    assert found["skipped_steps"] == 0 and found["final_loss_scale"] == 2**15
+    assert not (whole / "classes.json").exists()
+    rows = predicted(whole)
+    assert [*rows[0]] == ["row", "prediction", "label"]
+    error = [abs(float(row["prediction"]) - float(row["label"])) for row in rows]
+    # The deviation of the prices is 2.6e8; the loss of raw ones would be 1e18.
+    assert np.mean(error) == pytest.approx(found["eval_mean_absolute_error"], rel=1e-3)
+    assert np.mean(error) < 5e7
+    assert "mean absolute error" in capsys.readouterr().out
+
+
+def test_two_targets_are_learned_by_keras_loop(tmp_path, of_prices):
+    folder = tmp_path / "run"
+    words = (*WORDS, *of_prices, "--label_column=price,other", "--loop=keras")
+    more = ("--metric=r2_score", "--steps=60", f"--output_dir={folder}")
+    assert run(*words, *more) == 0
+    assert records.read_summary(folder)["eval_r2_score"] > 0.9
+    named = ["prediction_price", "prediction_other", "label_price", "label_other"]
+    assert [*predicted(folder)[0]] == ["row", *named]
+
+
+def test_a_model_that_ends_in_a_sigmoid_has_no_targets(tmp_path, of_prices):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, "sigmoid")])
+    model.save(tmp_path / "a.keras")
+    words = ["--label_column=price", "--input_columns=area", "--output_dir=unused"]
+    with pytest.raises(errors.UsageError, match="ends in softmax or sigmoid"):
+        run(*of_prices, *words, f"--model={tmp_path / 'a.keras'}")

@@ -26,6 +26,10 @@ REFUSED = {
     "weights": ({"weights": "no.weights.h5"}, "there is no such file"),
     "kind of weights": ({"weights": "imagenet1k"}, "must be imagenet, or a file"),
     "a data set": ({"dataset": "cifar_10"}, "Did you mean cifar10"),
+    "data without targets": (
+        {"task": "regression"},
+        "--dataset (fashion_mnist_mini) has no targets; --task=regression reads csv:",
+    ),
     "a decoder that classifies": ({"model": "small_decoder"}, "needs --task=causal_lm"),
     "a classifier of tokens": (
         {"model": "cnn", "task": "causal_lm"},

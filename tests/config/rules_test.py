@@ -37,6 +37,22 @@ REFUSED = {
         {"loop": "keras", "accumulate_steps": 2},
         "--accumulate_steps (2) is not available with --loop=keras",
     ),
+    "a loss of classes": (
+        {"task": "regression", "loss": "binary_crossentropy"},
+        "--loss (binary_crossentropy) is for classes; --task=regression needs one of a",
+    ),
+    "smoothing of numbers": (
+        {"task": "regression", "label_smoothing": 0.1},
+        "--label_smoothing (0.1) and --class_weights () are for classes",
+    ),
+    "weights of classes of numbers": (
+        {"task": "regression", "class_weights": "balanced"},
+        "--label_smoothing (0.0) and --class_weights (balanced) are for classes",
+    ),
+    "perplexity of numbers": (
+        {"task": "regression", "metric": "perplexity"},
+        "--loss (mse) must be sparse_categorical_crossentropy, of which perplexity",
+    ),
     "columns of what has none": (
         {"input_columns": "a"},
         "--input_columns (a) is for csv:PATH and jsonl:PATH, not for --dataset=fashion",

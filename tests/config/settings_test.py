@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from mp_loop.cli import app
 from mp_loop.config import settings
 
+CROSSENTROPY = "sparse_categorical_crossentropy"
+
 
 def test_the_default_is_valid_and_frozen():
     config = settings.Config()
@@ -72,6 +74,22 @@ def test_a_flagfile_replays_the_settings_exactly(
     path = tmp_path_factory.mktemp("flags") / "exp.flags"
     path.write_text(config.to_flagfile())
     assert app.parse(["train", f"--flagfile={path}"])[0] == config
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "metric"),
+    [
+        ("classification", CROSSENTROPY, "sparse_categorical_accuracy"),
+        ("causal_lm", CROSSENTROPY, "perplexity"),
+        ("regression", "mse", "mean_absolute_error"),
+    ],
+)
+def test_loss_and_metric_follow_from_the_task(task, loss, metric):
+    model = settings.Config.of(task=task).model
+    assert (model.trained_by, model.measured_by) == (loss, metric)
+    # Flagfiles of earlier versions name the loss.
+    named = settings.Config.of(task=task, loss="huber", metric="mse").model
+    assert (named.trained_by, named.measured_by) == ("huber", "mse")
 
 
 def test_a_later_flag_overrides_the_flagfile(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.config import errors
-from mp_loop.data import decoding
+from mp_loop.data import decoding, targets
 from mp_loop.models import applications, predictors
 from tests.support import data_sets
 
@@ -116,3 +116,24 @@ def test_tokens_are_the_input_of_a_text_classifier(tmp_path):
 def test_a_model_that_cannot_be_combined_is_named():
     with pytest.raises(errors.ModelError, match="'image' cannot be part of another"):
         predictors.make(source_of(), classifier((8, 8, 3), 4, name="image"))
+
+
+def test_targets_are_predicted_in_the_units_of_the_data(tmp_path):
+    of = targets.Targets(("a", "b"), np.array([1.7e9, 0.0]), np.array([50.0, 1e-3]))
+    source = dataclasses.replace(
+        source_of(resized_to=12), num_classes=2, class_names=(), targets=of
+    )
+    model = classifier((8, 8, 3), 2)
+    predictor = again(predictors.make(source, model), tmp_path)
+    assert predictors.class_names(predictor) == ()
+    images = pixels((12, 12))
+    found = predictor.predict(images, verbose=0)
+    outputs = model.predict(source.prepare(images), verbose=0).astype(np.float64)
+    assert [*found] == ["prediction"] and found["prediction"].dtype == np.float64
+    back = (found["prediction"] - of.mean) / of.std
+    np.testing.assert_allclose(back, outputs, rtol=0, atol=1e-5)
+    # As for TensorFlow Lite, which has no float64: of squares, which nothing resizes.
+    alone = predictors.of_squares(predictors.numbers_alone(predictor))
+    small = alone.predict(images, verbose=0)
+    assert small.dtype == np.float32
+    np.testing.assert_allclose(small, found["prediction"], rtol=1e-6, atol=1e-8)

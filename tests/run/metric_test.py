@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from mp_loop.data import targets
 from mp_loop.run import metric
 
 METRICS = {
@@ -50,3 +51,45 @@ def test_perplexity_is_made_of_the_mean_loss():
     named = found.named({"eval_loss": 2.0})
     assert named == {"eval_loss": 2.0, "eval_perplexity": pytest.approx(np.exp(2.0))}
     assert found.named({"eval_loss": 1e4})["eval_perplexity"] == np.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "better"),
+    [
+        ("mean_absolute_error", "eval_mean_absolute_error", False),
+        ("r2_score", "eval_r2_score", True),
+    ],
+    ids=["an error", "a score"],
+)
+def test_targets_are_measured_in_their_units(name, key, better):
+    generator = np.random.default_rng(0)
+    # Times: float32 holds them to 128 seconds.
+    labels = 1.7e9 + generator.normal(size=(20, 1)) * 50
+    found_by_model = labels + generator.normal(size=(20, 1))
+    of = targets.Targets.of(labels, ("time",))
+    found = metric.make(name, from_logits=True, of=of)
+    assert (found.key, found.higher_is_better) == (key, better)
+    error = found_by_model - labels
+    wanted = {
+        "mean_absolute_error": np.abs(error).mean(),
+        "r2_score": 1 - np.sum(error**2) / np.sum((labels - labels.mean()) ** 2),
+    }[name]
+    for _ in range(2):
+        found.metric.reset_state()
+        for part in (slice(0, 7), slice(7, 20)):
+            both = map(of.standardized, (labels[part], found_by_model[part]))
+            found.metric.update_state(*both)
+        assert float(found.metric.result()) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "name", ["mean_absolute_percentage_error", "cosine_similarity"]
+)
+def test_a_metric_that_depends_on_the_mean_gets_it(name, count):
+    labels = 50 + np.arange(4.0 * count).reshape(4, count)
+    of = targets.Targets.of(labels, tuple("ab"[:count]))
+    found = metric.make(name, from_logits=True, of=of).metric
+    found.update_state(*map(of.standardized, (labels, 1.1 * labels)))
+    wanted = {"mean_absolute_percentage_error": 10, "cosine_similarity": 1}[name]
+    assert float(found.result()) == pytest.approx(wanted, rel=1e-5)

@@ -1,10 +1,11 @@
 """Losses and metrics that do not fit the labels are refused."""
 
 import keras
+import numpy as np
 import pytest
 
 from mp_loop.config import errors, sections
-from mp_loop.data import sources
+from mp_loop.data import decoding, sources, targets
 from mp_loop.run import trial
 
 
@@ -48,3 +49,46 @@ def test_what_does_not_fit_class_numbers_is_refused(parts, name):
 @pytest.mark.parametrize("name", ["accuracy", "ce", "SparseTopKCategoricalAccuracy"])
 def test_what_fits_passes(parts, name):
     checked(parts, name=name)
+
+
+@pytest.fixture(scope="module")
+def of_targets():
+    labels = np.random.default_rng(0).normal(1e6, 1e3, (9, 2))
+    split = decoding.Split(np.random.default_rng(1).normal(size=(9, 3)), labels)
+    source = sources.Source(
+        name="made",
+        train=split,
+        test=split,
+        num_classes=2,
+        input_shape=(3,),
+        class_names=(),
+        mean=np.zeros(3),
+        std=np.ones(3),
+        kind="row",
+        targets=targets.Targets.of(labels, ("a", "b")),
+    )
+    return source, keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "log_cosh"])
+def test_a_loss_of_the_difference_fits_targets(of_targets, loss):
+    checked(of_targets, loss, "r2_score")
+
+
+NOT_OF_TARGETS = {
+    "of a ratio": ({"loss": "mape"}, r"--loss \(mape\) .* of the difference alone"),
+    "of a count": ({"loss": "poisson"}, r"--loss \(poisson\) does not fit labels"),
+    "of classes": (
+        {"name": "accuracy"},
+        r"--metric \(accuracy\) .* as for mean_absolute_error and r2_score",
+    ),
+    "of nothing": ({"name": "mean"}, r"--metric \(mean\) does not fit"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_OF_TARGETS)
+def test_what_does_not_fit_targets_is_refused(of_targets, name):
+    values, said = NOT_OF_TARGETS[name]
+    with pytest.raises(errors.UsageError, match=said) as error:
+        checked(of_targets, **{"loss": "mse", "name": "mae", **values})
+    assert "\n" not in str(error.value)
