@@ -18,7 +18,7 @@ import dataclasses
 import types
 from typing import TYPE_CHECKING
 
-from mp_loop.config import choices, fields, rules, sections
+from mp_loop.config import choices, fields, rules, run_sections, sections
 
 if TYPE_CHECKING:
     from absl import flags
@@ -38,9 +38,9 @@ class Config:
     precision: sections.Precision = sections.Precision()
     scale: sections.Scale = sections.Scale()
     optimizer: sections.Optimizer = sections.Optimizer()
-    training: sections.Training = sections.Training()
-    parallel: sections.Parallel = sections.Parallel()
-    records: sections.Records = sections.Records()
+    training: run_sections.Training = run_sections.Training()
+    parallel: run_sections.Parallel = run_sections.Parallel()
+    records: run_sections.Records = run_sections.Records()
 
     def __post_init__(self) -> None:
         rules.check(
