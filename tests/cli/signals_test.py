@@ -10,6 +10,15 @@ from mp_loop.cli import signals
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@pytest.fixture
+def terminal():
+    """The tests may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_first_signal_is_noted_and_a_second_sigint_interrupts(number):
     before = {n: signal.getsignal(n) for n in NUMBERS}
