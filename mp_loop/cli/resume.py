@@ -86,7 +86,7 @@ def resolved(config: settings.Config, description: str) -> settings.Config:
         return config
     if os.path.exists(os.path.join(config.records.output_dir, description)):
         return config.replace(resume=True)
-    return config.replace(resume=False, change_precision=False, change_schedule=False)
+    return config.as_begun()
 
 
 def settings_given(

@@ -67,6 +67,10 @@ class Config:
         }
         return dataclasses.replace(self, **changed)
 
+    def as_begun(self) -> Config:
+        """Returns it without what only a resume is told."""
+        return self.replace(resume=False, change_precision=False, change_schedule=False)
+
     def values(self) -> dict[str, fields.Value]:
         """All settings by name, in the order of the sections."""
         return {

@@ -84,11 +84,7 @@ def of_function(
     """
     given = f"`dataset` ('{data.dataset}')"
     function = user_code.function(given, name, errors.DataError, (), "no arguments")
-    try:
-        returned = function()
-    except Exception as error:  # A user's function can raise any type.
-        raised = f"{type(error).__name__}: {error}"
-        raise errors.DataError(errors.because(f"'{name}' raised", raised)) from error
+    returned = user_code.call(f"'{name}'", function, errors.DataError)
     return labelled_arrays.make(data, _arrays(data.dataset, returned), tokenize, task)
 
 

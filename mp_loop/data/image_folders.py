@@ -31,9 +31,7 @@ from mp_loop.data import (
 
 logger = logging.getLogger(__name__)
 
-_TRAIN = "train"
 _HINT = "PATH/train and PATH/test hold the classes"
-_TEST = ("test", "validation", "val", "valid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +91,8 @@ def of_split(data: sections.Data, folder: str, split: str) -> list[tuple[str, st
     Raises:
       DataError: there is no such split, or a folder cannot be read.
     """
-    if split not in (_TRAIN, _TEST[0]):
-        raise errors.DataError(
-            f"Data set '{data.dataset}' has the splits train and test, not '{split}'."
-        )
-    images = _splits(data, folder, [])[split != _TRAIN]
+    splitting.check_name(data.dataset, split)
+    images = _splits(data, folder, [])[split != splitting.TRAIN]
     return [(image.file, image.label) for image in images]
 
 
@@ -106,16 +101,16 @@ def _splits(
 ) -> tuple[_Images, _Images]:
     """Finds the images to train and to evaluate on."""
     inside = {x.name.lower(): x.name for x in image_files.entries(folder) if x.is_dir()}
-    if not _has_folders(folder, inside.get(_TRAIN)):
-        if inside and set(inside) <= {_TRAIN, *_TEST}:
+    if not _has_folders(folder, inside.get(splitting.TRAIN)):
+        if inside and set(inside) <= {splitting.TRAIN, *splitting.TEST}:
             raise errors.DataError(
                 f"Data set '{data.dataset}': '{next(iter(inside.values()))}' must hold "
                 "a folder for each class, in PATH/train; it would be taken for a class."
             )
         images = _of_folder(folder, "", bad)
     else:
-        train = _of_folder(folder, f"{inside[_TRAIN]}/", bad)
-        held_out = next((inside[x] for x in _TEST if x in inside), None)
+        train = _of_folder(folder, f"{inside[splitting.TRAIN]}/", bad)
+        held_out = next((inside[x] for x in splitting.TEST if x in inside), None)
         if held_out is not None:
             return train, _of_folder(folder, f"{held_out}/", bad)
         images = train
@@ -177,16 +172,16 @@ def _decoded(
         shape.
       bad: gets the place and the reason of each that cannot be read.
     """
-    kept, side = [], decoding.whole_side(data)
+    kept = []
     store: _Held | _Counted | None = None
-    read = functools.partial(_read, folder, side)
+    read = functools.partial(_read, folder, decoding.whole_side(data))
     results = image_files.in_parallel(read, images)
     for image, pixels in zip(images, results, strict=True):
         if isinstance(pixels, str):
             bad.append(f"{image.file}: {pixels}")
             continue
         if store is None:
-            store = _store(data, len(images), others, pixels)
+            store = _store(data, folder, len(images), others, pixels)
         if pixels.shape[1:] != store.shape:
             raise decoding.unequal(data.dataset, store.shape, pixels, image.file)
         store.add(pixels)
@@ -194,18 +189,20 @@ def _decoded(
     if store is None:
         return classes.Part(np.empty((0, 1, 1, 3), np.uint8), _labels(kept))
     files = tuple(image.file for image in kept)
-    return classes.Part(store.found(folder, files, side), _labels(kept))
+    return classes.Part(store.found(files), _labels(kept))
 
 
 def _store(
     data: sections.Data,
+    folder: str,
     count: int,
     others: int | np.ndarray | file_images.FileImages,
     pixels: np.ndarray,
 ) -> _Held | _Counted:
     """Decides where the images go, seeing the first of them."""
+    side = decoding.whole_side(data)
     if isinstance(others, file_images.FileImages):
-        return _Counted(others.shape[1:])
+        return _Counted(others.shape[1:], folder, side)
     if isinstance(others, np.ndarray) and len(others):
         return _Held(count, others.shape[1:])
     more = others if isinstance(others, int) else 0
@@ -219,7 +216,7 @@ def _store(
         size,
         data.max_data_gib,
     )
-    return _Counted(pixels.shape[1:])
+    return _Counted(pixels.shape[1:], folder, side)
 
 
 class _Held:
@@ -234,17 +231,16 @@ class _Held:
         self._images[self._filled] = pixels[0]
         self._filled += 1
 
-    def found(self, folder: str, files: tuple[str, ...], side: int) -> np.ndarray:
-        """Returns all images."""
-        del folder, files, side
-        return self._images[: self._filled]
+    def found(self, files: tuple[str, ...]) -> np.ndarray:
+        """Returns all images, those of so many files."""
+        return self._images[: len(files)]
 
 
 class _Counted:
     """Counts the pixels of images and leaves them where they are."""
 
-    def __init__(self, shape: tuple[int, ...]):
-        self.shape = shape
+    def __init__(self, shape: tuple[int, ...], folder: str, side: int):
+        self.shape, self._folder, self._side = shape, folder, side
         self._counts = np.zeros((shape[-1], 256), np.int64)
         self._checksum = checksums.crc32(b"")
 
@@ -253,13 +249,11 @@ class _Counted:
         self._counts += decoding.pixel_counts(pixels)
         self._checksum = checksums.crc32(pixels, int(self._checksum, 16))
 
-    def found(
-        self, folder: str, files: tuple[str, ...], side: int
-    ) -> file_images.FileImages:
+    def found(self, files: tuple[str, ...]) -> file_images.FileImages:
         """Returns what reads them again."""
         shape = (len(files), *self.shape)
         return file_images.FileImages(
-            folder, files, shape, side, self._counts, self._checksum
+            self._folder, files, shape, self._side, self._counts, self._checksum
         )
 
 

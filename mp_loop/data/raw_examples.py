@@ -24,6 +24,7 @@ from mp_loop.data import (
     image_folders,
     number_rows,
     sources,
+    splitting,
     table_files,
     tables,
 )
@@ -219,15 +220,12 @@ def _of_row(row: table_files.Row, wanted: Wanted) -> Example:
 
 def _of_memory(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
     """The examples of a split that is read whole, named by their places."""
-    if split not in ("train", "test"):
-        raise errors.DataError(
-            f"Data set '{data.dataset}' has the splits train and test, not '{split}'."
-        )
+    splitting.check_name(data.dataset, split)
     if wanted.columns:  # a file may have them in another order
         data = dataclasses.replace(data, input_columns=",".join(wanted.columns))
     task = "regression" if wanted.targets else "classification"
     source = sources.from_settings(data, wanted.tokenizer, task)
-    part = source.train if split == "train" else source.test
+    part = source.train if split == splitting.TRAIN else source.test
     pairs = zip(part.inputs, part.labels, strict=True)
     examples = (
         Example(

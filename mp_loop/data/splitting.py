@@ -8,6 +8,20 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from mp_loop.config import errors
+
+TRAIN = "train"
+# Names of what holds the examples to evaluate on, the first of them being the split's.
+TEST = ("test", "validation", "val", "valid")
+
+
+def check_name(dataset: str, split: str) -> None:
+    """Refuses a split that local data do not have; raises DataError."""
+    if split not in (TRAIN, TEST[0]):
+        raise errors.DataError(
+            f"Data set '{dataset}' has the splits train and test, not '{split}'."
+        )
+
 
 def is_held_out(name: str, fraction: float) -> bool:
     """Tells whether an example is for evaluation.

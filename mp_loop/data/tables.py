@@ -29,7 +29,6 @@ from mp_loop.data import (
     targets,
 )
 
-_TEST = ("test", "validation", "val", "valid")
 _AT_ONCE = 1024
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 
@@ -83,7 +82,8 @@ def _files(name: str, kind: str, path: str) -> tuple[str, str | None]:
     """The file to train on, and that to evaluate on if there is one."""
     if not os.path.isdir(path):
         return path, None
-    found = [os.path.join(path, f"{split}.{kind}") for split in ("train", *_TEST)]
+    splits = (splitting.TRAIN, *splitting.TEST)
+    found = [os.path.join(path, f"{split}.{kind}") for split in splits]
     train, *others = found
     if not os.path.isfile(train):
         raise errors.DataError(
@@ -175,16 +175,12 @@ class _Reader:
             inputs = inputs or [column for column in columns if column not in labels]
             self._columns = inputs, labels[0]
         inputs, _ = self._columns
-        missing = [column for column in labels if column not in columns]
-        if missing:
-            raise errors.DataError(
-                f"there is no column '{missing[0]}' (--label_column); there is {told}."
-            )
-        missing = [column for column in inputs if column not in columns]
-        if missing:
-            raise errors.DataError(
-                f"there is no column '{missing[0]}' (--input_columns); there is {told}."
-            )
+        for flag, wanted in (("label_column", labels), ("input_columns", inputs)):
+            missing = [column for column in wanted if column not in columns]
+            if missing:
+                raise errors.DataError(
+                    f"there is no column '{missing[0]}' (--{flag}); there is {told}."
+                )
         if {*labels} & {*inputs} or not inputs or len({*columns}) < len(columns):
             raise errors.DataError(
                 f"the columns {told} must have different names, and one beside that "

@@ -43,3 +43,17 @@ def function(
     except ValueError:
         pass  # Written in C: its signature is unknown.
     return found
+
+
+def call(
+    given: str,
+    found: Callable[..., Any],
+    error_type: type[ValueError],
+    *arguments: Any,
+) -> Any:
+    """Calls a user's function; raises `error_type` if it raises anything."""
+    try:
+        return found(*arguments)
+    except Exception as error:  # A user's function can raise any type.
+        raised = f"{type(error).__name__}: {error}"
+        raise error_type(errors.because(f"{given} raised", raised)) from error

@@ -98,13 +98,8 @@ def of_function(name: str, built: experiment.Experiment) -> Callbacks | None:
     config = built.config
     values = config.values()
     told = "one argument, the settings"
-    with errors.bad_input(errors.ModelError):
-        function = user_code.function(given, name, errors.ModelError, [values], told)
-    try:
-        found = function(values)
-    except Exception as error:  # A user's function can raise any type.
-        raised = f"{type(error).__name__}: {error}"
-        raise errors.UsageError(errors.because(f"{given} raised", raised)) from error
+    function = user_code.function(given, name, errors.UsageError, [values], told)
+    found = user_code.call(given, function, errors.UsageError, values)
     found = found if isinstance(found, list | tuple) else [found]
     if not all(isinstance(one, keras.callbacks.Callback) for one in found):
         raise errors.UsageError(

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from mp_loop.config import names
 from mp_loop.data import targets
+from mp_loop.step import batch_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +128,13 @@ def _is_of_errors(found: keras.metrics.Metric, of: targets.Targets) -> bool:
     """
     # Whole numbers of both signs, of which each float is exact; [4, targets].
     columns = np.arange(1.0, len(of.names) + 1)
-    labels = np.array([[-1.0], [4.0], [-2.0], [8.0]]) * columns
-    outputs = np.array([[2.0], [4.0], [-1.0], [-6.0]]) * columns
+    labels = tf.constant(np.array([[-1.0], [4.0], [-2.0], [8.0]]) * columns)
+    outputs = tf.constant(np.array([[2.0], [4.0], [-1.0], [-6.0]]) * columns)
     try:
-        values = [_value(found, labels + by, outputs + by) for by in (0, 8)]
+        values = [
+            np.asarray(batch_metrics.of_one_batch(found, labels + by, outputs + by))
+            for by in (0.0, 8.0)
+        ]
     except Exception:  # A user's metric can raise any type; a trial tells it.
         return False
     return bool(np.isclose(*values, rtol=1e-6, atol=0))
-
-
-def _value(found: keras.metrics.Metric, labels: np.ndarray, outputs: np.ndarray) -> Any:
-    """Returns the metric of one batch; the object's variables stay as they are."""
-    state = found.stateless_reset_state()
-    state = found.stateless_update_state(state, *map(tf.constant, (labels, outputs)))
-    return np.asarray(found.stateless_result(state))

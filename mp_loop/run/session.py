@@ -269,9 +269,7 @@ class Session:
             enter=self._enter,
             higher_is_better=best_by == metric.key and metric.higher_is_better,
         )
-        flagfile = config.replace(
-            resume=False, change_precision=False, change_schedule=False
-        ).to_flagfile()
+        flagfile = config.as_begun().to_flagfile()
         data = fingerprints.of(self.experiment.source)
         if config.records.resume:
             same_data.check(config, data)

@@ -95,8 +95,13 @@ def _named(prefix: str, given: Any) -> list[tuple[str, keras.metrics.Metric]]:
 def _metric(given: Any) -> keras.metrics.Metric:
     if given in ("accuracy", "acc"):
         return keras.metrics.MeanMetricWrapper(_accuracy, name=given)
+    return as_object(given)
+
+
+def as_object(given: Any) -> keras.metrics.Metric | None:
+    """Returns a metric object: of an identifier, or the mean of a function's values."""
     found = keras.metrics.get(given)
-    if isinstance(found, keras.metrics.Metric):
+    if isinstance(found, keras.metrics.Metric | None):
         return found
     return keras.metrics.MeanMetricWrapper(found, name=getattr(found, "__name__", None))
 
@@ -113,15 +118,25 @@ def _accuracy(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
 def _value(
     metric: keras.metrics.Metric, label: Any, output: Any, weight: Any
 ) -> tf.Tensor:
+    """Returns the metric of one batch, float32 []; raises ValueError if it is more."""
+    result = of_one_batch(metric, label, output, weight)
+    if tf.nest.is_nested(result) or len(result.shape):
+        raise ValueError(f"`metrics`: {metric.name} must be one number.")
+    return tf.cast(result, tf.float32)
+
+
+def of_one_batch(
+    metric: keras.metrics.Metric, label: Any, output: Any, weight: Any = None
+) -> Any:
     """Returns the metric of one batch alone; the object's variables stay as they are.
 
-    Raises:
-      ValueError: it is not one number.
+    Args:
+      metric: any of Keras' kind.
+      label: of the batch.
+      output: of the model.
+      weight: sample weights, or None.
     """
     weighed = {} if weight is None else {"sample_weight": weight}
     state = metric.stateless_reset_state()
     state = metric.stateless_update_state(state, label, output, **weighed)
-    result = metric.stateless_result(state)
-    if tf.nest.is_nested(result) or len(result.shape):
-        raise ValueError(f"`metrics`: {metric.name} must be one number.")
-    return tf.cast(result, tf.float32)
+    return metric.stateless_result(state)

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.distributed import replicas
-from mp_loop.step import gradients, losses
+from mp_loop.step import batch_metrics, gradients, losses
 
 
 class EvalStep:
@@ -29,9 +29,7 @@ class EvalStep:
         """
         self._model = model
         self._loss = losses.of(loss, names=getattr(model, "output_names", None))
-        self._metric = keras.metrics.get(metric)
-        if not isinstance(self._metric, keras.metrics.Metric | None):
-            self._metric = keras.metrics.MeanMetricWrapper(self._metric)
+        self._metric = batch_metrics.as_object(metric)
         self._mean = keras.metrics.Mean()
         run = replicas.Replicas().each(self._one_step, even=False)
         self._step = tf.function(run, autograph=False)
