@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -44,6 +45,7 @@ def training_batches(
     start_batch: int = 0,
     augment: str = "none",
     context: tf.distribute.InputContext | None = None,
+    raw: bool = False,
 ) -> tf.data.Dataset:
     """Returns one epoch of shuffled training batches, from `start_batch` on.
 
@@ -66,13 +68,15 @@ def training_batches(
         of the area, resized.
       context: of a worker under a strategy. A batch is then cut into equal parts, one
         for each replica, and only those of this worker are returned, one by one.
+      raw: leaves to the step what `Source.prepare_in_step` does: images are uint8.
 
     Returns:
       A data set of (inputs [batch, ...], labels int64 [batch]); inputs as
-      `Source.prepare` makes them. Of a regression, labels are float32 [batch,
-      targets], standardized. Of texts that are packed, labels are int32 [batch,
-      length], and where some of them are padding there are weights as well, float32
-      of that shape: the weighted mean over a batch is that of what counts.
+      `Source.prepare` makes them, unless they are `raw`. Of a regression, labels are
+      float32 [batch, targets], standardized. Of texts that are packed, labels are
+      int32 [batch, length], and where some of them are padding there are weights as
+      well, float32 of that shape: the weighted mean over a batch is that of what
+      counts.
 
     Raises:
       DataError: an argument is out of range.
@@ -99,20 +103,25 @@ def training_batches(
     taken = slice(start_batch * batch_size, None)
     columns = tuple(_share(x[taken], batch_size, context) for x in columns)
 
+    prepare = _prepare(source, raw)
+
     def prepared(inputs: tf.Tensor, labels: tf.Tensor, *columns: tf.Tensor) -> tuple:
-        inputs = source.prepare(change(inputs, *columns[len(weighed) :]))
+        inputs = prepare(change(inputs, *columns[len(weighed) :]))
         labels = source.prepare_labels(labels)
         return inputs, labels, *_weights(labels, *columns[: len(weighed)])
 
     return _pipeline(source.train, columns, prepared)
 
 
-def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    source: sources.Source, batch_size: int, raw: bool = False
+) -> tf.data.Dataset:
     """Returns all test examples in stored order; the last batch may be smaller.
 
     Args:
       source: the data set.
       batch_size: examples in each batch but the last.
+      raw: as for `training_batches`.
 
     Returns:
       A data set of (inputs, labels) as in `training_batches`, not augmented; weights
@@ -125,12 +134,19 @@ def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Datas
         raise errors.DataError(f"`batch_size` ({batch_size}) must be at least 1.")
     examples = np.arange(len(source.test))
     columns = (examples, *_weighed(source.test, examples, len(examples)))
+    prepare = _prepare(source, raw)
 
     def prepared(inputs: tf.Tensor, labels: tf.Tensor, *weighed: tf.Tensor) -> tuple:
         labels = source.prepare_labels(labels)
-        return source.prepare(inputs), labels, *_weights(labels, *weighed)
+        return prepare(inputs), labels, *_weights(labels, *weighed)
 
     return _pipeline(source.test, columns, prepared, batch_size)
+
+
+def _prepare(source: sources.Source, raw: bool) -> Callable[[tf.Tensor], Any]:
+    """What is done to a batch here, before a step has it."""
+    in_step = raw and source.prepare_in_step is not None
+    return source.middle if in_step else source.prepare
 
 
 def _check(
