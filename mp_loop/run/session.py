@@ -150,12 +150,14 @@ class Session:
         self,
         on_log: Callable[[Mapping[str, Any]], None],
         should_stop: Callable[[], int],
+        first_steps: loop.FirstSteps = contextlib.nullcontext,
     ) -> loop.Result:
         """Trains every phase that is left.
 
         Args:
           on_log: called with each line of metrics and of evaluation.
           should_stop: returns the number of the signal that asks to stop, or 0.
+          first_steps: entered while the step of a phase is traced and compiled.
 
         Raises:
           TrainingDiverged, Interrupted, SaveError: see `loop.Loop.train`.
@@ -183,6 +185,7 @@ class Session:
                 agree=lambda over: bool(
                     self.experiment.workers.largest(int(over and self.has_files))
                 ),
+                first_steps=first_steps,
             )
             results.append(one_phase.train())
         self._profile.close()
