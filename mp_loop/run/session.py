@@ -78,8 +78,10 @@ class Session:
         config = built.config
         plan = _plan(built)
         # Traced before anything is written: a model that cannot be trained is told now.
+        # When resumed too: XLA's programs are kept under names that count what has
+        # been traced.
         with errors.bad_input(ValueError, flag="model", value=config.model.model):
-            graph = None if config.records.resume else _graph(built)
+            graph = _graph(built)
         self.experiment = built
         self.has_files = has_files
         self.done = 0
