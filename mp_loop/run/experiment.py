@@ -19,7 +19,7 @@ from mp_loop.distributed import strategies, workers
 from mp_loop.models import heads, trainable_layers
 from mp_loop.precision import coverage, offloading, twins
 from mp_loop.run import class_weights, metric, phases, step_factory, tasks, trial
-from mp_loop.step import averaging, eval_step, losses, protocol
+from mp_loop.step import averaging, eval_step, loss_names, protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
     training_loss, loss = _losses(config.model, from_logits, source)
     trial.check(config.model, model, loss, source)
     with strategy.scope():
-        measured = metric.make(config.model.measured_by, from_logits, source.targets)
+        measured = metric.make(config.model.measured_by, from_logits, source)
         evaluation = eval_step.EvalStep(model, loss, measured.metric)
     _refuse_unknown_direction(config, measured)
     steps = step_factory.StepFactory(
@@ -169,9 +169,9 @@ def _losses(
     """Makes the loss to train with, and the plain one to evaluate with."""
     weights = class_weights.parse(named.class_weights, source)
     with errors.bad_input(ValueError, flag="loss", value=named.trained_by):
-        plain = losses.make(named.trained_by, from_logits)
+        plain = loss_names.make(named.trained_by, from_logits)
         smoothing = named.label_smoothing
-        return losses.make(named.trained_by, from_logits, smoothing, weights), plain
+        return loss_names.make(named.trained_by, from_logits, smoothing, weights), plain
 
 
 def _refuse_unknown_direction(
