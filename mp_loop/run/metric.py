@@ -1,6 +1,6 @@
 """The metric that `--metric` names: what it is called, and which way is better.
 
-found = metric.make("mse", from_logits=True, source)
+found = metric.make("mse", from_logits=True, source=source)
 found.key                  # "eval_mean_squared_error"
 found.higher_is_better     # False
 """
@@ -47,12 +47,62 @@ class EvaluationMetric:
             return found | {self.key: float(np.exp(found["eval_loss"]))}
 
 
-class OfProbabilities(keras.metrics.Metric):
-    """A metric of probabilities, given what a model says.
+class _Of(keras.metrics.Metric):
+    """A metric of labels and outputs that are changed first.
 
     Attributes:
-      metric: what measures, in float32.
+      metric: what measures.
     """
+
+    def __init__(self, metric: keras.metrics.Metric) -> None:
+        super().__init__(name=metric.name, dtype=metric.dtype)
+        self.metric = metric
+        self._direction = getattr(metric, "_direction", None)
+
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns what the metric takes."""
+        raise NotImplementedError
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Counts a batch."""
+        weights = () if sample_weight is None else (sample_weight,)
+        self.metric.update_state(*self.changed(y_true, y_pred), *weights)
+
+    def result(self) -> Any:
+        """Returns the value."""
+        return self.metric.result()
+
+    def reset_state(self) -> None:
+        """Forgets all batches."""
+        self.metric.reset_state()
+
+
+class InUnits(_Of):
+    """A metric of targets in the units of the data, in float64."""
+
+    def __init__(self, metric: keras.metrics.Metric, of: targets.Targets) -> None:
+        """Wraps a metric; labels and outputs are standardized."""
+        super().__init__(metric)
+        self._targets = of
+
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns both in units; given are float32 [batch, targets]."""
+        return self._targets.in_units(labels), self._targets.in_units(outputs)
+
+
+class OfShares(_Of):
+    """A metric of class numbers for labels that are shares of all classes.
+
+    That of the class with the largest share counts.
+    """
+
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns class numbers, int64 [batch], of shares, float32 [batch, classes]."""
+        return tf.argmax(labels, -1), outputs
+
+
+class OfProbabilities(_Of):
+    """A metric of probabilities, in float32, given what a model says."""
 
     def __init__(
         self,
@@ -60,55 +110,14 @@ class OfProbabilities(keras.metrics.Metric):
         probabilities: Callable[[Any], Any],
         labels: Callable[[Any], Any],
     ) -> None:
-        """Wraps a metric; the functions make its labels and its probabilities."""
-        super().__init__(name=metric.name, dtype=metric.dtype)
-        self.metric = metric
+        """Wraps a metric; the functions make its probabilities and its labels."""
+        super().__init__(metric)
         self._probabilities, self._labels = probabilities, labels
-        self._direction = getattr(metric, "_direction", None)
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Counts a batch: labels, and outputs [batch, classes]."""
-        outputs = keras.ops.cast(y_pred, "float32")
-        given = self._labels(y_true), self._probabilities(outputs)
-        weights = () if sample_weight is None else (sample_weight,)
-        self.metric.update_state(*given, *weights)
-
-    def result(self) -> Any:
-        """Returns the value."""
-        return self.metric.result()
-
-    def reset_state(self) -> None:
-        """Forgets all batches."""
-        self.metric.reset_state()
-
-
-class InUnits(keras.metrics.Metric):
-    """A metric of targets in the units of the data.
-
-    Attributes:
-      metric: what measures, in float64.
-    """
-
-    def __init__(self, metric: keras.metrics.Metric, of: targets.Targets) -> None:
-        """Wraps a metric; labels and outputs are standardized."""
-        super().__init__(name=metric.name, dtype=metric.dtype)
-        self.metric = metric
-        self._targets = of
-        self._direction = getattr(metric, "_direction", None)
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Counts a batch: float32 [batch, targets] each."""
-        given = map(self._targets.in_units, (y_true, y_pred))
-        weights = () if sample_weight is None else (sample_weight,)
-        self.metric.update_state(*given, *weights)
-
-    def result(self) -> Any:
-        """Returns the value."""
-        return self.metric.result()
-
-    def reset_state(self) -> None:
-        """Forgets all batches."""
-        self.metric.reset_state()
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns what they make of labels and of outputs, [batch, classes]."""
+        outputs = keras.ops.cast(outputs, "float32")
+        return self._labels(labels), self._probabilities(outputs)
 
 
 def make(name: str, from_logits: bool, source: sources.Source) -> EvaluationMetric:

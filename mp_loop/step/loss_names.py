@@ -27,8 +27,8 @@ def make(
     Args:
       name: such as "sparse_categorical_crossentropy".
       from_logits: whether the model's outputs are logits; a loss that asks is told.
-      label_smoothing: of "binary_crossentropy", as Keras does it, and of
-        "sparse_categorical_crossentropy", see `class_losses`.
+      label_smoothing: of "binary_crossentropy", as Keras does it, and of the functions
+        of `class_losses`.
       class_weights: of the latter alone, one for each class, or none.
 
     Raises:
@@ -39,7 +39,7 @@ def make(
         loss = functools.partial(loss, label_smoothing=label_smoothing)
     elif label_smoothing or class_weights:
         loss = functools.partial(
-            class_losses.sparse_categorical_crossentropy,
+            getattr(class_losses, name),
             label_smoothing=label_smoothing,
             class_weights=class_weights,
         )

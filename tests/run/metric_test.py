@@ -140,3 +140,14 @@ def test_auc_of_class_numbers_is_that_of_each_class_against_the_others():
     assert (made.key, made.higher_is_better) == ("eval_auc", True)
     # Of softmax: the logit of the second class is larger where it is not right.
     assert float(made.metric.result()) == pytest.approx(1)
+
+
+def test_of_shares_the_largest_counts():
+    found = metric.OfShares(
+        metric.make("accuracy", from_logits=True, source=CLASSES).metric
+    )
+    shares = np.array([[0.6, 0.4], [0.3, 0.7]], np.float32)
+    found.update_state(shares, np.array([[0.0, 2.0], [0.0, 2.0]]))
+    assert (float(found.result()), found.name) == (0.5, "accuracy")
+    found.reset_state()
+    assert float(found.result()) == 0
