@@ -155,7 +155,7 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
         trained=trainable_layers.TrainableLayers(model),
         loss=training_loss,
         strategy=strategy,
-        metric=metric.OfShares(measured.metric) if mixes else measured.metric,
+        metric=_of_batches(measured, mixes),
     )
     step = steps.make(phase=0)
     together = workers.Workers(strategy)
@@ -174,6 +174,15 @@ def _losses(
         name = "categorical_crossentropy" if mixes else named.trained_by
         smoothing = named.label_smoothing
         return loss_names.make(name, from_logits, smoothing, weights), plain
+
+
+def _of_batches(
+    measured: metric.EvaluationMetric, mixes: bool
+) -> keras.metrics.Metric | None:
+    """The metric of training batches, whose labels may be mixed; None of perplexity."""
+    if mixes and measured.metric is not None:
+        return metric.OfShares(measured.metric)
+    return measured.metric
 
 
 def _refuse_unknown_direction(
