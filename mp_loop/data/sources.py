@@ -107,6 +107,15 @@ class Source:
             return keras.ops.cast(labels, "float32")
         return labels if self.targets is None else self.targets.standardized(labels)
 
+    @property
+    def prepare_in_step(self) -> Callable[[tf.Tensor], Any] | None:
+        """What a step does to the inputs of raw batches (see `batching`).
+
+        It is `prepare` for images, which travel as uint8; None for all else, whose
+        batches are prepared: rows are float64 before.
+        """
+        return self.prepare if self.kind == "image" else None
+
     def prepare(self, inputs: tf.Tensor) -> Any:
         """Makes a model's inputs: float32 of pixels and rows; of tokens: `preprocess`.
 
@@ -119,15 +128,18 @@ class Source:
                 return self.preprocess(keras.ops.cast(inputs, "float32"))
             # float64 until here: float32 would not tell two days apart in seconds.
             return keras.ops.cast((inputs - self.mean) / self.std, "float32")
-        height, width, _ = self.input_shape
-        top = (inputs.shape[1] - height) // 2
-        left = (inputs.shape[2] - width) // 2
-        middle = inputs[:, top : top + height, left : left + width]
-        pixels = keras.ops.cast(middle, "float32")
+        pixels = keras.ops.cast(self.middle(inputs), "float32")
         if self.preprocess is not None:
             return self.preprocess(pixels)
         scale, offset = 1 / (255 * self.std), -self.mean / self.std
         return pixels * scale.astype(np.float32) + offset.astype(np.float32)
+
+    def middle(self, images: tf.Tensor) -> tf.Tensor:
+        """Cuts out the middle of images, of the size that a model takes."""
+        height, width, _ = self.input_shape
+        top = (images.shape[1] - height) // 2
+        left = (images.shape[2] - width) // 2
+        return images[:, top : top + height, left : left + width]
 
 
 def load(

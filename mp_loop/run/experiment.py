@@ -89,6 +89,7 @@ class Experiment:
             epoch,
             start,
             recipes.from_settings(self.config.data),
+            raw=True,
         )
         if self.config.parallel.strategy == "none":
             return make()
@@ -110,7 +111,7 @@ class Experiment:
         self.step.export()
         self.workers.check_equal(list(self.step.state.named().values()))
         batch_size = self.config.data.batch_size
-        batches = batching.evaluation_batches(self.source, batch_size)
+        batches = batching.evaluation_batches(self.source, batch_size, raw=True)
         with averaging.averaged(self.step):
             found = self.evaluation(batches)
         return self.metric.named(found)
@@ -146,7 +147,9 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
     trial.check(config.model, model, loss, source)
     with strategy.scope():
         measured = metric.make(config.model.measured_by, from_logits, source)
-        evaluation = eval_step.EvalStep(model, loss, measured.metric)
+        evaluation = eval_step.EvalStep(
+            model, loss, measured.metric, source.prepare_in_step
+        )
     _refuse_unknown_direction(config, measured)
     steps = step_factory.StepFactory(
         config=config,
