@@ -229,7 +229,7 @@ class Session:
         del summary["evaluation"]
         if result.best_step is None:
             del summary["best_step"]
-        if self.experiment.source.class_names:
+        if self.experiment.source.task == "classification":
             counts = np.bincount(self.experiment.source.test.labels)
             summary["majority_accuracy"] = float(counts.max() / counts.sum())
         if not result.train_seconds:  # Every step was taken by earlier processes.
