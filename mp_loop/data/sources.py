@@ -74,6 +74,7 @@ class Source:
       tokenize: made the tokens of labelled texts; None for all else.
       columns: of a table, the names of those that the inputs are made of, in order.
       targets: of a regression, what the labels are; None for all else.
+      task: what is learned, as of `--task`.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Source:
     tokenize: Tokenizer | None = None
     columns: tuple[str, ...] = ()
     targets: targets.Targets | None = None
+    task: str = "classification"
 
     @property
     def is_text(self) -> bool:
@@ -97,7 +99,12 @@ class Source:
         return self.kind == "text"
 
     def prepare_labels(self, labels: tf.Tensor) -> tf.Tensor:
-        """Makes what a loss takes: targets standardized; class numbers as they are."""
+        """Makes what a loss takes: targets standardized; class numbers as they are.
+
+        0 and 1 of several classes become float32.
+        """
+        if self.task == "multilabel":
+            return keras.ops.cast(labels, "float32")
         return labels if self.targets is None else self.targets.standardized(labels)
 
     @property
@@ -163,8 +170,9 @@ def load(
         or a random part of the whole square (`flip_crop`).
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: the data
         set must hold images, or rows of numbers.
-      task: `classification`, or `regression`: labels are then numbers, of a table, an
-        array or a function.
+      task: `classification`; `regression`: labels are then numbers, of a table, an
+        array or a function; or `multilabel`: they say of each class whether it is
+        right.
       **settings: others of `sections.Data`, by the names of their flags.
 
     Returns:
@@ -220,6 +228,7 @@ def from_settings(
         tokenize=tokenize,
         columns=found.columns,
         targets=found.targets,
+        task=task,
     )
 
 
@@ -237,8 +246,7 @@ def _labelled(
         return tables.load(data, kind, path, tokenize, task)
     if kind in _ARRAYS:
         return _ARRAYS[kind](data, path, tokenize, task)
-    if task == "regression":
-        names.require_targets(data.dataset)
+    names.require_labels(data.dataset, task)
     if not kind:
         return _of_tfds(data, tokenize)
     if tokenize is not None:
@@ -319,6 +327,7 @@ def load_texts(
         mean=np.empty(0),
         std=np.empty(0),
         kind="text",
+        task="causal_lm",
     )
 
 
