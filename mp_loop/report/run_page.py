@@ -11,7 +11,7 @@ import os
 import pathlib
 
 from mp_loop.report import page, recorded_runs, run_charts, sections
-from mp_loop.run import records
+from mp_loop.run import input_hint, records
 
 
 def write(
@@ -48,6 +48,7 @@ def write(
         *map(sections.warning, damaged),
         sections.answer(summary),
         sections.tiles(summary),
+        sections.paragraph(input_hint.text(run.metrics)),
         run_charts.curves([run]),
         sections.skipped_steps(run.metrics),
         run_charts.numerics(run.looks),
