@@ -18,7 +18,8 @@ flags.DEFINE_integer("side", 320, "Of each photo, in pixels.")
 flags.DEFINE_string("data_dir", None, "TFDS's folder.")
 
 
-def main(_):
+def main(_: list[str]) -> None:
+    """Writes the files."""
     given = flags.FLAGS
     builder = tfds.builder("grocery_fruit", data_dir=given.data_dir)
     names = builder.info.features["label"].names

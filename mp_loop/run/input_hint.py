@@ -24,8 +24,8 @@ def text(lines: Iterable[Mapping[str, Any]]) -> str:
         return ""
     return (
         f"Steps waited for data {share:.0%} of their time. Data held in memory come "
-        "sooner (--max_data_gib), and so do smaller files of photos, less augmentation, "
-        "and more cores."
+        "sooner (--max_data_gib), and so do smaller photos, less augmentation, and "
+        "more cores."
     )
 
 

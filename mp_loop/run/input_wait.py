@@ -4,10 +4,10 @@
     wait.add(metrics)             # of a call of steps; the device is not read yet
     wait.take()                   # 0.12: the share since the last line
 
-A step waits while `next` of the iterator does: the host measures that (`metrics.FETCHES`).
-An accelerator computes while the host, which runs ahead of it, waits. There a batch is
-waited for only if it comes after the steps before it are over. If these take equally
-long, s, and batch j of n comes at a_j, the last step is over at
+A step waits while `next` of the iterator does: the host measures that, see
+`metrics.FETCHES`. An accelerator computes while the host, which runs ahead of it,
+waits. There a batch is waited for only if it comes after the steps before it are over.
+If these take equally long, s, and batch j of n comes at a_j, the last step is over at
 
     end = max over j of a_j + (n - j + 1) s
 

@@ -57,7 +57,8 @@ def stack_steps(
 ) -> Metrics:
     """Calls a step many times and stacks its scalar metrics.
 
-    They travel as one float64 row, which holds each of them exactly: a loop pays for every tensor it carries.
+    They travel as one float64 row, which holds each of them exactly: a loop pays for
+    every tensor it carries.
 
     Args:
       one_step: takes one step and returns at least the metrics of `dtypes`.
