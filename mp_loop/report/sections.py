@@ -58,9 +58,7 @@ def answer(summary: Mapping[str, Any]) -> str:
     if summary.get(key) is None:
         return ""
     said = f"{records.metric_title(key).capitalize()} {summary[key]:.4f}"
-    chance = summary.get("majority_accuracy")
-    if chance is not None and key == "eval_accuracy":
-        said += f" (always the commonest class: {chance:.4f})"
+    said += _baseline(summary, key)
     if summary.get("steps") is not None:
         said += f" after {summary['steps']:,} steps"
     if summary.get("train_seconds"):
@@ -70,6 +68,20 @@ def answer(summary: Mapping[str, Any]) -> str:
     if summary.get("best_step") is not None:
         said += f"; the best weights, of step {summary['best_step']:,}"
     return paragraph(f"{said}.")
+
+
+def _baseline(summary: Mapping[str, Any], key: str) -> str:
+    """What always the same answer gives, in brackets; "" where that is not known."""
+    chance = summary.get("majority_accuracy")
+    if chance is not None and key == "eval_accuracy":
+        return f" (always the commonest class: {chance:.4f})"
+    mean, median = summary.get("mean_baseline"), summary.get("median_baseline")
+    if mean is None or median is None:
+        return ""
+    return (
+        f" (always the mean of the training targets: {mean:.4f}; their median: "
+        f"{median:.4f})"
+    )
 
 
 def tiles(summary: Mapping[str, Any]) -> str:
