@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mp_loop.config import errors, settings
+from mp_loop.rendering import numbers
 from mp_loop.report import page
 from mp_loop.run import files, records, strict_json
 
@@ -98,15 +99,16 @@ def _compared(run: _Run, other: _Run) -> str:
     theirs, ours = [], []
     values = run.summary.get(key), other.summary.get(key)
     if None not in values:
-        theirs.append(f"{title} {values[1]:.4f}")
-        ours.append(f"{title} {values[0] - values[1]:+.4f}")
+        theirs.append(f"{title} {numbers.metric(values[1])}")
+        more = "+" if values[0] >= values[1] else ""
+        ours.append(f"{title} {more}{numbers.metric(values[0] - values[1])}")
     machines = [
         [one.document(records.ENVIRONMENT_FILE).get(name) for name in _MACHINE]
         for one in (run, other)
     ]
     note = ""
     if machines[0] != machines[1]:
-        note = " It ran on another machine or other versions: times say nothing."
+        note = " Theirs ran on another machine or other versions: times say nothing."
     else:
         for key, what, form, of in (
             ("milliseconds_per_step", "time per step", "{:.1f} ms/step", 1),

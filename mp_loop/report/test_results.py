@@ -38,9 +38,11 @@ def section(found: Results) -> str:
 def _of_classes(found: Results) -> str:
     """Confusion, numbers of each class, and single examples."""
     names = [str(one["name"]) for one in found["classes"]]
-    said = f"On {found['examples']:,} test examples: accuracy {found['top_1']:.4f}"
+    said = (
+        f"On {found['examples']:,} test examples: top-1 accuracy {found['top_1']:.4f}"
+    )
     if "top_5" in found:
-        said += f", top-5 accuracy {found['top_5']:.4f}"
+        said += f", top-5 {found['top_5']:.4f}"
     confused = _confused_pairs(found, names)
     if 1 < len(names) <= confusion_chart.MOST_CLASSES:
         confused = confusion_chart.draw(names, _matrix(found))
@@ -130,7 +132,7 @@ def _f1(one: Mapping[str, Any]) -> float:
 
 def _of_targets(found: Results) -> str:
     """Errors of each target, predicted against true, and the largest errors."""
-    head = ("target", "MAE", "of the median", "RMSE", "of the mean", "R2")
+    head = ("target", "MAE", "MAE of the median", "RMSE", "RMSE of the mean", "R2")
     keys = ("mae", "median_mae", "rmse", "mean_rmse")
     rows: list[Sequence[str]] = [head]
     for one in found["targets"]:
