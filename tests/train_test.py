@@ -108,12 +108,13 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
 
 @pytest.mark.parametrize("loop", ["custom", "keras"])
 def test_a_recipe_ends_early_with_its_best_averages(tmp_path, loop):
-    """Averages, early stopping, a smoothed and weighted loss, an optimizer by name."""
+    """Averages, early stopping, a smoothed and weighted loss, images that are mixed."""
     folder = tmp_path / "run"
     words = [
         *QUICK, "--steps=46", "--eval_every=1", "--ema=0.5", "--early_stopping=1",
         "--learning_rate=0.01", "--optimizer=adamax", "--precision=bfloat16",
         "--label_smoothing=0.1", "--class_weights=Bag:2,0:0.5", f"--loop={loop}",
+        "--rand_augment=9", "--mixup=0.2", "--cutmix=1",
     ]  # fmt: skip
     assert train.run(config(*words, f"--output_dir={folder}"), None) == 0
     summary, found = records.read_summary(folder), records.read_evaluations(folder)

@@ -36,6 +36,7 @@ PRESETS = (
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "piecewise")
 AUGMENTATIONS = ("none", "flip_shift", "flip_crop")
+MAX_MAGNITUDE = 30  # of RandAugment
 PREPROCESSINGS = ("auto", "dataset", "tf", "torch", "caffe", "none")
 JIT_COMPILE = ("auto", "on", "off")
 ON_STUCK = ("raise", "warn", "stay")

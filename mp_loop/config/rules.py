@@ -111,6 +111,20 @@ RULES = (
         "are of --loss=sparse_categorical_crossentropy, not {trained_by}.",
     ),
     Rule(
+        lambda s: (
+            (s.mixup or s.cutmix)
+            and (s.task, s.trained_by)
+            != ("classification", "sparse_categorical_crossentropy")
+        ),
+        "--mixup ({mixup}) and --cutmix ({cutmix}) are for --task=classification with "
+        "--loss=sparse_categorical_crossentropy, not {task} with {trained_by}.",
+    ),
+    Rule(
+        lambda s: (s.mixup or s.cutmix) and s.batch_size % 2,
+        "--batch_size ({batch_size}) must be even: --mixup and --cutmix mix examples "
+        "in pairs.",
+    ),
+    Rule(
         lambda s: s.task == "causal_lm" and s.class_weights,
         "--class_weights ({class_weights}) is for classes, not --task=causal_lm.",
     ),

@@ -87,6 +87,27 @@ class Data(fields.Section):
     augment: str = fields.setting(
         "none", "Training-time augmentation.", choices=choices.AUGMENTATIONS
     )
+    rand_augment: int = fields.setting(
+        0,
+        "Magnitude of RandAugment, two random changes of each training image; usual: "
+        "9. 0: none.",
+        at_least=0,
+        at_most=choices.MAX_MAGNITUDE,
+    )
+    mixup: float = fields.setting(
+        0.0,
+        "Alpha of MixUp, which blends training images and their labels in pairs; "
+        "usual: 0.2. 0: none.",
+        at_least=0,
+        at_most=1000,
+    )
+    cutmix: float = fields.setting(
+        0.0,
+        "Alpha of CutMix, which pastes a part of one training image into another; "
+        "usual: 1. With --mixup each is used for half of the images. 0: none.",
+        at_least=0,
+        at_most=1000,
+    )
     preprocessing: str = fields.setting(
         "auto",
         "How pixels become inputs. tf, torch, caffe: as in "

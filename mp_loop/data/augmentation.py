@@ -14,10 +14,6 @@ MAX_SHIFT = 4
 MIN_CROP = 0.5  # of the image's area
 
 
-def _draw_nothing(_words: np.ndarray) -> tuple[np.ndarray, ...]:
-    return ()
-
-
 def draw_flip_shift(words: np.ndarray) -> tuple[np.ndarray, ...]:
     """Draws flip in {0, 1}, dy and dx in [-MAX_SHIFT, MAX_SHIFT]; int32 [n] each."""
     bits = words.view(np.uint64)
@@ -39,10 +35,6 @@ def draw_flip_crop(words: np.ndarray) -> tuple[np.ndarray, ...]:
     fields = [bits >> np.uint64(shift) & np.uint64(2**21 - 1) for shift in (1, 22, 43)]
     area, y, x = (field.astype(np.float32) / np.float32(2**21 - 1) for field in fields)
     return flip.astype(np.int32), MIN_CROP + (1 - MIN_CROP) * area, y, x
-
-
-def _leave(images: tf.Tensor) -> tf.Tensor:
-    return images
 
 
 def flip_shift(
@@ -99,7 +91,6 @@ def flip_crop(
 
 # By name: what is drawn for each position of an epoch, and what is done with it.
 AUGMENTATIONS = {
-    "none": (_draw_nothing, _leave),
     "flip_shift": (draw_flip_shift, flip_shift),
     "flip_crop": (draw_flip_crop, flip_crop),
 }

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.config import errors, sections, settings
-from mp_loop.data import batching, sources
+from mp_loop.data import batching, recipes, sources
 from mp_loop.distributed import strategies, workers
 from mp_loop.models import heads, trainable_layers
 from mp_loop.precision import coverage, offloading, twins
@@ -88,7 +88,7 @@ class Experiment:
             self.config.training.seed,
             epoch,
             start,
-            self.config.data.augment,
+            recipes.from_settings(self.config.data),
         )
         if self.config.parallel.strategy == "none":
             return make()
@@ -141,7 +141,8 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
     if config.parallel.sync_batch_norm:
         strategies.synchronize_batch_norm(model)
     from_logits = heads.from_logits(model)
-    training_loss, loss = _losses(config.model, from_logits, source)
+    mixes = recipes.from_settings(config.data).mixes
+    training_loss, loss = _losses(config.model, from_logits, source, mixes)
     trial.check(config.model, model, loss, source)
     with strategy.scope():
         measured = metric.make(config.model.measured_by, from_logits, source.targets)
@@ -154,7 +155,7 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
         trained=trainable_layers.TrainableLayers(model),
         loss=training_loss,
         strategy=strategy,
-        metric=measured.metric,
+        metric=metric.OfShares(measured.metric) if mixes else measured.metric,
     )
     step = steps.make(phase=0)
     together = workers.Workers(strategy)
@@ -164,14 +165,14 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
 
 
 def _losses(
-    named: sections.Model, from_logits: bool, source: sources.Source
+    named: sections.Model, from_logits: bool, source: sources.Source, mixes: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Makes the loss to train with, and the plain one to evaluate with."""
     weights = class_weights.parse(named.class_weights, source)
     with errors.bad_input(ValueError, flag="loss", value=named.trained_by):
         plain = losses.make(named.trained_by, from_logits)
-        smoothing = named.label_smoothing
-        return losses.make(named.trained_by, from_logits, smoothing, weights), plain
+        name = "categorical_crossentropy" if mixes else named.trained_by
+        return losses.make(name, from_logits, named.label_smoothing, weights), plain
 
 
 def _refuse_unknown_direction(

@@ -47,25 +47,26 @@ class EvaluationMetric:
             return found | {self.key: float(np.exp(found["eval_loss"]))}
 
 
-class InUnits(keras.metrics.Metric):
-    """A metric of targets in the units of the data.
+class _Of(keras.metrics.Metric):
+    """A metric of labels and outputs that are changed first.
 
     Attributes:
-      metric: what measures, in float64.
+      metric: what measures.
     """
 
-    def __init__(self, metric: keras.metrics.Metric, of: targets.Targets) -> None:
-        """Wraps a metric; labels and outputs are standardized."""
+    def __init__(self, metric: keras.metrics.Metric) -> None:
         super().__init__(name=metric.name, dtype=metric.dtype)
         self.metric = metric
-        self._targets = of
         self._direction = getattr(metric, "_direction", None)
 
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns what the metric takes."""
+        raise NotImplementedError
+
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Counts a batch: float32 [batch, targets] each."""
-        given = map(self._targets.in_units, (y_true, y_pred))
+        """Counts a batch."""
         weights = () if sample_weight is None else (sample_weight,)
-        self.metric.update_state(*given, *weights)
+        self.metric.update_state(*self.changed(y_true, y_pred), *weights)
 
     def result(self) -> Any:
         """Returns the value."""
@@ -74,6 +75,30 @@ class InUnits(keras.metrics.Metric):
     def reset_state(self) -> None:
         """Forgets all batches."""
         self.metric.reset_state()
+
+
+class InUnits(_Of):
+    """A metric of targets in the units of the data, in float64."""
+
+    def __init__(self, metric: keras.metrics.Metric, of: targets.Targets) -> None:
+        """Wraps a metric; labels and outputs are standardized."""
+        super().__init__(metric)
+        self._targets = of
+
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns both in units; given are float32 [batch, targets]."""
+        return self._targets.in_units(labels), self._targets.in_units(outputs)
+
+
+class OfShares(_Of):
+    """A metric of class numbers for labels that are shares of all classes.
+
+    That of the class with the largest share counts.
+    """
+
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns class numbers, int64 [batch], of shares, float32 [batch, classes]."""
+        return tf.argmax(labels, -1), outputs
 
 
 def make(

@@ -25,7 +25,11 @@ from mp_loop.models import (
     trainable_layers,
 )
 
-_OF_IMAGES = ("augment", "image_size", "crop_pct", "preprocessing", "weights")
+_OF_TRAINING_IMAGES = ("augment", "rand_augment", "mixup", "cutmix")
+_OF_IMAGES = (
+    *_OF_TRAINING_IMAGES,
+    *("image_size", "crop_pct", "preprocessing", "weights"),
+)
 
 Parts = tuple[sources.Source, keras.Model]
 
@@ -108,7 +112,8 @@ def _labelled(config: settings.Config) -> sources.Source:
         return source
     of_pixels = config.data.preprocessing in ("tf", "torch", "caffe")
     if source.kind == "row":
-        flags = ("augment", "image_size", *(["preprocessing"] if of_pixels else []))
+        flags = (*_OF_TRAINING_IMAGES, "image_size")
+        flags = (*flags, *(["preprocessing"] if of_pixels else []))
         _refuse_flags_of_images(config, f"--dataset={source.name}", flags)
     channels = source.input_shape[-1]
     if of_pixels and config.data.preprocessing != "tf" and channels != 3:

@@ -45,7 +45,7 @@ def make(
       name: such as "sparse_categorical_crossentropy".
       from_logits: whether the model's outputs are logits; only a crossentropy that
         is named as a function is told.
-      label_smoothing: of "sparse_categorical_crossentropy" alone; see `class_losses`.
+      label_smoothing: of the functions of `class_losses` alone.
       class_weights: likewise, one for each class, or none.
 
     Raises:
@@ -54,7 +54,7 @@ def make(
     loss = keras.losses.get(name)
     if label_smoothing or class_weights:
         loss = functools.partial(
-            class_losses.sparse_categorical_crossentropy,
+            getattr(class_losses, name),
             label_smoothing=label_smoothing,
             class_weights=class_weights,
         )

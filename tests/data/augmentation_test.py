@@ -84,4 +84,4 @@ def test_flip_crop_draws_area_and_place_uniformly():
 
 
 def test_every_augmentation_is_a_valid_setting():
-    assert tuple(augmentation.AUGMENTATIONS) == choices.AUGMENTATIONS
+    assert ("none", *augmentation.AUGMENTATIONS) == choices.AUGMENTATIONS

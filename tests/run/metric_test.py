@@ -93,3 +93,12 @@ def test_a_metric_that_depends_on_the_mean_gets_it(name, count):
     found.update_state(*map(of.standardized, (labels, 1.1 * labels)))
     wanted = {"mean_absolute_percentage_error": 10, "cosine_similarity": 1}[name]
     assert float(found.result()) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_of_shares_the_largest_counts():
+    found = metric.OfShares(metric.make("accuracy", from_logits=True).metric)
+    shares = np.array([[0.6, 0.4], [0.3, 0.7]], np.float32)
+    found.update_state(shares, np.array([[0.0, 2.0], [0.0, 2.0]]))
+    assert (float(found.result()), found.name) == (0.5, "accuracy")
+    found.reset_state()
+    assert float(found.result()) == 0

@@ -39,6 +39,27 @@ def test_they_are_those_of_keras_and_one_hot_labels(
     np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [(), WEIGHTS])
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_the_loss_of_shares_is_the_mean_of_those_of_classes(
+    smoothing, weights, from_logits
+):
+    outputs = LOGITS if from_logits else tf.nn.softmax(LOGITS)
+    others = np.roll(LABELS, 1)
+    shares = 0.75 * tf.one_hot(LABELS, 5) + 0.25 * tf.one_hot(others, 5)
+    made = losses.make("categorical_crossentropy", from_logits, smoothing, weights)
+    of_classes = functools.partial(
+        class_losses.sparse_categorical_crossentropy,
+        outputs=outputs,
+        from_logits=from_logits,
+        label_smoothing=smoothing,
+        class_weights=weights,
+    )
+    wanted = 0.75 * of_classes(LABELS) + 0.25 * of_classes(others)
+    np.testing.assert_allclose(made(shares, outputs), wanted, rtol=2e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bit_logits_give_the_same_values_and_rounded_gradients(dtype):
     loss = losses.of(losses.make("sparse_categorical_crossentropy", True, 0.1, WEIGHTS))
