@@ -104,7 +104,8 @@ def _train(current: session.Session, called: callbacks.Callbacks | None) -> int:
             if called is not None:
                 told.callback(called.close)
             told.callback(shown.close)
-            result = current.train(on_log, told.enter_context(signals.stop_requested()))
+            stop_requested = told.enter_context(signals.stop_requested())
+            result = current.train(on_log, stop_requested, shown.first_steps)
     except divergence.TrainingDiverged as error:
         ended = outcomes.diverged(error)
         _write_report(current, ended.message)

@@ -26,8 +26,10 @@ _OF_THE_LOSS = (
     ("auto", "causal_lm"),
     ("perplexity", "causal_lm"),
     ("perplexity", "classification"),
+    ("perplexity", "multilabel"),
     ("perplexity", "regression"),
 )
+
 # Kinds of local data for classification.
 _WITH_LABELS = ("folder:", "npz:", "csv:", "jsonl:", "module:")
 _TABLES = ("csv:", "jsonl:")
@@ -79,6 +81,21 @@ RULES = (
         "--label_smoothing ({label_smoothing}) and --class_weights ({class_weights}) "
         "are for classes, not --task=regression.",
     ),
+    # Several labels.
+    Rule(
+        lambda s: s.task == "multilabel" and s.class_weights,
+        "--class_weights ({class_weights}) is for examples of one class, not "
+        "--task=multilabel.",
+    ),
+    Rule(
+        lambda s: (
+            s.task == "multilabel"
+            and s.label_smoothing
+            and s.trained_by != "binary_crossentropy"
+        ),
+        "--label_smoothing ({label_smoothing}) is of --loss=binary_crossentropy for "
+        "--task=multilabel, not {trained_by}.",
+    ),
     # Language models.
     Rule(
         lambda s: s.task != "causal_lm" and s.dataset.startswith("text:"),
@@ -104,7 +121,8 @@ RULES = (
     ),
     Rule(
         lambda s: (
-            (s.label_smoothing or s.class_weights)
+            s.task != "multilabel"
+            and (s.label_smoothing or s.class_weights)
             and s.trained_by != "sparse_categorical_crossentropy"
         ),
         "--label_smoothing ({label_smoothing}) and --class_weights ({class_weights}) "

@@ -79,14 +79,15 @@ def flip_crop(
       size: height and width of the returned images.
 
     Returns:
-      float32 [b, *size, c], in [0, 255].
+      uint8 [b, *size, c].
     """
     side = tf.sqrt(area)
     top, left = y * (1 - side), x * (1 - side)
     right = left + side
     left, right = tf.where(flip == 1, right, left), tf.where(flip == 1, left, right)
     boxes = tf.stack([top, left, top + side, right], axis=1)
-    return tf.image.crop_and_resize(images, boxes, tf.range(images.shape[0]), size)
+    made = tf.image.crop_and_resize(images, boxes, tf.range(images.shape[0]), size)
+    return tf.cast(tf.round(made), tf.uint8)
 
 
 # By name: what is drawn for each position of an epoch, and what is done with it.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -44,6 +45,7 @@ def training_batches(
     start_batch: int = 0,
     augment: str | recipes.Recipe = "none",
     context: tf.distribute.InputContext | None = None,
+    raw: bool = False,
 ) -> tf.data.Dataset:
     """Returns one epoch of shuffled training batches, from `start_batch` on.
 
@@ -66,14 +68,16 @@ def training_batches(
         of the area, resized; or a recipe, which can do more.
       context: of a worker under a strategy. A batch is then cut into equal parts, one
         for each replica, and only those of this worker are returned, one by one.
+      raw: leaves to the step what `Source.prepare_in_step` does: images are uint8.
 
     Returns:
       A data set of (inputs [batch, ...], labels int64 [batch]); inputs as
-      `Source.prepare` makes them. Where a recipe mixes examples, labels are the share
-      of each class, float32 [batch, classes]. Of a regression, they are float32
-      [batch, targets], standardized. Of texts that are packed, they are int32 [batch,
-      length], and where some of them are padding there are weights as well, float32
-      of that shape: the weighted mean over a batch is that of what counts.
+      `Source.prepare` makes them, unless they are `raw`. Where a recipe mixes
+      examples, labels are the share of each class, float32 [batch, classes]. Of a
+      regression, they are float32 [batch, targets], standardized. Of texts that are
+      packed, they are int32 [batch, length], and where some of them are padding there
+      are weights as well, float32 of that shape: the weighted mean over a batch is
+      that of what counts.
 
     Raises:
       DataError: an argument is out of range.
@@ -100,6 +104,8 @@ def training_batches(
     taken = slice(start_batch * batch_size, None)
     columns = tuple(_share(x[taken], batch_size, context) for x in columns)
 
+    prepare = _prepare(source, raw)
+
     def prepared(inputs: tf.Tensor, labels: tf.Tensor, *columns: tf.Tensor) -> tuple:
         labels = source.prepare_labels(labels)
         weights = _weights(labels, *columns[: len(weighed)])
@@ -107,17 +113,20 @@ def training_batches(
         for change in changes:
             its = itertools.islice(rest, len(change.drawn))
             inputs, labels = change.apply(inputs, labels, *its)
-        return source.prepare(inputs), labels, *weights
+        return prepare(inputs), labels, *weights
 
     return _pipeline(source.train, columns, prepared)
 
 
-def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    source: sources.Source, batch_size: int, raw: bool = False
+) -> tf.data.Dataset:
     """Returns all test examples in stored order; the last batch may be smaller.
 
     Args:
       source: the data set.
       batch_size: examples in each batch but the last.
+      raw: as for `training_batches`.
 
     Returns:
       A data set of (inputs, labels) as in `training_batches`, not augmented; weights
@@ -130,12 +139,19 @@ def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Datas
         raise errors.DataError(f"`batch_size` ({batch_size}) must be at least 1.")
     examples = np.arange(len(source.test))
     columns = (examples, *_weighed(source.test, examples, len(examples)))
+    prepare = _prepare(source, raw)
 
     def prepared(inputs: tf.Tensor, labels: tf.Tensor, *weighed: tf.Tensor) -> tuple:
         labels = source.prepare_labels(labels)
-        return source.prepare(inputs), labels, *_weights(labels, *weighed)
+        return prepare(inputs), labels, *_weights(labels, *weighed)
 
     return _pipeline(source.test, columns, prepared, batch_size)
+
+
+def _prepare(source: sources.Source, raw: bool) -> Callable[[tf.Tensor], Any]:
+    """What is done to a batch here, before a step has it."""
+    in_step = raw and source.prepare_in_step is not None
+    return source.middle if in_step else source.prepare
 
 
 def _check(

@@ -29,14 +29,14 @@ def of(source: sources.Source, measured: metric.EvaluationMetric) -> dict[str, f
       regression `mean_baseline` and `median_baseline`: the run's metric of always the
       mean, and the median, of the training targets. Of other tasks nothing.
     """
-    if source.targets is not None and measured.metric is not None:
+    if source.task == "regression":
         median = np.median(source.train.labels, axis=0)
         answers = {"mean": source.targets.mean, "median": median}
         return {
             f"{name}_baseline": _of_constant(source, measured, answer)
             for name, answer in answers.items()
         }
-    if source.class_names:
+    if source.task == "classification":
         counts = np.bincount(source.test.labels)
         return {"majority_accuracy": float(counts.max() / counts.sum())}
     return {}

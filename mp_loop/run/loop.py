@@ -11,6 +11,7 @@ repeats none and misses none.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -33,6 +34,8 @@ from mp_loop.run import (
 from mp_loop.step import protocol
 
 _READ = ("loss", "learning_rate", "loss_scale", "grad_norm")
+
+FirstSteps = Callable[[], contextlib.AbstractContextManager[None]]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ class Loop:
       run: where lines are written.
       checkpoints: where the state is saved.
       on_log: called with each line of metrics and of evaluation.
+      first_steps: entered while the first call traces and compiles the step.
       should_stop: asked between calls, when all that was due has been done; returns
         the number of the signal that asks to stop, or 0.
       watcher: looks into steps.
@@ -99,6 +103,7 @@ class Loop:
     clock: Callable[[], float] = time.perf_counter
     since_line: Mapping[str, float] | None = None
     agree: Callable[[bool], bool] = bool
+    first_steps: FirstSteps = contextlib.nullcontext
 
     def __post_init__(self):
         self._position = int(self.step.state.step.numpy())
@@ -168,7 +173,8 @@ class Loop:
         if self.plan.inspects(self._position):
             self.watcher.look(self._position)
         self.profile.before(self._position)
-        with self._timer.window(count):
+        first_steps, self.first_steps = self.first_steps, contextlib.nullcontext
+        with first_steps(), self._timer.window(count):
             metrics = self.step.run(self._iterator, count)
             if due.anything:
                 self._values = _last_values(metrics)  # waits for the device

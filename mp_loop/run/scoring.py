@@ -52,11 +52,13 @@ def of(
     scores = _scores(source, model)
     if scores is None:
         return None
-    batches = batching.evaluation_batches(source, batch_size)
+    batches = batching.evaluation_batches(source, batch_size, raw=True)
+    prepare = source.prepare_in_step
     spec, *_ = batches.element_spec
 
     @tf.function(input_signature=[spec], autograph=False)
     def outputs_of(inputs: Any) -> tf.Tensor:
+        inputs = inputs if prepare is None else prepare(inputs)
         return tf.cast(model(inputs, training=False), tf.float32)
 
     for inputs, labels, *_ in batches:
@@ -76,8 +78,8 @@ def of(
 
 def _scores(source: sources.Source, model: keras.Model) -> Scores | None:
     """What counts for the task of a data set."""
-    if source.targets is not None:
+    if source.task == "regression":
         return target_scores.TargetScores(source.targets, source.train.labels)
-    if source.class_names:
+    if source.task == "classification":
         return class_scores.ClassScores(source.class_names, heads.from_logits(model))
     return None

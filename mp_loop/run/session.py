@@ -79,8 +79,10 @@ class Session:
         config = built.config
         plan = _plan(built)
         # Traced before anything is written: a model that cannot be trained is told now.
+        # When resumed too: XLA's programs are kept under names that count what has
+        # been traced.
         with errors.bad_input(ValueError, flag="model", value=config.model.model):
-            graph = None if config.records.resume else _graph(built)
+            graph = _graph(built)
         self.experiment = built
         self.has_files = has_files
         self.done = 0
@@ -151,12 +153,14 @@ class Session:
         self,
         on_log: Callable[[Mapping[str, Any]], None],
         should_stop: Callable[[], int],
+        first_steps: loop.FirstSteps = contextlib.nullcontext,
     ) -> loop.Result:
         """Trains every phase that is left.
 
         Args:
           on_log: called with each line of metrics and of evaluation.
           should_stop: returns the number of the signal that asks to stop, or 0.
+          first_steps: entered while the step of a phase is traced and compiled.
 
         Raises:
           TrainingDiverged, Interrupted, SaveError: see `loop.Loop.train`.
@@ -184,6 +188,7 @@ class Session:
                 agree=lambda over: bool(
                     self.experiment.workers.largest(int(over and self.has_files))
                 ),
+                first_steps=first_steps,
             )
             results.append(one_phase.train())
         self._profile.close()

@@ -95,12 +95,23 @@ def _labelled_task(config: settings.Config, strategy: tf.distribute.Strategy) ->
                 named.dropout,
                 seed,
             )
-    if source.targets and not heads.from_logits(model):
+    _check_end(named, model)
+    return source, model
+
+
+def _check_end(named: sections.Model, model: keras.Model) -> None:
+    """Refuses a model whose last function does not fit the task."""
+    end = heads.ends_in(model)
+    if named.task == "regression" and end:
         raise errors.UsageError(
             f"--model ({named.model}) ends in softmax or sigmoid; --task=regression "
             "standardizes targets, which needs a linear layer there."
         )
-    return source, model
+    if named.task == "multilabel" and end == "softmax":
+        raise errors.UsageError(
+            f"--model ({named.model}) ends in softmax, which makes one class of all; "
+            "--task=multilabel needs a linear layer or sigmoid there."
+        )
 
 
 def _labelled(config: settings.Config) -> sources.Source:

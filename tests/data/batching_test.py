@@ -199,3 +199,17 @@ def test_the_shares_of_all_workers_are_the_batch(workers, replicas, start):
         ]
         np.testing.assert_array_equal(np.concatenate([x for x, _ in parts]), inputs)
         np.testing.assert_array_equal(np.concatenate([y for _, y in parts]), classes)
+
+
+@pytest.mark.parametrize("augment", ["none", "flip_shift", "flip_crop"])
+def test_raw_batches_are_pixels_and_become_the_same_numbers(augment):
+    made = data_sets.source(24, shape=(8, 8, 3))
+    made = dataclasses.replace(
+        made, input_shape=(6, 6, 3), mean=np.full(3, 0.3), std=np.full(3, 0.21)
+    )
+    arguments = made, 8, 3, 1
+    ready = batching.training_batches(*arguments, augment=augment)
+    raw = batching.training_batches(*arguments, augment=augment, raw=True)
+    assert raw.element_spec[0] == tf.TensorSpec((8, 6, 6, 3), tf.uint8)
+    prepared = raw.map(lambda x, y: (made.prepare_in_step(x), y))
+    data_sets.assert_same(data_sets.batches(prepared), data_sets.batches(ready))

@@ -55,13 +55,13 @@ def test_errors_and_baselines_are_in_the_units_of_the_data():
         train=decoding.Split(rows[:12], labels[:12]),
         test=decoding.Split(rows[12:], labels[12:]),
         kind="row", input_shape=(2,), mean=np.zeros(2), std=np.ones(2),
-        class_names=(), targets=of, num_classes=1,
+        class_names=(), targets=of, num_classes=1, task="regression",
     )  # fmt: skip
     model = classifier((2,), 1)
     found = scoring.of(source, model, batch_size=3)
     assert record_checks.test_results_damage(read_back(found)) == ""
     (price,) = found["targets"]
-    measured = metric.make("mean_absolute_error", True, of)
+    measured = metric.make("mean_absolute_error", True, source)
     evaluate = eval_step.EvalStep(model, "mse", measured.metric)
     wanted = evaluate(batching.evaluation_batches(source, 3))["eval_accuracy"]
     assert price["mae"] == pytest.approx(wanted)
@@ -72,6 +72,6 @@ def test_errors_and_baselines_are_in_the_units_of_the_data():
 
 
 def test_what_has_neither_classes_nor_targets_has_nothing_to_tell():
-    source = dataclasses.replace(data_sets.source(3), class_names=())
+    source = dataclasses.replace(data_sets.source(3), task="causal_lm")
     assert scoring.of(source, classifier(source.input_shape, 3), 2) is None
-    assert baselines.of(source, metric.make("accuracy", True)) == {}
+    assert baselines.of(source, metric.make("accuracy", True, source)) == {}
