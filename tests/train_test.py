@@ -91,7 +91,8 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert names == {
         "checkpoints", "classes.json", "data.json", "environment.json",
         "evaluations.jsonl", "flags.txt", "metrics.jsonl", "model.keras",
-        "predictor.keras", "report.html", "summary.json", "tensorboard", "training.png",
+        "predictor.keras", "report.html", "summary.json", "tensorboard",
+        "test_results.json", "training.png",
     } | ({"coverage.json"} if precision != "float32" else set())  # fmt: skip
     logged = records.read_metrics(folder)
     assert [line["step"] for line in logged] == [4, 8, 12]
