@@ -24,7 +24,7 @@ OWN_MODELS = ("mlp", "cnn", "resnet9", "vit_tiny")
 OWN_DECODERS = ("small_decoder",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine, `kind:PATH`, or code.
-LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl", "module")
+LOCAL_DATA = ("text", "folder", "array_record", "npz", "csv", "jsonl", "module")
 # Those that may hold more than one label of an example, or numbers.
 _OF_COLUMNS = ("npz", "csv", "jsonl", "module")
 # What an example has of each task that not all data sets are for.
@@ -264,6 +264,7 @@ def _require_local(dataset: str, kind: str, path: str) -> None:
         return _check_function("dataset", path, "module:")
     exists, wanted = {
         "folder": (os.path.isdir, "folder"),
+        "array_record": (os.path.isdir, "folder"),
         "npz": (os.path.isfile, "file"),
     }.get(kind, (os.path.exists, "file or folder"))
     if not exists(path):

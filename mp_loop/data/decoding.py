@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -298,6 +298,7 @@ def stored(
     split: str,
     features: Sequence[str],
     at_once: int,
+    decoders: Mapping[str, tfds.decode.Decoder] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches of some features of a split, in stored order.
 
@@ -307,6 +308,7 @@ def stored(
       split: its name.
       features: their names.
       at_once: examples in a batch.
+      decoders: other than the usual, by feature.
 
     Raises:
       DataError: files cannot be read, or hold another number of examples.
@@ -321,7 +323,9 @@ def stored(
             read_config=tfds.ReadConfig(
                 try_autocache=False, interleave_cycle_length=1, assert_cardinality=True
             ),
-            decoders=tfds.decode.PartialDecoding({key: known[key] for key in features}),
+            decoders=tfds.decode.PartialDecoding(
+                {key: known[key] for key in features}, decoders
+            ),
         )
         yield from examples.batch(at_once).as_numpy_iterator()
     except (tf.errors.OpError, OSError, AssertionError) as error:

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from mp_loop.config import errors, fields, names, sections
 from mp_loop.data import (
+    array_records,
     arrays,
     decoding,
     download,
@@ -36,7 +37,8 @@ from mp_loop.data import (
 Examples = decoding.Split | sequences.Sequences
 
 _TABLES = ("csv", "jsonl")
-# What gives arrays, by kind.
+# What gives images, and what gives arrays, by kind.
+_IMAGES = {"folder": image_folders.load, "array_record": array_records.load}
 _ARRAYS = {"npz": arrays.of_npz, "module": arrays.of_function}
 
 
@@ -256,7 +258,7 @@ def _labelled(
         raise errors.DataError(
             f"Data set '{data.dataset}' holds images, and the model reads texts."
         )
-    return image_folders.load(data, path)
+    return _IMAGES[kind](data, path)
 
 
 def _of_tfds(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labelled:
@@ -265,7 +267,7 @@ def _of_tfds(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labell
     builder = download.prepared_builder(name, data.data_dir)
     info = builder.info
     feature, label = decoding.feature_names(name, info, text=is_text)
-    test_split = _test_split(name, info.splits)
+    held_out = test_split(name, info.splits)
     if is_text:
         convert, at_once = tokenize, 1024
     elif data.image_size:
@@ -277,7 +279,7 @@ def _of_tfds(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labell
         convert, at_once = decoding.unchanged, 256 if declared else 1
     decoder = decoding.Decoder(name, builder, feature, label, convert, at_once)
     train = decoder.decode("train")
-    test = decoder.decode(test_split, like=train)
+    test = decoder.decode(held_out, like=train)
     kind = "text" if is_text else "image"
     return decoding.Labelled(train, test, tuple(info.features[label].names), kind)
 
@@ -352,13 +354,17 @@ def _texts_of_tfds(
     return texts.of_split(name, builder, key, "train"), test
 
 
-def _test_split(name: str, splits: Mapping[str, Any]) -> str:
-    """Returns the name of the split to evaluate on; checks that both have examples."""
-    test_split = "test" if "test" in splits else "validation"
-    for split in ("train", test_split):
+def test_split(name: str, splits: Mapping[str, Any]) -> str:
+    """Returns the name of the split to evaluate on.
+
+    Raises:
+      DataError: it, or `train`, is not there or has no example.
+    """
+    found = "test" if "test" in splits else "validation"
+    for split in ("train", found):
         if split not in splits or not splits[split].num_examples:
             raise errors.DataError(
                 f"Data set '{name}' has the splits {sorted(splits)}; 'train' and "
                 "'test' or 'validation', with examples, are needed."
             )
-    return test_split
+    return found
