@@ -1,6 +1,6 @@
 """A confusion matrix as SVG: which class is taken for which.
 
-    draw(["cat", "dog"], [[90, 10], [5, 95]])
+    draw(["cat", "dog"], [[90, 10], [5, 95]], sizes=[100, 100])
 
 Row i holds the examples of class i, by the class that was predicted.
 """
@@ -13,19 +13,20 @@ from collections.abc import Iterator, Sequence
 from mp_loop.report import svg
 
 MOST_CLASSES = 24  # whose names can be read at the sides
-_MOST_NUMBERED = 12  # in whose cells there is room for a number
+_DIGIT = 7  # width
 _LONGEST_NAME = 15
 _STRONGEST = 0.5  # opacity: what is written on it can be read
 
 Counts = Sequence[Sequence[int]]
 
 
-def draw(names: Sequence[str], counts: Counts) -> str:
+def draw(names: Sequence[str], counts: Counts, sizes: Sequence[int]) -> str:
     """Draws a matrix.
 
     Args:
       names: of the classes, at most `MOST_CLASSES`.
       counts: of each class, for how many of its examples each class was predicted.
+      sizes: how many examples each class has, those without a prediction included.
 
     Returns:
       A `<figure>`.
@@ -35,9 +36,13 @@ def draw(names: Sequence[str], counts: Counts) -> str:
     width = (svg.WIDTH - svg.RIGHT - side) / size
     height = min(max(width, 14), 30)
     bottom = svg.TOP + height * size
-    shares = [[n / max(sum(row), 1) for n in row] for row in counts]
+    shares = [
+        [n / max(total, 1) for n in row]
+        for row, total in zip(counts, sizes, strict=True)
+    ]
     wrong = [x for i, row in enumerate(shares) for j, x in enumerate(row) if i != j]
     most_wrong = max(wrong, default=0) or 1
+    numbered = _DIGIT * len(str(max(map(max, counts)))) < width
     parts = []
     for i, name in enumerate(names):
         y = svg.TOP + height * i
@@ -53,7 +58,7 @@ def draw(names: Sequence[str], counts: Counts) -> str:
                 f'fill-opacity:{_STRONGEST * opacity:.3f}">'
                 f"<title>{html.escape(said)}</title></rect>"
             )
-            if size <= _MOST_NUMBERED and counts[i][j]:
+            if numbered and counts[i][j]:
                 parts.append(
                     f'<text class="number" x="{x + width / 2:.1f}" '
                     f'y="{y + height / 2 + 4:.1f}" text-anchor="middle">'
