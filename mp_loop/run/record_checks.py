@@ -107,7 +107,7 @@ _COUNTS = (
 )  # fmt: skip
 _NUMBERS = (
     "loss", "accuracy", "learning_rate", "loss_scale", "grad_norm",
-    "examples_per_second",
+    "examples_per_second", "input_wait",
 )  # fmt: skip
 METRICS: Mapping[str, Check] = {
     **dict.fromkeys(_COUNTS, _is_count),
