@@ -48,42 +48,49 @@ def draw(names: Sequence[str], counts: Counts, sizes: Sequence[int]) -> str:
         y = svg.TOP + height * i
         parts.append(_name(name, side - 6, y + height / 2 + 4))
         for j, share in enumerate(shares[i]):
-            x = side + width * j
+            x, count = side + width * j, counts[i][j]
+            said = f"{name}, predicted {names[j]}: {count} ({share:.1%})"
             opacity = share if i == j else share / most_wrong
             color = "--c0" if i == j else "--bad"
-            said = f"{name}, predicted {names[j]}: {counts[i][j]} ({share:.1%})"
             parts.append(
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.2f}" '
                 f'height="{height:.2f}" class="cell" style="fill:var({color});'
                 f'fill-opacity:{_STRONGEST * opacity:.3f}">'
                 f"<title>{html.escape(said)}</title></rect>"
             )
-            if numbered and counts[i][j]:
+            if numbered and count:
+                middle = f'x="{x + width / 2:.1f}" y="{y + height / 2 + 4:.1f}"'
                 parts.append(
-                    f'<text class="number" x="{x + width / 2:.1f}" '
-                    f'y="{y + height / 2 + 4:.1f}" text-anchor="middle">'
-                    f"{counts[i][j]}</text>"
+                    f'<text class="number" {middle} text-anchor="middle">{count}</text>'
                 )
-    parts += _columns(names, side, width, bottom + 8)
+    rotated = side - 6 > width
+    parts += _columns(names, side, width, bottom, rotated)
     below = (
         '<p class="legend">Rows: the true class; columns: the predicted one. Blue is '
         "right, red is wrong: the stronger, the more of the row.</p>"
     )
-    return svg.figure("Confusion matrix", round(bottom + side + 4), parts, "", below)
+    total = bottom + (side if rotated else 16) + 4
+    return svg.figure("Confusion matrix", round(total), parts, "", below)
 
 
 def _columns(
-    names: Sequence[str], side: float, width: float, y: float
+    names: Sequence[str], side: float, width: float, bottom: float, rotated: bool
 ) -> Iterator[str]:
-    """The names below the columns, from bottom to top."""
+    """The names below the columns; rotated, they are read from bottom to top."""
     for j, name in enumerate(names):
-        x = side + width * (j + 0.5) - 4
-        yield _name(name, x, y, f' transform="rotate(-90 {x:.1f} {y:.1f})" dy="8"')
+        x, y = side + width * (j + 0.5), bottom + 8
+        if rotated:
+            turned = f' transform="rotate(-90 {x - 4:.1f} {y:.1f})" dy="8"'
+            yield _name(name, x - 4, y, "end", turned)
+        else:
+            yield _name(name, x, y + 6, "middle")
 
 
-def _name(name: str, x: float, y: float, attributes: str = "") -> str:
+def _name(
+    name: str, x: float, y: float, anchor: str = "end", attributes: str = ""
+) -> str:
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="end"{attributes}>'
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{attributes}>'
         f"{html.escape(_shortened(name))}<title>{html.escape(name)}</title></text>"
     )
 
