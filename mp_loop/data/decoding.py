@@ -288,7 +288,8 @@ def too_large(name: str, size: int) -> errors.DataError:
     return errors.DataError(
         f"Data set '{name}' takes {size / 2**30:.1f} GiB decoded; at most "
         f"{MAX_DECODED_BYTES / 2**30:.3g} GiB fit: it is held in memory. Images in a "
-        "folder (folder:PATH) are read as they are needed."
+        "folder (folder:PATH) are read as they are needed, and so are those that "
+        "`python -m mp_loop.convert` has written."
     )
 
 
