@@ -64,7 +64,12 @@ def lines(folder):
     """metrics.jsonl without what time decides."""
     found = records.read_metrics(pathlib.Path(folder))
     return [
-        {k: v for k, v in line.items() if k != "examples_per_second"} for line in found
+        {
+            k: v
+            for k, v in line.items()
+            if k not in ("examples_per_second", "input_wait")
+        }
+        for line in found
     ]
 
 
@@ -86,7 +91,8 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert names == {
         "checkpoints", "classes.json", "data.json", "environment.json",
         "evaluations.jsonl", "flags.txt", "metrics.jsonl", "model.keras",
-        "predictor.keras", "report.html", "summary.json", "tensorboard", "training.png",
+        "predictor.keras", "report.html", "summary.json", "tensorboard",
+        "test_results.json", "training.png",
     } | ({"coverage.json"} if precision != "float32" else set())  # fmt: skip
     logged = records.read_metrics(folder)
     assert [line["step"] for line in logged] == [4, 8, 12]

@@ -50,6 +50,9 @@ class Tokenizer(Protocol):
     def __call__(self, texts: Sequence[bytes]) -> np.ndarray:
         """Returns int32 [n, length] of n texts in UTF-8."""
 
+    def text(self, tokens: np.ndarray) -> str:
+        """Returns the text of a row of tokens."""
+
     def save(self, folder: str) -> None:
         """Writes itself into a new folder."""
 

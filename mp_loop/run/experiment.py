@@ -159,6 +159,7 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
         loss=training_loss,
         strategy=strategy,
         metric=_of_batches(measured, mixes),
+        prepare=source.prepare_in_step,
     )
     step = steps.make(phase=0)
     together = workers.Workers(strategy)

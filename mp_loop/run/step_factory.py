@@ -47,7 +47,7 @@ class StepFactory:
     loss: Callable[..., tf.Tensor]
     strategy: tf.distribute.Strategy
     metric: keras.metrics.Metric | None
-    prepare: Callable[[tf.Tensor], Any] | None = None
+    prepare: Callable[[tf.Tensor], Any] | None
 
     def make(self, phase: int) -> protocol.Step:
         """Makes the step of a phase.
