@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -100,15 +101,25 @@ def on_next(
 
     def call() -> Metrics:
         with tf.device("CPU:0"):
-            began = tf.timestamp()
+            began = _now()
         with tf.control_dependencies([began]):
             batch = next(iterator)
         parts = tf.nest.flatten(batch, expand_composites=True)
         with tf.device("CPU:0"), tf.control_dependencies(parts):
-            ended = tf.timestamp()
+            ended = _now()
         return one_step(*batch) | {"fetch_began": began, "fetch_ended": ended}
 
     return call
+
+
+def _now() -> tf.Tensor:
+    """The time, float64 [] of seconds, when it is executed."""
+    try:
+        with tf.init_scope():
+            tf.timestamp()
+    except tf.errors.FailedPreconditionError:  # under op determinism
+        return tf.numpy_function(time.time, [], tf.float64)
+    return tf.timestamp()
 
 
 @contextlib.contextmanager
