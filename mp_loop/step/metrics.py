@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import config
 
 # What every step returns, scalars by name. `KerasStep` has no `grad_norm` and no
 # `skip_reason`.
@@ -27,7 +28,7 @@ METRICS = {
 SKIP_REASONS = ("", "forward", "gradient", "norm", "rate", "update")
 
 # When a step of `run` began to wait for its batch, and when it had it: seconds since
-# 1970, by the host's clock.
+# 1970, by the host's clock; NaN with deterministic operations.
 FETCHES = {"fetch_began": tf.float64, "fetch_ended": tf.float64}
 OF_RUN = METRICS | FETCHES
 
@@ -113,12 +114,9 @@ def on_next(
 
 
 def _now() -> tf.Tensor:
-    """The time, float64 [] of seconds, when it is executed."""
-    try:
-        with tf.init_scope():
-            tf.timestamp()
-    except tf.errors.FailedPreconditionError:  # under op determinism
-        return tf.numpy_function(time.time, [], tf.float64)
+    """The time, float64 []; NaN with deterministic operations, which have no clock."""
+    if config.is_op_determinism_enabled():
+        return tf.constant(math.nan, tf.float64)
     return tf.timestamp()
 
 

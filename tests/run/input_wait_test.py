@@ -27,6 +27,10 @@ def test_a_host_waits_while_the_iterator_does(monkeypatch):
     assert share(False, monkeypatch, first, second) == 4 / 12
 
 
+def test_without_a_clock_there_is_no_share(monkeypatch):
+    assert share(False, monkeypatch, ([np.nan], [np.nan], 18.0)) is None
+
+
 @pytest.mark.parametrize(
     ("came", "end", "waited"),
     [
