@@ -31,7 +31,7 @@ from mp_loop.data import (
     image_files,
     image_folders,
     image_stores,
-    sources,
+    splitting,
 )
 
 # Of one file: it is copied in one piece.
@@ -271,7 +271,7 @@ def _of_tfds(data: sections.Data) -> _Input:
     builder = download.prepared_builder(name, data.data_dir)
     info = builder.info
     key, label = decoding.feature_names(name, info, text=False)
-    splits = ("train", sources.test_split(name, info.splits))
+    splits = ("train", splitting.of_tfds(name, info.splits))
     channels = info.features[key].shape[-1]
     if channels not in (1, 3):
         raise errors.DataError(f"Data set '{name}' has images of {channels} channels.")
