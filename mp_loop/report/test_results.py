@@ -23,9 +23,10 @@ def section(found: Results) -> str:
         return ""
     unusable = ""
     if found["unusable"]:
+        outputs = found.get("pixels", found["examples"])
         unusable = sections.warning(
-            f"{found['unusable']:,} of {found['examples']:,} outputs are NaN or "
-            "infinite: they count as wrong, and as no prediction."
+            f"{found['unusable']:,} of {outputs:,} outputs are NaN or infinite: they "
+            "count as wrong, and as no prediction."
         )
     body = _TASKS[found["task"]](found)
     return f"<h2>Right and wrong</h2>{unusable}{body}"
@@ -83,17 +84,15 @@ def _of_pixels(found: Results) -> str:
     """Confusion and IoU of classes, and masks over the worst images."""
     names = [str(one["name"]) for one in found["classes"]]
     right = sum(one["right"] for one in found["classes"])
-    said = (
-        f"On {found['examples']:,} test images: {right / max(found['pixels'], 1):.4f} of "
-        f"{found['pixels']:,} pixels are right."
-    )
+    share, pixels = right / max(found["pixels"], 1), found["pixels"]
+    said = f"On {found['examples']:,} test images: {share:.4f} of {pixels:,} pixels "
 
     def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [("right pixels", f"{example['right']:.3f}")]
 
     worst = "Worst: the image, its true mask and the predicted one"
     return (
-        sections.paragraph(said)
+        sections.paragraph(f"{said}are right.")
         + _halves(found, names, "pixels")
         + _legend(found["classes"])
         + _examples(worst, found["worst"], told)

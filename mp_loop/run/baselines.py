@@ -26,8 +26,9 @@ def of(source: sources.Source, measured: metric.EvaluationMetric) -> dict[str, f
 
     Returns:
       Of a classification `majority_accuracy`, of always the commonest class; of a
-      segmentation also `majority_mean_iou`, of pixels. Of a regression `mean_baseline` and `median_baseline`: the run's metric of always the
-      mean, and the median, of the training targets. Of other tasks nothing.
+      segmentation also `majority_mean_iou`, of pixels. Of a regression `mean_baseline`
+      and `median_baseline`: the run's metric of always the mean, and the median, of
+      the training targets. Of other tasks nothing.
     """
     if source.task == "regression":
         median = np.median(source.train.labels, axis=0)

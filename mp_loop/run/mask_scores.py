@@ -53,11 +53,9 @@ class MaskScores:
             number = number.reshape(self._pixels.shape)
             self._pixels += number
             right = float(np.trace(number) / max(number.sum(), 1))
-            masks = (
-                np.where(counted, true, -1).astype(np.int16),
-                found.astype(np.int16),
-            )
-            self._worst.append((right, self._images, *masks))
+            masks = (np.where(counted, true, -1), found)
+            small = (mask.astype(np.int16) for mask in masks)
+            self._worst.append((right, self._images, *small))
             self._images += 1
         self._worst.sort(key=lambda one: one[0])
         del self._worst[MOST_WORST:]
@@ -69,13 +67,13 @@ class MaskScores:
         and each class has the `color` of its masks.
         """
         known = self._pixels[:, :-1]
-        right = np.diagonal(known)
+        label, other = np.nonzero(known * ~np.eye(len(known), dtype=bool))
         names = ("name", "count", "predicted", "right", "color")
         columns = (
             self._source.class_names,
             self._pixels.sum(axis=1).tolist(),
             known.sum(axis=0).tolist(),
-            right.tolist(),
+            np.diagonal(known).tolist(),
             map(shown_examples.color_of, range(len(known))),
         )
         return {
@@ -86,7 +84,7 @@ class MaskScores:
             "classes": [
                 dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)
             ],
-            "confused": class_scores.confused(known),
+            "confused": class_scores.confused(label, other, known[label, other]),
         }
 
     def shown(self) -> dict[str, list[int]]:

@@ -148,9 +148,8 @@ SUMMARY: Mapping[str, Check] = {
     **dict.fromkeys(
         (
             "final_loss_scale", "milliseconds_per_step", "examples_per_second",
-            "train_seconds", "peak_memory_bytes", "majority_accuracy", "majority_mean_iou",
-            "mean_baseline",
-            "median_baseline",
+            "train_seconds", "peak_memory_bytes", "majority_accuracy",
+            "majority_mean_iou", "mean_baseline", "median_baseline",
         ),
         _is_number,
     ),
