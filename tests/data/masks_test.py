@@ -171,3 +171,13 @@ def test_arrays_that_hold_no_masks_are_refused(tmp_path, name):
 def test_data_without_images_have_no_masks(dataset):
     with pytest.raises(errors.UsageError, match="has no masks"):
         sources.names.require_labels(dataset, "segmentation")
+
+
+def test_what_masks_cannot_follow_is_refused(tmp_path):
+    made = load(npz(tmp_path))
+    for recipe, said in (
+        (recipes.Recipe(rand_augment=9), "would move images from their masks"),
+        (recipes.Recipe(mixup=0.2), "are for one class per image"),
+    ):
+        with pytest.raises(errors.DataError, match=said):
+            batching.training_batches(made, 2, 0, 0, augment=recipe)
