@@ -161,7 +161,8 @@ def _advise(
     reference = flag_values.reference
     print(f"\nMeasuring {precision} against {reference} ...")
     batches = [
-        inspection.batch_at(built, line["step"])[:2] for line in (lines[0], lines[-1])
+        inspection.prepared_batch_at(built, line["step"])
+        for line in (lines[0], lines[-1])
     ]
     scale = advice.scale_to_try(lines, precision)
     with errors.bad_input(ValueError):

@@ -4,7 +4,8 @@ Without --dataset it predicts on the test split of the run's own data. With
 --dataset=folder:PATH it predicts on every image in a folder; the name of an image's
 own folder is its label if it is that of a class. --output names the file, of a row for
 each example: its file (or its place in the split), the most probable class, the
-probability of that class, and the label if it has one. Examples are read as they are
+probability of that class, and the label if it has one; of several labels the
+probability of each class. Examples are read as they are
 needed: a data set may be larger than memory.
 
 --export=saved_model,tflite writes the predictor for programs without Keras, into
@@ -141,7 +142,7 @@ def _predict(
         kind, _, _ = data.dataset.partition(":")
         column = {"folder": "file", "csv": "row", "jsonl": "row"}.get(kind, "index")
         counts = _write(found, output, column, predictor.wanted)
-    counts.show(bool(predictor.wanted.targets))
+    counts.show(predictor.wanted.task)
     print(f"Predictions: {output}")
     complete = not counts.unreadable or flag_values.skip_bad_examples
     return outcomes.DONE if complete else outcomes.FAILED
@@ -201,29 +202,34 @@ class _Counts:
     labelled: int = 0
     known: int = 0
     right: int = 0
-    error: float = 0.0  # of all examples, each the mean over its targets
+    error: float = 0.0  # of all examples, each the mean over its targets or labels
     readable: int = 0
     unreadable: int = 0
 
-    def add(self, found: prediction.Prediction, class_names: Iterable[str]) -> None:
+    def add(self, found: prediction.Prediction, wanted: raw_examples.Wanted) -> None:
         label = found.example.label
         self.readable += 1
         self.labelled += label is not None
         if found.numbers and label:
+            numbers = np.array(found.numbers)
+            if wanted.task == "multilabel":
+                numbers = numbers >= 0.5
             self.known += 1
-            self.error += float(np.mean(np.abs(np.subtract(found.numbers, label))))
+            self.error += float(np.mean(np.abs(np.subtract(numbers, label))))
             return
-        self.known += label in class_names
+        self.known += label in wanted.class_names
         self.right += label == found.class_name
 
-    def show(self, of_targets: bool) -> None:
+    def show(self, task: str) -> None:
         """Prints accuracy or error, and how many examples were left out."""
-        if self.known and of_targets:
+        if self.known and task == "regression":
             error = self.error / self.known
             print(f"mean absolute error {error:g} on {self.known} examples with labels")
         elif self.known:
-            accuracy = self.right / self.known
-            print(f"accuracy {accuracy:.4f} on {self.known} examples with labels")
+            right, kind = self.right / self.known, "accuracy"
+            if task == "multilabel":
+                right, kind = 1 - self.error / self.known, "binary accuracy"
+            print(f"{kind} {right:.4f} on {self.known} examples with labels")
         if self.labelled > self.known:
             others = self.labelled - self.known
             print(f"{others} labels are no classes of the run")
@@ -241,10 +247,11 @@ def _write(
     """Writes the predictions, and names what cannot be read; returns the counts."""
     import tqdm
 
-    counts, known = _Counts(), frozenset(wanted.class_names)
+    counts = _Counts()
+    columns = prediction_files.columns_of(wanted)
     with (
         signals.stop_requested() as stop_requested,
-        prediction_files.replacing(output, column, wanted.targets) as write,
+        prediction_files.replacing(output, column, columns) as write,
     ):
         for found in tqdm.tqdm(predictions, unit=" examples", disable=None):
             if number := stop_requested():
@@ -255,7 +262,7 @@ def _write(
                 tqdm.tqdm.write(errors.one_line(said), file=sys.stderr)
                 continue
             write(found)
-            counts.add(found, known)
+            counts.add(found, wanted)
         if not counts.readable:
             raise errors.DataError(
                 f"None of the {counts.unreadable} examples can be used."

@@ -64,7 +64,12 @@ def lines(folder):
     """metrics.jsonl without what time decides."""
     found = records.read_metrics(pathlib.Path(folder))
     return [
-        {k: v for k, v in line.items() if k != "examples_per_second"} for line in found
+        {
+            k: v
+            for k, v in line.items()
+            if k not in ("examples_per_second", "input_wait")
+        }
+        for line in found
     ]
 
 
@@ -103,7 +108,8 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     assert names == {
         "checkpoints", "classes.json", "data.json", "environment.json",
         "evaluations.jsonl", "flags.txt", "metrics.jsonl", "model.keras",
-        "predictor.keras", "report.html", "summary.json", "tensorboard", "training.png",
+        "predictor.keras", "report.html", "summary.json", "tensorboard",
+        "test_results.json", "training.png",
     } | ({"coverage.json"} if precision != "float32" else set())  # fmt: skip
     logged = records.read_metrics(folder)
     assert [line["step"] for line in logged] == [4, 8, 12]
@@ -125,12 +131,13 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
 
 @pytest.mark.parametrize("loop", ["custom", "keras"])
 def test_a_recipe_ends_early_with_its_best_averages(tmp_path, loop):
-    """Averages, early stopping, a smoothed and weighted loss, an optimizer by name."""
+    """Averages, early stopping, a smoothed and weighted loss, images that are mixed."""
     folder = tmp_path / "run"
     words = [
         *QUICK, "--steps=46", "--eval_every=1", "--ema=0.5", "--early_stopping=1",
         "--learning_rate=0.01", "--optimizer=adamax", "--precision=bfloat16",
         "--label_smoothing=0.1", "--class_weights=Bag:2,0:0.5", f"--loop={loop}",
+        "--rand_augment=9", "--mixup=0.2", "--cutmix=1",
     ]  # fmt: skip
     assert train.run(config(*words, f"--output_dir={folder}"), None) == 0
     summary, found = records.read_summary(folder), records.read_evaluations(folder)

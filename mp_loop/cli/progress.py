@@ -1,6 +1,8 @@
 """How far a run is: a bar on a terminal, plain lines elsewhere, or nothing.
 
     shown = Progress(total_steps=368, done=0, quiet=False)
+    with shown.first_steps():
+        ...            # which are traced and compiled
     shown(line)        # of metrics or of an evaluation
     shown.close()
 
@@ -9,13 +11,18 @@ Lines of metrics go to stderr, evaluations to stdout.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from mp_loop.rendering import numbers
-from mp_loop.run import records
+from mp_loop.run import input_hint, records
+
+# How long nothing may be said while the first steps are made.
+_SILENT_SECONDS = 20.0
 
 
 class Progress:
@@ -77,12 +84,35 @@ class Progress:
             f"skipped {line['skipped_steps']}, "
             f"{line['examples_per_second']:.0f} examples/s"
         )
+        if input_hint.is_large(line.get("input_wait")):
+            text += f", waits for data {line['input_wait']:.0%} of the time"
         if self._bar is None:
             text += self._left(step)
             self._write(f"step {step}/{self._total}: {text}", sys.stderr)
         else:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(text)
+
+    @contextlib.contextmanager
+    def first_steps(self, silent_seconds: float = _SILENT_SECONDS) -> Iterator[None]:
+        """Says from time to time that the step is being compiled, inside."""
+        over, began = threading.Event(), self._clock()
+
+        def tell() -> None:
+            while not over.wait(silent_seconds):
+                seconds = self._clock() - began
+                text = f"tracing and compiling the step, {seconds:.0f} s so far"
+                self._write(text, sys.stderr)
+
+        teller = threading.Thread(target=tell, daemon=True)
+        if not self._quiet:
+            teller.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if teller.is_alive():
+                teller.join()
 
     def _left(self, step: int) -> str:
         """Says how long the rest will take, as the steps since the first line did."""

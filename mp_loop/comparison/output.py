@@ -21,7 +21,7 @@ from mp_loop.comparison import (
     runs,
 )
 from mp_loop.rendering import figures
-from mp_loop.report import comparison_page, recorded_runs, training_plot
+from mp_loop.report import comparison_page, recorded_runs, run_page, training_plot
 from mp_loop.run import files, records, strict_json
 
 TABLE_FILE = "comparison.md"
@@ -95,6 +95,8 @@ def write(
         metric = records.metric_title(comparison["metric"])
         difference_plot.draw(differences, results, comparison["reference"], metric)
     cells, note = comparison_table.cells(comparison)
+    for name, run in recorded.items():  # now that Keras' runs are there to compare with
+        run_page.write(folder / name, run=dataclasses.replace(run, label=""))
     report = comparison_page.write(folder, cells, recorded, note)
     return Written(folder, table, report, curves, differences)
 

@@ -17,7 +17,7 @@ FIRST = (
 )
 PRECISIONS = ("float16", "bfloat16", "float32")
 HALF_PRECISIONS = ("float16", "bfloat16")
-TASKS = ("classification", "regression", "causal_lm")
+TASKS = ("classification", "multilabel", "regression", "causal_lm")
 LOOPS = ("custom", "keras")
 LOSS_SCALES = ("dynamic", "static", "none")
 # Systems whose dynamic loss scale can be reproduced.
@@ -36,6 +36,7 @@ PRESETS = (
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "piecewise")
 AUGMENTATIONS = ("none", "flip_shift", "flip_crop")
+MAX_MAGNITUDE = 30  # of RandAugment
 PREPROCESSINGS = ("auto", "dataset", "tf", "torch", "caffe", "none")
 JIT_COMPILE = ("auto", "on", "off")
 ON_STUCK = ("raise", "warn", "stay")

@@ -25,15 +25,18 @@ OWN_DECODERS = ("small_decoder",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine, `kind:PATH`, or code.
 LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl", "module")
-# Those that may hold numbers to be predicted.
-WITH_TARGETS = ("npz", "csv", "jsonl", "module")
+# Those that may hold more than one label of an example, or numbers.
+_OF_COLUMNS = ("npz", "csv", "jsonl", "module")
+# What an example has of each task that not all data sets are for.
+_LABELS = {"regression": "targets", "multilabel": "columns of labels"}
 PERPLEXITY = "perplexity"
-# What `compile` makes of these names depends on the labels; here on class numbers.
-METRIC_ALIASES = {
-    "accuracy": "sparse_categorical_accuracy",
-    "acc": "sparse_categorical_accuracy",
-    "crossentropy": "sparse_categorical_crossentropy",
-    "ce": "sparse_categorical_crossentropy",
+# What `compile` makes of these names depends on the labels: class numbers, or of
+# several labels 0 and 1.
+_ALIASES = {
+    "accuracy": "{}_accuracy",
+    "acc": "{}_accuracy",
+    "crossentropy": "{}_crossentropy",
+    "ce": "{}_crossentropy",
 }
 _EXAMPLES = {
     "loss": "sparse_categorical_crossentropy",
@@ -67,22 +70,32 @@ def check(config: settings.Config) -> None:
     if config.records.callbacks:
         _check_function("callbacks", config.records.callbacks)
     check_data_set(config.data)
-    if model.task == "regression":
-        require_targets(config.data.dataset)
+    require_labels(config.data.dataset, model.task)
 
 
-def require_targets(dataset: str) -> None:
-    """Refuses data that have classes, or no labels, for a regression.
+def require_labels(dataset: str, task: str) -> None:
+    """Refuses data that have one class, or no label, where a task needs others.
 
     Raises:
-      UsageError: the message names what has targets.
+      UsageError: the message names what has them.
     """
     kind, _ = local_path(dataset) or ("", "")
-    if kind not in WITH_TARGETS:
+    if task in _LABELS and kind not in _OF_COLUMNS:
         raise errors.UsageError(
-            f"--dataset ({dataset}) has no targets; --task=regression reads csv:PATH, "
-            "jsonl:PATH, npz:PATH and module:package.module:function."
+            f"--dataset ({dataset}) has no {_LABELS[task]}; --task={task} reads "
+            "csv:PATH, jsonl:PATH, npz:PATH and module:package.module:function."
         )
+
+
+def metric_identifier(name: str, task: str) -> str:
+    """Returns the Keras identifier of a metric, which an alias may stand for.
+
+    Args:
+      name: as of `--metric`.
+      task: as of `--task`.
+    """
+    labels = "binary" if task == "multilabel" else "sparse_categorical"
+    return _ALIASES.get(name, name).format(labels)
 
 
 def local_path(dataset: str) -> tuple[str, str] | None:
@@ -193,7 +206,7 @@ def _check_identifier(flag: str, name: str, module: str, users_code: bool) -> No
     if not known or users_code or ">" in name:
         return
     if flag == "metric":
-        known |= METRIC_ALIASES.keys()
+        known |= _ALIASES.keys()
     if name not in known:
         raise errors.UsageError(
             f"--{flag} ({name}) must be a Keras identifier, such as "

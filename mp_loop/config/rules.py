@@ -26,8 +26,10 @@ _OF_THE_LOSS = (
     ("auto", "causal_lm"),
     ("perplexity", "causal_lm"),
     ("perplexity", "classification"),
+    ("perplexity", "multilabel"),
     ("perplexity", "regression"),
 )
+
 # Kinds of local data for classification.
 _WITH_LABELS = ("folder:", "npz:", "csv:", "jsonl:", "module:")
 _TABLES = ("csv:", "jsonl:")
@@ -79,6 +81,21 @@ RULES = (
         "--label_smoothing ({label_smoothing}) and --class_weights ({class_weights}) "
         "are for classes, not --task=regression.",
     ),
+    # Several labels.
+    Rule(
+        lambda s: s.task == "multilabel" and s.class_weights,
+        "--class_weights ({class_weights}) is for examples of one class, not "
+        "--task=multilabel.",
+    ),
+    Rule(
+        lambda s: (
+            s.task == "multilabel"
+            and s.label_smoothing
+            and s.trained_by != "binary_crossentropy"
+        ),
+        "--label_smoothing ({label_smoothing}) is of --loss=binary_crossentropy for "
+        "--task=multilabel, not {trained_by}.",
+    ),
     # Language models.
     Rule(
         lambda s: s.task != "causal_lm" and s.dataset.startswith("text:"),
@@ -104,11 +121,26 @@ RULES = (
     ),
     Rule(
         lambda s: (
-            (s.label_smoothing or s.class_weights)
+            s.task != "multilabel"
+            and (s.label_smoothing or s.class_weights)
             and s.trained_by != "sparse_categorical_crossentropy"
         ),
         "--label_smoothing ({label_smoothing}) and --class_weights ({class_weights}) "
         "are of --loss=sparse_categorical_crossentropy, not {trained_by}.",
+    ),
+    Rule(
+        lambda s: (
+            (s.mixup or s.cutmix)
+            and (s.task, s.trained_by)
+            != ("classification", "sparse_categorical_crossentropy")
+        ),
+        "--mixup ({mixup}) and --cutmix ({cutmix}) are for --task=classification with "
+        "--loss=sparse_categorical_crossentropy, not {task} with {trained_by}.",
+    ),
+    Rule(
+        lambda s: (s.mixup or s.cutmix) and s.batch_size % 2,
+        "--batch_size ({batch_size}) must be even: --mixup and --cutmix mix examples "
+        "in pairs.",
     ),
     Rule(
         lambda s: s.task == "causal_lm" and s.class_weights,

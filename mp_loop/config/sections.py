@@ -71,7 +71,8 @@ class Data(fields.Section):
     label_column: str = fields.setting(
         "label",
         "Column of a table that holds the class; of --task=regression the columns that "
-        "hold the targets, comma-separated.",
+        "hold the targets, of --task=multilabel those that hold 0 or 1 for a class "
+        "each, comma-separated (or one column of jsonl, of lists of names).",
     )
     skip_bad_examples: bool = fields.setting(
         False,
@@ -86,6 +87,27 @@ class Data(fields.Section):
     )
     augment: str = fields.setting(
         "none", "Training-time augmentation.", choices=choices.AUGMENTATIONS
+    )
+    rand_augment: int = fields.setting(
+        0,
+        "Magnitude of RandAugment, two random changes of each training image; usual: "
+        "9. 0: none.",
+        at_least=0,
+        at_most=choices.MAX_MAGNITUDE,
+    )
+    mixup: float = fields.setting(
+        0.0,
+        "Alpha of MixUp, which blends training images and their labels in pairs; "
+        "usual: 0.2. 0: none.",
+        at_least=0,
+        at_most=1000,
+    )
+    cutmix: float = fields.setting(
+        0.0,
+        "Alpha of CutMix, which pastes a part of one training image into another; "
+        "usual: 1. With --mixup each is used for half of the images. 0: none.",
+        at_least=0,
+        at_most=1000,
     )
     preprocessing: str = fields.setting(
         "auto",
@@ -104,8 +126,9 @@ class Model(fields.Section):
 
     task: str = fields.setting(
         "classification",
-        "classification: of images, texts or rows; regression: numbers of them; "
-        "causal_lm: the next token of texts.",
+        "classification: of images, texts or rows; multilabel: several classes of "
+        "each, or none; regression: numbers of them; causal_lm: the next token of "
+        "texts.",
         choices=choices.TASKS,
     )
     model: str = fields.setting(
@@ -143,12 +166,13 @@ class Model(fields.Section):
     )
     loss: str = fields.setting(
         "auto",
-        "Keras identifier of the loss. auto: mse for --task=regression, else "
-        "sparse_categorical_crossentropy.",
+        "Keras identifier of the loss. auto: mse for --task=regression, "
+        "binary_crossentropy for multilabel, else sparse_categorical_crossentropy.",
     )
     label_smoothing: float = fields.setting(
         0.0,
-        "Part of each label's weight that training spreads over all classes.",
+        "Part of each label's weight that training spreads over all classes; of "
+        "multilabel over yes and no.",
         at_least=0,
         below=1,
     )
@@ -160,8 +184,8 @@ class Model(fields.Section):
     metric: str = fields.setting(
         "auto",
         "Keras identifier of the metric, or perplexity. auto: perplexity for "
-        "--task=causal_lm, mean_absolute_error for regression, else "
-        "sparse_categorical_accuracy.",
+        "--task=causal_lm, mean_absolute_error for regression, auc (the mean AUROC of "
+        "the classes) for multilabel, else sparse_categorical_accuracy.",
     )
 
     @property
@@ -169,20 +193,20 @@ class Model(fields.Section):
         """`loss`, auto resolved."""
         if self.loss != "auto":
             return self.loss
-        if self.task == "regression":
-            return "mse"
-        return "sparse_categorical_crossentropy"
+        by_task = {"regression": "mse", "multilabel": "binary_crossentropy"}
+        return by_task.get(self.task, "sparse_categorical_crossentropy")
 
     @property
     def measured_by(self) -> str:
         """`metric`, auto resolved."""
         if self.metric != "auto":
             return self.metric
-        if self.task == "causal_lm":
-            return "perplexity"
-        if self.task == "regression":
-            return "mean_absolute_error"
-        return "sparse_categorical_accuracy"
+        by_task = {
+            "causal_lm": "perplexity",
+            "regression": "mean_absolute_error",
+            "multilabel": "auc",
+        }
+        return by_task.get(self.task, "sparse_categorical_accuracy")
 
 
 @dataclasses.dataclass(frozen=True)

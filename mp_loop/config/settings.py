@@ -110,6 +110,32 @@ class Config:
         return "\n".join(lines) + "\n"
 
     @classmethod
+    def from_flagfile(cls, text: str) -> Config:
+        """Reads what `to_flagfile` returned, of this version or another.
+
+        Flags that are no settings are left out; nothing else is opened.
+
+        Raises:
+          ValueError: a value is not valid.
+        """
+        from absl import flags
+
+        flag_values = flags.FlagValues()
+        declare_flags(flag_values)
+        lines = [line for line in text.splitlines() if line.startswith("--")]
+        names = (line.removeprefix("--").partition("=")[0] for line in lines)
+        known = [
+            line
+            for line, name in zip(lines, names, strict=True)
+            if name in FIELDS or name.removeprefix("no") in FIELDS
+        ]
+        try:
+            flag_values(["", *known])
+        except flags.Error as error:
+            raise ValueError(str(error)) from error
+        return cls.from_flags(flag_values)
+
+    @classmethod
     def from_flags(cls, flag_values: flags.FlagValues) -> Config:
         """Reads parsed absl flags declared by `declare_flags`."""
         return cls.of(**{name: getattr(flag_values, name) for name in FIELDS})

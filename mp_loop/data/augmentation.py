@@ -14,10 +14,6 @@ MAX_SHIFT = 4
 MIN_CROP = 0.5  # of the image's area
 
 
-def _draw_nothing(_words: np.ndarray) -> tuple[np.ndarray, ...]:
-    return ()
-
-
 def draw_flip_shift(words: np.ndarray) -> tuple[np.ndarray, ...]:
     """Draws flip in {0, 1}, dy and dx in [-MAX_SHIFT, MAX_SHIFT]; int32 [n] each."""
     bits = words.view(np.uint64)
@@ -39,10 +35,6 @@ def draw_flip_crop(words: np.ndarray) -> tuple[np.ndarray, ...]:
     fields = [bits >> np.uint64(shift) & np.uint64(2**21 - 1) for shift in (1, 22, 43)]
     area, y, x = (field.astype(np.float32) / np.float32(2**21 - 1) for field in fields)
     return flip.astype(np.int32), MIN_CROP + (1 - MIN_CROP) * area, y, x
-
-
-def _leave(images: tf.Tensor) -> tf.Tensor:
-    return images
 
 
 def flip_shift(
@@ -87,19 +79,19 @@ def flip_crop(
       size: height and width of the returned images.
 
     Returns:
-      float32 [b, *size, c], in [0, 255].
+      uint8 [b, *size, c].
     """
     side = tf.sqrt(area)
     top, left = y * (1 - side), x * (1 - side)
     right = left + side
     left, right = tf.where(flip == 1, right, left), tf.where(flip == 1, left, right)
     boxes = tf.stack([top, left, top + side, right], axis=1)
-    return tf.image.crop_and_resize(images, boxes, tf.range(images.shape[0]), size)
+    made = tf.image.crop_and_resize(images, boxes, tf.range(images.shape[0]), size)
+    return tf.cast(tf.round(made), tf.uint8)
 
 
 # By name: what is drawn for each position of an epoch, and what is done with it.
 AUGMENTATIONS = {
-    "none": (_draw_nothing, _leave),
     "flip_shift": (draw_flip_shift, flip_shift),
     "flip_crop": (draw_flip_crop, flip_crop),
 }

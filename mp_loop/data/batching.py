@@ -11,14 +11,15 @@ from. `start_batch` costs nothing: the batches before it are never read.
 
 from __future__ import annotations
 
-import functools
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.config import choices, errors
-from mp_loop.data import augmentation, decoding, order, sources
+from mp_loop.config import errors
+from mp_loop.data import decoding, order, recipes, sources
 
 
 def steps_per_epoch(source: sources.Source, batch_size: int) -> int:
@@ -42,15 +43,16 @@ def training_batches(
     seed: int,
     epoch: int,
     start_batch: int = 0,
-    augment: str = "none",
+    augment: str | recipes.Recipe = "none",
     context: tf.distribute.InputContext | None = None,
+    raw: bool = False,
 ) -> tf.data.Dataset:
     """Returns one epoch of shuffled training batches, from `start_batch` on.
 
     With two random words for each position p, a function of (seed, epoch):
 
         order = argsort(word[:, 0])           # the example at position p
-        flip, ... = fields of word[p, 1]      # its augmentation
+        flip, ... = fields of word[p, 1]      # its augmentation, see `recipes` for more
         batch k = positions k * batch_size ... (k + 1) * batch_size - 1
 
     Args:
@@ -63,22 +65,26 @@ def training_batches(
       augment: `none`; or a horizontal flip with probability 1/2, followed for
         `flip_shift` by a shift of up to `MAX_SHIFT` pixels in each direction (black
         moves in), for `flip_crop` by a crop of the same shape and of `MIN_CROP` to all
-        of the area, resized.
+        of the area, resized; or a recipe, which can do more.
       context: of a worker under a strategy. A batch is then cut into equal parts, one
         for each replica, and only those of this worker are returned, one by one.
+      raw: leaves to the step what `Source.prepare_in_step` does: images are uint8.
 
     Returns:
       A data set of (inputs [batch, ...], labels int64 [batch]); inputs as
-      `Source.prepare` makes them. Of a regression, labels are float32 [batch,
-      targets], standardized. Of texts that are packed, labels are int32 [batch,
-      length], and where some of them are padding there are weights as well, float32
-      of that shape: the weighted mean over a batch is that of what counts.
+      `Source.prepare` makes them, unless they are `raw`. Where a recipe mixes
+      examples, labels are the share of each class, float32 [batch, classes]. Of a
+      regression, they are float32 [batch, targets], standardized. Of texts that are
+      packed, they are int32 [batch, length], and where some of them are padding there
+      are weights as well, float32 of that shape: the weighted mean over a batch is
+      that of what counts.
 
     Raises:
       DataError: an argument is out of range.
     """
     context = context or tf.distribute.InputContext()
-    _check(source, batch_size, augment, context.num_replicas_in_sync)
+    recipe = recipes.Recipe(augment) if isinstance(augment, str) else augment
+    _check(source, batch_size, recipe, context.num_replicas_in_sync)
     for argument, value in (("seed", seed), ("epoch", epoch)):
         if not 0 <= value < 2**63:
             raise errors.DataError(f"`{argument}` ({value}) must be in [0, 2**63).")
@@ -90,29 +96,37 @@ def training_batches(
         )
     words = order.random_words(len(source.train), seed, epoch)
     examples = order.shuffled(words)
-    draw, change = augmentation.AUGMENTATIONS[augment]
-    if augment == "flip_crop":
-        change = functools.partial(change, size=source.input_shape[:2])
+    changes = recipe.changes(source, words, seed, epoch)
     whole = slice(0, steps * batch_size)
     weighed = _weighed(source.train, examples[whole], batch_size)
-    columns = (examples[whole], *weighed, *(x[whole] for x in draw(words[:, 1])))
+    drawn = [x[whole] for change in changes for x in change.drawn]
+    columns = (examples[whole], *weighed, *drawn)
     taken = slice(start_batch * batch_size, None)
     columns = tuple(_share(x[taken], batch_size, context) for x in columns)
 
+    prepare = _prepare(source, raw)
+
     def prepared(inputs: tf.Tensor, labels: tf.Tensor, *columns: tf.Tensor) -> tuple:
-        inputs = source.prepare(change(inputs, *columns[len(weighed) :]))
         labels = source.prepare_labels(labels)
-        return inputs, labels, *_weights(labels, *columns[: len(weighed)])
+        weights = _weights(labels, *columns[: len(weighed)])
+        rest = iter(columns[len(weighed) :])
+        for change in changes:
+            its = itertools.islice(rest, len(change.drawn))
+            inputs, labels = change.apply(inputs, labels, *its)
+        return prepare(inputs), labels, *weights
 
     return _pipeline(source.train, columns, prepared)
 
 
-def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    source: sources.Source, batch_size: int, raw: bool = False
+) -> tf.data.Dataset:
     """Returns all test examples in stored order; the last batch may be smaller.
 
     Args:
       source: the data set.
       batch_size: examples in each batch but the last.
+      raw: as for `training_batches`.
 
     Returns:
       A data set of (inputs, labels) as in `training_batches`, not augmented; weights
@@ -125,32 +139,32 @@ def evaluation_batches(source: sources.Source, batch_size: int) -> tf.data.Datas
         raise errors.DataError(f"`batch_size` ({batch_size}) must be at least 1.")
     examples = np.arange(len(source.test))
     columns = (examples, *_weighed(source.test, examples, len(examples)))
+    prepare = _prepare(source, raw)
 
     def prepared(inputs: tf.Tensor, labels: tf.Tensor, *weighed: tf.Tensor) -> tuple:
         labels = source.prepare_labels(labels)
-        return source.prepare(inputs), labels, *_weights(labels, *weighed)
+        return prepare(inputs), labels, *_weights(labels, *weighed)
 
     return _pipeline(source.test, columns, prepared, batch_size)
 
 
+def _prepare(source: sources.Source, raw: bool) -> Callable[[tf.Tensor], Any]:
+    """What is done to a batch here, before a step has it."""
+    in_step = raw and source.prepare_in_step is not None
+    return source.middle if in_step else source.prepare
+
+
 def _check(
-    source: sources.Source, batch_size: int, augment: str, replicas: int
+    source: sources.Source, batch_size: int, recipe: recipes.Recipe, replicas: int
 ) -> None:
     """Refuses arguments that do not fit the data set, or each other."""
     steps_per_epoch(source, batch_size)
-    if augment not in choices.AUGMENTATIONS:
-        raise errors.DataError(
-            f"`augment` ('{augment}') must be one of {choices.AUGMENTATIONS}."
-        )
-    if augment != "none" and source.kind != "image":
-        raise errors.DataError(
-            f"`augment` ('{augment}') is for images, not for {source.kind}s."
-        )
     if batch_size % replicas:
         raise errors.DataError(
             f"`batch_size` ({batch_size}) must be a multiple of the {replicas} "
             "replicas."
         )
+    recipe.check(source, batch_size, replicas)
 
 
 def _weighed(

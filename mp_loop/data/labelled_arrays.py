@@ -3,19 +3,28 @@
 x_train           images, uint8 [n, h, w] or [n, h, w, c]; rows of numbers,
 [n, columns]; or texts, strings [n]
 y_train           integers or strings, [n] or [n, 1]; of a regression numbers,
-[n] or [n, targets]
+[n] or [n, targets]; of several labels 0 and 1, [n, classes]
 x_test, y_test    likewise; without them, some are held out
 class_names       optional: strings, of the labels 0, 1, ...
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mp_loop.config import errors, sections
-from mp_loop.data import classes, decoding, number_rows, regression, splitting
+from mp_loop.data import (
+    classes,
+    decoding,
+    multilabel,
+    number_rows,
+    regression,
+    splitting,
+)
 
 NAMES = ("x_train", "y_train", "x_test", "y_test", "class_names")
 _AT_ONCE = 256
@@ -39,7 +48,7 @@ def make(
         held out by a hash of its index.
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: there
         must be no texts.
-      task: `classification` or `regression`: what labels are.
+      task: `classification`, `multilabel` or `regression`: what labels are.
 
     Raises:
       DataError: a name, a dtype, a shape or a length does not fit, there is too much
@@ -53,6 +62,7 @@ def make(
     if "class_names" in found:
         class_names = _of_strings(name, found["class_names"])
     kind = _kind(name, "x_train", found["x_train"], tokenize)
+    usable = functools.partial(_usable, kind, task, bad)
     train = _part(data, found, "train", tokenize, task)
     _check_labels(name, "y_train", train.labels, class_names)
     if "x_test" in found:
@@ -67,40 +77,53 @@ def make(
                 f"{_told(found['x_test'])}: examples must have one shape."
             )
         _check_targets(name, found, train, test)
-        test = _usable(kind, "test", test, np.ones(len(test.labels), bool), bad)
-        train = _usable(kind, "train", train, np.ones(len(train.labels), bool), bad)
+        test = usable("test", test, np.ones(len(test.labels), bool))
+        train = usable("train", train, np.ones(len(train.labels), bool))
     else:
         indices = map(str, range(len(train.labels)))
         held = splitting.held_out(indices, data.validation_fraction)
-        test = _usable(kind, "train", train, held, bad)
-        train = _usable(kind, "train", train, ~held, bad)
+        test = usable("train", train, held)
+        train = usable("train", train, ~held)
     if task == "regression":
         return regression.assemble(data, (train, test), bad, _HINT, kind)
+    if task == "multilabel":
+        names = class_names or list(map(str, range(train.labels.shape[1])))
+        return multilabel.assemble(data, (train, test), bad, _HINT, names, kind)
     return classes.assemble(data, (train, test), bad, _HINT, class_names, kind)
 
 
 def _usable(
-    kind: str, split: str, part: classes.Part, side: np.ndarray, bad: list[str]
+    kind: str, task: str, bad: list[str], split: str, part: classes.Part, side: Any
 ) -> classes.Part:
-    """Returns the examples of one side, without rows of what is no finite number."""
-    index = np.flatnonzero(side)
+    """Returns the examples of one side, bool [n], whose numbers can be used."""
+    index, labels = np.flatnonzero(side), part.labels
     if kind == "row":
         index = index[_finite(f"x_{split}", part.inputs, index, bad)]
-    if part.labels.dtype.kind == "f":
-        index = index[_finite(f"y_{split}", part.labels, index, bad)]
+    if task == "regression":
+        index = index[_finite(f"y_{split}", labels, index, bad)]
+    if task == "multilabel":
+        only = multilabel.only_flags(labels)
+        why = "is neither 0 nor 1"
+        index = index[_finite(f"y_{split}", only, index, bad, labels, why)]
     return part.where(index)
 
 
 def _finite(
-    which: str, values: np.ndarray, index: np.ndarray, bad: list[str]
+    which: str,
+    values: np.ndarray,
+    index: np.ndarray,
+    bad: list[str],
+    given: np.ndarray | None = None,
+    why: str = "is no finite number of float32",
 ) -> np.ndarray:
-    """Tells which rows of an index hold finite numbers only, bool [index]."""
+    """Tells which rows of an index hold finite numbers only, bool [index].
+
+    Messages tell the value that was given, and why it is bad.
+    """
+    given = values if given is None else given
 
     def told(row: int, column: int) -> str:
-        value = values[index[row], column]
-        return (
-            f"{which}[{index[row]}, {column}]: {value} is no finite number of float32"
-        )
+        return f"{which}[{index[row]}, {column}]: {given[index[row], column]} {why}"
 
     return number_rows.usable(values[index], told, bad)
 
@@ -115,7 +138,7 @@ def _check_targets(
     if train.labels.shape[1:] != test.labels.shape[1:]:
         raise errors.DataError(
             f"Data set '{name}': y_train is {_told(found['y_train'])} and y_test "
-            f"{_told(found['y_test'])}: examples must have the same targets."
+            f"{_told(found['y_test'])}: examples must have the same targets or labels."
         )
 
 
@@ -186,8 +209,7 @@ def _part(
     """Makes what is held in memory of one split; labels are as they are."""
     x, y = found[f"x_{split}"], found[f"y_{split}"]
     kind = _kind(data.dataset, f"x_{split}", x, tokenize)
-    read = _targets if task == "regression" else _labels
-    labels = read(data.dataset, f"y_{split}", y)
+    labels = _READERS[task](data.dataset, f"y_{split}", y)
     if len(x) != len(labels):
         raise errors.DataError(
             f"Data set '{data.dataset}': x_{split} is {_told(x)} and y_{split} "
@@ -238,7 +260,7 @@ def _labels(name: str, which: str, labels: np.ndarray) -> np.ndarray:
     if flat.ndim != 1 or labels.dtype.kind not in "iuU":
         raise errors.DataError(
             f"Data set '{name}': {which} is {_told(labels)}; labels must be integers "
-            "or strings, [n] or [n, 1]."
+            "or strings, [n] or [n, 1]. --task=multilabel takes 0 and 1, [n, classes]."
         )
     return flat if flat.dtype.kind == "U" else flat.astype(np.int64)
 
@@ -253,11 +275,32 @@ def _targets(name: str, which: str, labels: np.ndarray) -> np.ndarray:
     return labels.reshape(len(labels), -1).astype(np.float64)
 
 
+def _flags(name: str, which: str, labels: np.ndarray) -> np.ndarray:
+    """Returns float64 [n, classes]."""
+    if labels.ndim != 2 or labels.dtype.kind not in "biuf" or not labels.size:
+        raise errors.DataError(
+            f"Data set '{name}': {which} is {_told(labels)}; labels of "
+            "--task=multilabel must be 0 and 1, [n, classes]."
+        )
+    return labels.astype(np.float64)
+
+
+# By task: what makes an array of what was given.
+_READERS = {"classification": _labels, "multilabel": _flags, "regression": _targets}
+
+
 def _check_labels(
     name: str, which: str, labels: np.ndarray, class_names: Sequence[str] | None
 ) -> None:
-    """Refuses labels that are no indices of `class_names`, if there are such."""
+    """Refuses labels that do not fit `class_names`, if there are such."""
     if class_names is None or not len(labels):
+        return
+    if labels.ndim == 2:
+        if labels.shape[1] != len(class_names):
+            raise errors.DataError(
+                f"Data set '{name}': {which} is {list(labels.shape)}, and there are "
+                f"{len(class_names)} class_names: each needs a column."
+            )
         return
     count, (low, high) = len(class_names), np.unique(labels)[[0, -1]]
     if labels.dtype.kind == "U" or low < 0 or high >= count:

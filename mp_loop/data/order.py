@@ -36,6 +36,17 @@ def random_words(count: int, seed: int, epoch: int) -> np.ndarray:
         ).numpy()
 
 
+def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
+    """Makes a generator of an epoch, for what `random_words` is not drawn for.
+
+    Args:
+      seed: as above.
+      epoch: as above.
+      purpose: a number; each has random numbers of its own.
+    """
+    return np.random.default_rng([seed, epoch, purpose])
+
+
 def shuffled(words: np.ndarray) -> np.ndarray:
     """Returns the order of an epoch, int64 [count]: the example at each position."""
     return np.argsort(words[:, 0], kind="stable")

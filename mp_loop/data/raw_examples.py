@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -22,11 +23,13 @@ from mp_loop.data import (
     download,
     image_files,
     image_folders,
+    multilabel,
     number_rows,
     sources,
     splitting,
     table_files,
     tables,
+    targets,
 )
 
 
@@ -38,7 +41,8 @@ class Example:
       name: its file, relative to the folder of the data set, or its place in the split.
       inputs: an image, uint8 [h, w, channels], a text in UTF-8, its tokens, or a row of
         numbers, float64 [columns].
-      label: the name of its class, or its targets; None if it has none.
+      label: the name of its class; its targets; or of several labels 0 or 1 for each
+        class. None if it has none.
       problem: why it cannot be used.
     """
 
@@ -60,6 +64,7 @@ class Wanted:
       tokenizer: makes tokens of texts; None for all else.
       columns: of a table, the names of those that an input is made of.
       targets: of a regression, their names, which are those of columns of a table.
+      task: of the run, as of `--task`.
     """
 
     shape: tuple[int, ...]
@@ -68,6 +73,7 @@ class Wanted:
     tokenizer: sources.Tokenizer | None = None
     columns: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    task: str = "classification"
 
 
 def read(
@@ -133,7 +139,7 @@ def _of_tfds(
         pairs = ((batch[keys[0]], batch[keys[1]]) for batch in batches)
         made = image_files.in_parallel(resize, pairs, ahead)
         for place, (inputs, label) in enumerate(made):
-            known = 0 <= label[0] < len(labels) and not wanted.targets
+            known = 0 <= label[0] < len(labels) and wanted.task == "classification"
             yield Example(place, inputs[0], labels[label[0]] if known else None)
 
     return _checked(name, examples(), wanted)
@@ -159,7 +165,7 @@ def _of_folder(
     def read_file(file: tuple[str, str]) -> Example:
         name, label = file
         of_class = split or label in wanted.class_names
-        known = label if of_class and not wanted.targets else None
+        known = label if of_class and wanted.task == "classification" else None
         try:
             path = os.path.join(folder, name)
             pixels = image_files.decoded(path, channels, wanted.resized_to)
@@ -183,9 +189,10 @@ def _of_table(
                 f"Data set '{data.dataset}': there is no column '{missing[0]}', which "
                 f"the model reads; there is {', '.join(columns) or 'nothing'}."
             )
-        if not wanted.targets or {*wanted.targets} - {*columns}:
+        of_labels = _label_columns(data, wanted)
+        if not of_labels or {*of_labels} - {*columns}:
             return wanted.columns, data.label_column
-        return (*wanted.columns, *wanted.targets), data.label_column
+        return (*wanted.columns, *of_labels), data.label_column
 
     bad: list[str] = []
     rows = table_files.rows(kind, path, choose, bad)
@@ -198,13 +205,27 @@ def _of_table(
             yield _of_row(row, wanted)
 
 
+def _label_columns(data: sections.Data, wanted: Wanted) -> tuple[str, ...]:
+    """The columns of a table that hold several labels, or targets."""
+    named = targets.columns(data.label_column)
+    if wanted.task == "multilabel" and len(named) > 1:
+        return wanted.class_names
+    return named if wanted.task == "multilabel" else wanted.targets
+
+
 def _of_row(row: table_files.Row, wanted: Wanted) -> Example:
     """Makes a text, or numbers, of a row of a table."""
     count = len(wanted.columns)
     inputs, others = row.inputs[:count], row.inputs[count:]
-    if wanted.targets:
-        numbers = tuple(map(tables.number, others))
-        label = numbers if numbers and np.isfinite(numbers).all() else None
+    if wanted.task == "regression":
+        label = _finite(map(tables.number, others))
+    elif wanted.task == "multilabel":
+        named = multilabel.names(others[0]) if others else None
+        if named is None:
+            label = _finite(map(multilabel.flag, others))
+        else:
+            known = not {*named} - {*wanted.class_names}
+            label = multilabel.flags_of(named, wanted.class_names) if known else None
     else:
         label = tables.label_text(row.label, wanted.class_names)
     if wanted.tokenizer is not None:
@@ -218,21 +239,31 @@ def _of_row(row: table_files.Row, wanted: Wanted) -> Example:
     return Example(row.place, values[0], label, problem)
 
 
+def _finite(numbers: Iterable[float]) -> tuple[float, ...] | None:
+    """Returns numbers, if there are some and all are finite."""
+    found = tuple(numbers)
+    return found if found and np.isfinite(found).all() else None
+
+
 def _of_memory(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
     """The examples of a split that is read whole, named by their places."""
     splitting.check_name(data.dataset, split)
     if wanted.columns:  # a file may have them in another order
         data = dataclasses.replace(data, input_columns=",".join(wanted.columns))
-    task = "regression" if wanted.targets else "classification"
-    source = sources.from_settings(data, wanted.tokenizer, task)
+    source = sources.from_settings(data, wanted.tokenizer, wanted.task)
     part = source.train if split == splitting.TRAIN else source.test
     pairs = zip(part.inputs, part.labels, strict=True)
+
+    def label_of(label: np.ndarray) -> str | tuple[float, ...]:
+        if wanted.task == "classification":
+            return source.class_names[label]
+        if wanted.task == "regression":
+            return tuple(label.tolist())
+        named = itertools.compress(source.class_names, label)
+        return multilabel.flags_of(named, wanted.class_names)
+
     examples = (
-        Example(
-            place,
-            inputs,
-            tuple(label.tolist()) if source.targets else source.class_names[label],
-        )
+        Example(place, inputs, label_of(label))
         for place, (inputs, label) in enumerate(pairs)
     )
     return _checked(data.dataset, examples, wanted)

@@ -46,6 +46,9 @@ class Tokenizer(Protocol):
     def __call__(self, texts: Sequence[bytes]) -> np.ndarray:
         """Returns int32 [n, length] of n texts in UTF-8."""
 
+    def text(self, tokens: np.ndarray) -> str:
+        """Returns the text of a row of tokens."""
+
     def save(self, folder: str) -> None:
         """Writes itself into a new folder."""
 
@@ -74,6 +77,7 @@ class Source:
       tokenize: made the tokens of labelled texts; None for all else.
       columns: of a table, the names of those that the inputs are made of, in order.
       targets: of a regression, what the labels are; None for all else.
+      task: what is learned, as of `--task`.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Source:
     tokenize: Tokenizer | None = None
     columns: tuple[str, ...] = ()
     targets: targets.Targets | None = None
+    task: str = "classification"
 
     @property
     def is_text(self) -> bool:
@@ -97,8 +102,22 @@ class Source:
         return self.kind == "text"
 
     def prepare_labels(self, labels: tf.Tensor) -> tf.Tensor:
-        """Makes what a loss takes: targets standardized; class numbers as they are."""
+        """Makes what a loss takes: targets standardized; class numbers as they are.
+
+        0 and 1 of several classes become float32.
+        """
+        if self.task == "multilabel":
+            return keras.ops.cast(labels, "float32")
         return labels if self.targets is None else self.targets.standardized(labels)
+
+    @property
+    def prepare_in_step(self) -> Callable[[tf.Tensor], Any] | None:
+        """What a step does to the inputs of raw batches (see `batching`).
+
+        It is `prepare` for images, which travel as uint8; None for all else, whose
+        batches are prepared: rows are float64 before.
+        """
+        return self.prepare if self.kind == "image" else None
 
     def prepare(self, inputs: tf.Tensor) -> Any:
         """Makes a model's inputs: float32 of pixels and rows; of tokens: `preprocess`.
@@ -112,15 +131,18 @@ class Source:
                 return self.preprocess(keras.ops.cast(inputs, "float32"))
             # float64 until here: float32 would not tell two days apart in seconds.
             return keras.ops.cast((inputs - self.mean) / self.std, "float32")
-        height, width, _ = self.input_shape
-        top = (inputs.shape[1] - height) // 2
-        left = (inputs.shape[2] - width) // 2
-        middle = inputs[:, top : top + height, left : left + width]
-        pixels = keras.ops.cast(middle, "float32")
+        pixels = keras.ops.cast(self.middle(inputs), "float32")
         if self.preprocess is not None:
             return self.preprocess(pixels)
         scale, offset = 1 / (255 * self.std), -self.mean / self.std
         return pixels * scale.astype(np.float32) + offset.astype(np.float32)
+
+    def middle(self, images: tf.Tensor) -> tf.Tensor:
+        """Cuts out the middle of images, of the size that a model takes."""
+        height, width, _ = self.input_shape
+        top = (images.shape[1] - height) // 2
+        left = (images.shape[2] - width) // 2
+        return images[:, top : top + height, left : left + width]
 
 
 def load(
@@ -151,8 +173,9 @@ def load(
         or a random part of the whole square (`flip_crop`).
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: the data
         set must hold images, or rows of numbers.
-      task: `classification`, or `regression`: labels are then numbers, of a table, an
-        array or a function.
+      task: `classification`; `regression`: labels are then numbers, of a table, an
+        array or a function; or `multilabel`: they say of each class whether it is
+        right.
       **settings: others of `sections.Data`, by the names of their flags.
 
     Returns:
@@ -208,6 +231,7 @@ def from_settings(
         tokenize=tokenize,
         columns=found.columns,
         targets=found.targets,
+        task=task,
     )
 
 
@@ -225,8 +249,7 @@ def _labelled(
         return tables.load(data, kind, path, tokenize, task)
     if kind in _ARRAYS:
         return _ARRAYS[kind](data, path, tokenize, task)
-    if task == "regression":
-        names.require_targets(data.dataset)
+    names.require_labels(data.dataset, task)
     if not kind:
         return _of_tfds(data, tokenize)
     if tokenize is not None:
@@ -307,6 +330,7 @@ def load_texts(
         mean=np.empty(0),
         std=np.empty(0),
         kind="text",
+        task="causal_lm",
     )
 
 

@@ -22,6 +22,7 @@ from mp_loop.config import errors, sections
 from mp_loop.data import (
     classes,
     decoding,
+    multilabel,
     number_rows,
     regression,
     splitting,
@@ -30,6 +31,7 @@ from mp_loop.data import (
 )
 
 _AT_ONCE = 1024
+_NO_NUMBER = "is no finite number of float32"
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 Tokenize = Callable[[Sequence[bytes]], np.ndarray]
@@ -55,11 +57,12 @@ def load(
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: the
         inputs are numbers.
       task: `classification`: `label_column` holds the class; `regression`: these
-        columns hold the targets, comma-separated.
+        columns hold the targets, comma-separated; `multilabel`: they hold 0 or 1 for
+        the classes that they name, or one of them, of JSON, lists of names.
 
     Raises:
       DataError: a file or a column is missing, a value cannot be used, or see
-        `classes.assemble`.
+        `classes.assemble` and `multilabel.assemble`.
     """
     train_file, test_file = _files(data.dataset, kind, path)
     reader = _Reader(data, kind, tokenize, task)
@@ -72,6 +75,10 @@ def load(
     read = "row" if tokenize is None else "text"
     if task == "regression":
         found = regression.assemble(data, parts, reader.bad, hint, read)
+    elif task == "multilabel":
+        found = multilabel.assemble(
+            data, parts, reader.bad, hint, reader.class_names, read
+        )
     else:
         parts = _with_integers(*parts)
         found = classes.assemble(data, parts, reader.bad, hint, kind=read)
@@ -105,9 +112,13 @@ class _Reader:
     ) -> None:
         self.bad: list[str] = []
         self._data, self._kind, self._tokenize = data, kind, tokenize
-        self._targets: tuple[str, ...] = ()
-        if task == "regression":
-            self._targets = targets.columns(data.label_column)
+        self._task = task
+        self._labels: tuple[str, ...] = (data.label_column,)
+        if task != "classification":
+            self._labels = targets.columns(data.label_column)
+        # Whether labels are lists of names; None: as the first row says.
+        one = task == "multilabel" and len(self._labels) == 1
+        self._has_lists: bool | None = None if one else False
         self._columns: tuple[Sequence[str], str] | None = None
         self._size = 0
 
@@ -116,17 +127,23 @@ class _Reader:
         """The columns of the inputs, once a file was read."""
         return tuple(self._columns[0])
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes that columns are named by; None if lists name them."""
+        return None if self._has_lists else self._labels
+
     def read(self, file: str) -> tuple[classes.Part, np.ndarray]:
         """Returns all rows of a file, and which would be held out, bool [n].
 
-        Labels are as they stand, str [n], or targets, float64 [n, targets].
+        Labels are as they stand, str [n]; targets, or 0 and 1, float64 [n, columns]; or
+        tuples of names, [n].
         """
         inputs: list[np.ndarray] = []
         labels: list[Any] = []
         held_out: list[bool] = []
         for rows in self._rows(file):
-            if self._targets:
-                rows = self._with_targets(rows)
+            if self._task != "classification":
+                rows = self._with_labels(rows)
             if not rows:
                 continue
             if self._tokenize is None:
@@ -140,18 +157,20 @@ class _Reader:
             self._size += values.nbytes
             if self._size > decoding.MAX_DECODED_BYTES:
                 raise decoding.too_large(self._data.dataset, self._size)
-            labels += [
-                row.label if self._targets else _label(row.label) for row in rows
-            ]
+            labels += [row.label for row in rows]
             fraction = self._data.validation_fraction
             names = ("\x1f".join(map(str, row.inputs)) for row in rows)
             held_out += [splitting.is_held_out(name, fraction) for name in names]
         values = np.concatenate(inputs) if inputs else np.zeros((0, 1))
-        if self._targets:
-            known = np.array(labels, np.float64).reshape(-1, len(self._targets))
-        else:
-            known = np.array(labels, str)
-        return classes.Part(values, known), np.array(held_out, bool)
+        return classes.Part(values, self._array(labels)), np.array(held_out, bool)
+
+    def _array(self, labels: list[Any]) -> np.ndarray:
+        """Makes an array of the labels of all rows; see `read`."""
+        if self._task == "classification":
+            return np.array(list(map(_label, labels)), str)
+        if self._has_lists:
+            return np.fromiter(labels, object, len(labels))
+        return np.array(labels, np.float64).reshape(-1, len(self._labels))
 
     def _rows(self, file: str) -> Iterator[list[table_files.Row]]:
         """Yields the rows that have a label, and, of texts, a text; some at a time."""
@@ -167,7 +186,7 @@ class _Reader:
 
     def _choose(self, columns: Sequence[str]) -> tuple[Sequence[str], str]:
         """Finds the columns of the inputs and that of the labels."""
-        labels = self._targets or (self._data.label_column,)
+        labels = self._labels
         told = ", ".join(columns) or "nothing"
         if self._columns is None:
             given = self._data.input_columns
@@ -192,7 +211,8 @@ class _Reader:
                 f"the model reads one text, and there is {', '.join(inputs)}: "
                 "--input_columns chooses a column."
             )
-        return (*inputs, *self._targets), labels[0]
+        others = () if self._task == "classification" else labels
+        return (*inputs, *others), labels[0]
 
     def _is_complete(self, row: table_files.Row) -> bool:
         """Tells whether a row has a label and a text; notes what is missing."""
@@ -204,7 +224,9 @@ class _Reader:
             if value is None or value == "":
                 self.bad.append(f"{row.place}, column '{column}': nothing is there")
                 return False
-            if isinstance(value, dict | list):
+            if isinstance(value, dict | list) and not (
+                self._task == "multilabel" and column == label
+            ):
                 self.bad.append(f"{row.place}, column '{column}': is no single value")
                 return False
         return True
@@ -232,30 +254,53 @@ class _Reader:
         kept = self._usable(values, rows, columns)
         return list(itertools.compress(rows, kept)), values[kept]
 
-    def _with_targets(self, rows: list[table_files.Row]) -> list[table_files.Row]:
-        """Returns the rows whose targets are numbers, which become their labels."""
-        count = len(self._targets)
+    def _with_labels(self, rows: list[table_files.Row]) -> list[table_files.Row]:
+        """Returns the rows whose last columns can be used, which become their labels.
+
+        The first row of all says whether one column holds lists of names.
+        """
+        count = len(self._labels)
         given = [dataclasses.replace(row, inputs=row.inputs[-count:]) for row in rows]
-        values = np.array([[number(x) for x in row.inputs] for row in given])
-        kept = self._usable(values, given, self._targets)
-        pairs = itertools.compress(zip(rows, values, strict=True), kept)
+        if self._has_lists is None and given:
+            self._has_lists = isinstance(given[0].inputs[0], list)
+        if self._has_lists:
+            found = [self._names(row) for row in given]
+            kept = np.array([names is not None for names in found], bool)
+        else:
+            several = self._task == "multilabel"
+            read = multilabel.flag if several else number
+            found = np.array([[read(x) for x in row.inputs] for row in given])
+            why = "is neither 0 nor 1" if several else _NO_NUMBER
+            kept = self._usable(found, given, self._labels, why)
+        pairs = itertools.compress(zip(rows, found, strict=True), kept)
         return [
-            dataclasses.replace(row, inputs=row.inputs[:-count], label=numbers)
-            for row, numbers in pairs
+            dataclasses.replace(row, inputs=row.inputs[:-count], label=label)
+            for row, label in pairs
         ]
+
+    def _names(self, row: table_files.Row) -> tuple[str, ...] | None:
+        """Returns the names in the last column; None, and a note, if there are none."""
+        found = multilabel.names(row.inputs[0])
+        if found is None:
+            self.bad.append(
+                f"{row.place}, column '{self._labels[0]}': {_told(row.inputs[0])} is "
+                "no list of names"
+            )
+        return found
 
     def _usable(
         self,
         values: np.ndarray,
         rows: list[table_files.Row],
         columns: Sequence[str],
+        why: str = _NO_NUMBER,
     ) -> np.ndarray:
         """Tells which rows hold finite numbers only, bool [n]; notes the others."""
 
         def told(row: int, column: int) -> str:
             value = _told(rows[row].inputs[column])
-            why = "is no finite number of float32" if value != "nothing" else "is there"
-            return f"{rows[row].place}, column '{columns[column]}': {value} {why}"
+            said = why if value != "nothing" else "is there"
+            return f"{rows[row].place}, column '{columns[column]}': {value} {said}"
 
         return number_rows.usable(values, told, self.bad)
 

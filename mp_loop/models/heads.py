@@ -47,6 +47,15 @@ def from_logits(model: keras.Model) -> bool:
       from a softmax layer. Reshapes, linear activations (the usual cast to float32) and
       nested models are skipped.
     """
+    return not ends_in(model)
+
+
+def ends_in(model: keras.Model) -> str:
+    """Returns what a model's outputs come from: `softmax`, `sigmoid`, or "" of logits.
+
+    Args:
+      model: see `from_logits`.
+    """
     operation = model.outputs[0]._keras_history.operation
     while isinstance(operation, keras.layers.Reshape | keras.layers.Flatten) or (
         isinstance(operation, keras.layers.Activation)
@@ -54,9 +63,8 @@ def from_logits(model: keras.Model) -> bool:
     ):
         operation = operation.input._keras_history.operation
     if isinstance(operation, keras.Model):
-        return from_logits(operation)
+        return ends_in(operation)
     # Layers and functions of these names (`Softmax`, `ops.softmax`) count too.
-    name = type(operation).__name__.lower()
     activation = getattr(operation, "activation", None)
-    used = {name, getattr(activation, "__name__", "")}
-    return not used & {"softmax", "sigmoid"}
+    used = {type(operation).__name__.lower(), getattr(activation, "__name__", "")}
+    return next((name for name in ("softmax", "sigmoid") if name in used), "")

@@ -59,6 +59,16 @@ class Tokenizer:
             return np.zeros((0, self.sequence_length), np.int32)
         return np.asarray(self.preprocessor(texts)["token_ids"], np.int32)
 
+    def text(self, tokens: np.ndarray) -> str:
+        """Returns the text of a row of tokens, int32 [length], as the model saw it.
+
+        It is cut where the tokens are, and of a preset that lowers letters in lower
+        case. Tokens that stand for no text (start, end, padding) are left out.
+        """
+        own = self.preprocessor.tokenizer
+        kept = tokens[~np.isin(tokens, own.special_token_ids)]
+        return str(own.detokenize(kept))
+
     def as_input(self) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Returns texts as the input of a model, and the tokens that it makes of them.
 

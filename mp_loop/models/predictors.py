@@ -8,6 +8,9 @@
     found["class"], found["probability"]     # bytes [n], float32 [n, classes]
     found["prediction"]                      # of a regression: float64 [n, targets]
 
+Of several labels, `class` is [n, classes]: the name of each class that is more probable
+than not, and "" in the place of the others.
+
 A trained model takes inputs that `Source.prepare` made, and gives logits, or targets
 that are standardized. A predictor holds that preparation, the model, softmax and the
 names of the classes, or the units of the targets. It is a graph of Keras' own
@@ -46,7 +49,8 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
       `row`, float64 [n, columns], in the order of `source.columns`; or `token_ids`,
       int32 [n, length], as `source.tokenize` makes them. Its outputs are `class`, the
       name of the most probable class, [n] strings in UTF-8, and `probability`, float32
-      [n, classes]; of a regression `prediction`, float64 [n, targets].
+      [n, classes]; of a regression `prediction`, float64 [n, targets]. Of several
+      labels `class` is [n, classes], see above.
 
     Raises:
       ModelError: the model cannot be part of another one.
@@ -59,10 +63,20 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
             outputs = keras.layers.Identity(name=_STANDARDIZED)(outputs)
             outputs = {"prediction": units(keras.ops.cast(outputs, "float64"))}
             return keras.Model(raw, outputs, name="predictor")
+        several = source.task == "multilabel"
         if heads.from_logits(model):
-            outputs = keras.layers.Softmax(dtype="float32", name="softmax")(outputs)
-        best = keras.ops.argmax(outputs, axis=-1)
-        named = _names(source.class_names)(best)
+            last = keras.layers.Softmax(dtype="float32", name="softmax")
+            if several:
+                last = keras.layers.Activation(
+                    "sigmoid", dtype="float32", name="sigmoid"
+                )
+            outputs = last(outputs)
+        if several:
+            numbers = keras.ops.arange(1, len(source.class_names) + 1)
+            found = numbers * keras.ops.cast(outputs >= 0.5, numbers.dtype)
+        else:
+            found = keras.ops.argmax(outputs, axis=-1)
+        named = _names(source.class_names, mask="" if several else None)(found)
         return keras.Model(
             raw, {"class": named, "probability": outputs}, name="predictor"
         )
@@ -79,7 +93,8 @@ def class_names(predictor: keras.Model) -> tuple[str, ...]:
     """
     if "prediction" in predictor.output:
         return ()
-    return tuple(map(str, predictor.get_layer("class").get_vocabulary()))
+    names = predictor.get_layer("class")
+    return tuple(map(str, names.get_vocabulary(include_special_tokens=False)))
 
 
 def numbers_alone(predictor: keras.Model) -> keras.Model:
@@ -133,12 +148,13 @@ def _in_units(std: Any, mean: Any, dtype: str) -> keras.layers.Layer:
     return keras.layers.Rescaling(scale, offset, dtype=dtype, name=_UNITS)
 
 
-def _names(names: tuple[str, ...]) -> keras.layers.Layer:
-    """The layer that makes names of class numbers."""
+def _names(names: tuple[str, ...], mask: str | None = None) -> keras.layers.Layer:
+    """The layer that makes names of class numbers; with a mask, of which 0 is one."""
     return keras.layers.StringLookup(
         vocabulary=list(names),
         num_oov_indices=0,
         oov_token=f"{max(names, key=len)}?",  # it must not be the name of a class
+        mask_token=mask,
         invert=True,
         name="class",
     )

@@ -70,7 +70,7 @@ class Probe:
         Returns:
           What was observed, for `probe_report.summarize`.
         """
-        batch = (inputs, labels, sample_weight)
+        batch = (self._step.prepare(inputs), labels, sample_weight)
         counts = self._restoring(self._full, batch, scale)
         reference = self._restoring(self._reference, batch, scale)
         for name, histograms in reference.items():
@@ -103,7 +103,7 @@ class Probe:
           which this batch does not overflow; None if there is none down to 2^-24 of
           the scale.
         """
-        batch = (inputs, labels, sample_weight)
+        batch = (self._step.prepare(inputs), labels, sample_weight)
         scale = float(self._step.loss_scale if scale is None else scale)
         observed = self._observation(self._restoring(self._brief, batch, scale))
         found = overflow_origin.find(observed)

@@ -15,6 +15,11 @@ def short(value: float) -> str:
     return f"{value:.6g}"
 
 
+def metric(value: float) -> str:
+    """A metric or a loss: 0.8750, and of large numbers six digits: 10,136.4."""
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.6g}"
+
+
 def power_of_two(value: float) -> str:
     """A loss scale: `2^15` where it is a power of two, else the number."""
     if value > 0 and math.isfinite(value) and math.frexp(value)[0] == 0.5:

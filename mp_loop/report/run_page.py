@@ -2,7 +2,8 @@
 
     run_page.write("runs/a")                   # after the files of the run
 
-It reads the files of the run folder alone.
+It reads the files of the run folder alone, and of those beside it whether one is of
+Keras' loop with the same settings.
 """
 
 from __future__ import annotations
@@ -10,8 +11,15 @@ from __future__ import annotations
 import os
 import pathlib
 
-from mp_loop.report import page, recorded_runs, run_charts, sections
-from mp_loop.run import records
+from mp_loop.report import (
+    keras_baseline,
+    page,
+    recorded_runs,
+    run_charts,
+    sections,
+    test_results,
+)
+from mp_loop.run import input_hint, records
 
 
 def write(
@@ -37,6 +45,8 @@ def write(
     run = run or recorded_runs.RecordedRun.read(folder)
     summary, damaged = records.summary_and_damage(folder)
     damaged = [*run.damaged, *records.damage_text(records.SUMMARY_FILE, damaged)]
+    found, wrong = records.test_results_and_damage(folder)
+    damaged += records.damage_text(records.TEST_RESULTS_FILE, wrong)
     if not (folder / records.SUMMARY_FILE).exists():
         last = run.metrics[-1]["step"] if run.metrics else 0
         note = note or f"This run has not finished: its last line is of step {last}."
@@ -47,7 +57,11 @@ def write(
         sections.warning(note),
         *map(sections.warning, damaged),
         sections.answer(summary),
+        keras_baseline.paragraph(folder, summary),
         sections.tiles(summary),
+        test_results.section(found),
+        "<h2>Training</h2>",
+        sections.paragraph(input_hint.text(run.metrics)),
         run_charts.curves([run]),
         sections.skipped_steps(run.metrics),
         run_charts.numerics(run.looks),

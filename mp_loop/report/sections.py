@@ -19,15 +19,15 @@ from mp_loop.run import files, records
 _MOST_SKIPS = 30  # rows of the table
 _MOST_NAMES = 3  # of variables whose gradients overflowed
 
-# Label, key in summary.json, format; an empty format shows a power of two.
+# Label, key in summary.json, what shows it.
 _TILES = (
-    ("loss", "eval_loss", "{:.4f}"),
-    ("steps", "steps", "{:,}"),
-    ("skipped", "skipped_steps", "{:,}"),
-    ("loss scale", "final_loss_scale", ""),
-    ("ms/step", "milliseconds_per_step", "{:.1f}"),
-    ("examples/s", "examples_per_second", "{:,.0f}"),
-    ("peak memory, MiB", "peak_memory_bytes", "{:,.0f}"),
+    ("loss", "eval_loss", numbers.metric),
+    ("steps", "steps", "{:,}".format),
+    ("skipped", "skipped_steps", "{:,}".format),
+    ("loss scale", "final_loss_scale", numbers.power_of_two),
+    ("ms/step", "milliseconds_per_step", "{:.1f}".format),
+    ("examples/s", "examples_per_second", "{:,.0f}".format),
+    ("peak memory, MiB", "peak_memory_bytes", "{:,.0f}".format),
 )
 
 
@@ -57,10 +57,8 @@ def answer(summary: Mapping[str, Any]) -> str:
     key = records.metric_key(summary)
     if summary.get(key) is None:
         return ""
-    said = f"{records.metric_title(key).capitalize()} {summary[key]:.4f}"
-    chance = summary.get("majority_accuracy")
-    if chance is not None and key == "eval_accuracy":
-        said += f" (always the commonest class: {chance:.4f})"
+    said = f"{records.metric_title(key).capitalize()} {numbers.metric(summary[key])}"
+    said += _baseline(summary, key)
     if summary.get("steps") is not None:
         said += f" after {summary['steps']:,} steps"
     if summary.get("train_seconds"):
@@ -72,15 +70,29 @@ def answer(summary: Mapping[str, Any]) -> str:
     return paragraph(f"{said}.")
 
 
+def _baseline(summary: Mapping[str, Any], key: str) -> str:
+    """What always the same answer gives, in brackets; "" where that is not known."""
+    chance = summary.get("majority_accuracy")
+    if chance is not None and key == "eval_accuracy":
+        return f" (always the commonest class: {chance:.4f})"
+    mean, median = summary.get("mean_baseline"), summary.get("median_baseline")
+    if mean is None or median is None:
+        return ""
+    return (
+        f" (always the mean of the training targets: {numbers.metric(mean)}; their "
+        f"median: {numbers.metric(median)})"
+    )
+
+
 def tiles(summary: Mapping[str, Any]) -> str:
     """The results that one looks for first."""
     key = records.metric_key(summary)
     found = []
-    for label, name, form in ((records.metric_title(key), key, "{:.4f}"), *_TILES):
+    first = (records.metric_title(key), key, numbers.metric)
+    for label, name, show in (first, *_TILES):
         if summary.get(name) is not None:
             value = summary[name] / 2**20 if name.endswith("_bytes") else summary[name]
-            said = form.format(value) if form else numbers.power_of_two(value)
-            found.append(f"<div><b>{said}</b>{label}</div>")
+            found.append(f"<div><b>{show(value)}</b>{html.escape(label)}</div>")
     return f'<div class="tiles">{"".join(found)}</div>' if found else ""
 
 

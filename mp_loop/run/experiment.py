@@ -14,12 +14,12 @@ import keras
 import tensorflow as tf
 
 from mp_loop.config import errors, sections, settings
-from mp_loop.data import batching, sources
+from mp_loop.data import batching, recipes, sources
 from mp_loop.distributed import strategies, workers
 from mp_loop.models import heads, trainable_layers
 from mp_loop.precision import coverage, offloading, twins
 from mp_loop.run import class_weights, metric, phases, step_factory, tasks, trial
-from mp_loop.step import averaging, eval_step, losses, protocol
+from mp_loop.step import averaging, eval_step, loss_names, protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Experiment:
             self.config.training.seed,
             epoch,
             start,
-            self.config.data.augment,
+            recipes.from_settings(self.config.data),
+            raw=True,
         )
         if self.config.parallel.strategy == "none":
             return make()
@@ -110,7 +111,7 @@ class Experiment:
         self.step.export()
         self.workers.check_equal(list(self.step.state.named().values()))
         batch_size = self.config.data.batch_size
-        batches = batching.evaluation_batches(self.source, batch_size)
+        batches = batching.evaluation_batches(self.source, batch_size, raw=True)
         with averaging.averaged(self.step):
             found = self.evaluation(batches)
         return self.metric.named(found)
@@ -141,11 +142,14 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
     if config.parallel.sync_batch_norm:
         strategies.synchronize_batch_norm(model)
     from_logits = heads.from_logits(model)
-    training_loss, loss = _losses(config.model, from_logits, source)
+    mixes = recipes.from_settings(config.data).mixes
+    training_loss, loss = _losses(config.model, from_logits, source, mixes)
     trial.check(config.model, model, loss, source)
     with strategy.scope():
-        measured = metric.make(config.model.measured_by, from_logits, source.targets)
-        evaluation = eval_step.EvalStep(model, loss, measured.metric)
+        measured = metric.make(config.model.measured_by, from_logits, source)
+        evaluation = eval_step.EvalStep(
+            model, loss, measured.metric, source.prepare_in_step
+        )
     _refuse_unknown_direction(config, measured)
     steps = step_factory.StepFactory(
         config=config,
@@ -154,7 +158,8 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
         trained=trainable_layers.TrainableLayers(model),
         loss=training_loss,
         strategy=strategy,
-        metric=measured.metric,
+        metric=_of_batches(measured, mixes),
+        prepare=source.prepare_in_step,
     )
     step = steps.make(phase=0)
     together = workers.Workers(strategy)
@@ -164,14 +169,24 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
 
 
 def _losses(
-    named: sections.Model, from_logits: bool, source: sources.Source
+    named: sections.Model, from_logits: bool, source: sources.Source, mixes: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Makes the loss to train with, and the plain one to evaluate with."""
     weights = class_weights.parse(named.class_weights, source)
     with errors.bad_input(ValueError, flag="loss", value=named.trained_by):
-        plain = losses.make(named.trained_by, from_logits)
+        plain = loss_names.make(named.trained_by, from_logits)
+        name = "categorical_crossentropy" if mixes else named.trained_by
         smoothing = named.label_smoothing
-        return losses.make(named.trained_by, from_logits, smoothing, weights), plain
+        return loss_names.make(name, from_logits, smoothing, weights), plain
+
+
+def _of_batches(
+    measured: metric.EvaluationMetric, mixes: bool
+) -> keras.metrics.Metric | None:
+    """The metric of training batches, whose labels may be mixed; None of perplexity."""
+    if mixes and measured.metric is not None:
+        return metric.OfShares(measured.metric)
+    return measured.metric
 
 
 def _refuse_unknown_direction(

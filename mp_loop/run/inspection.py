@@ -59,6 +59,12 @@ def batch_at(built: experiment.Experiment, position: int) -> tuple[Any, ...]:
     return next(iter(built.batches(epoch, batch)))
 
 
+def prepared_batch_at(built: experiment.Experiment, position: int) -> tuple[Any, Any]:
+    """Returns inputs, as the model takes them, and labels; see `batch_at`."""
+    inputs, labels, *_ = batch_at(built, position)
+    return built.step.prepare(inputs), labels
+
+
 def _train_to(built: experiment.Experiment, position: int) -> None:
     """Takes the steps up to a position."""
     done = int(built.step.state.step)

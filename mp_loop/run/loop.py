@@ -11,6 +11,7 @@ repeats none and misses none.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -19,10 +20,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from mp_loop.hardware import devices
 from mp_loop.run import (
     checkpointing,
     counters,
     divergence,
+    input_wait,
     mean_metrics,
     planning,
     profiling,
@@ -33,6 +36,8 @@ from mp_loop.run import (
 from mp_loop.step import protocol
 
 _READ = ("loss", "learning_rate", "loss_scale", "grad_norm")
+
+FirstSteps = Callable[[], contextlib.AbstractContextManager[None]]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +82,7 @@ class Loop:
       run: where lines are written.
       checkpoints: where the state is saved.
       on_log: called with each line of metrics and of evaluation.
+      first_steps: entered while the first call traces and compiles the step.
       should_stop: asked between calls, when all that was due has been done; returns
         the number of the signal that asks to stop, or 0.
       watcher: looks into steps.
@@ -99,6 +105,7 @@ class Loop:
     clock: Callable[[], float] = time.perf_counter
     since_line: Mapping[str, float] | None = None
     agree: Callable[[bool], bool] = bool
+    first_steps: FirstSteps = contextlib.nullcontext
 
     def __post_init__(self):
         self._position = int(self.step.state.step.numpy())
@@ -107,6 +114,7 @@ class Loop:
         self._values: dict[str, float | None] = {}
         self._evaluation: dict[str, float] = {}
         self._origin = ""  # of the last overflow
+        self._wait = input_wait.InputWait(devices.has_gpu())
         self._timer = timing.StepTimer(self.plan.batch_size, self.clock)
         self._divergence = divergence.DivergenceCheck(self.step, self.plan)
         self._best_step = self._saved_best()
@@ -168,11 +176,13 @@ class Loop:
         if self.plan.inspects(self._position):
             self.watcher.look(self._position)
         self.profile.before(self._position)
-        with self._timer.window(count):
+        first_steps, self.first_steps = self.first_steps, contextlib.nullcontext
+        with first_steps(), self._timer.window(count):
             metrics = self.step.run(self._iterator, count)
             if due.anything:
                 self._values = _last_values(metrics)  # waits for the device
         self._means.add(metrics)
+        self._wait.add(metrics)
         self.watcher.remember(self._position, metrics)
         self._position += count
         self.profile.after(self._position, metrics)
@@ -184,6 +194,7 @@ class Loop:
             **self._values,
             **self._means.take(),
             "examples_per_second": self._timer.close_window(),
+            "input_wait": self._wait.take(),
             "overflowed": counters.new_overflows(self.step),
             "skip_reasons": counters.skip_reasons(self.step.state),
             **self.watcher.report(self._position),

@@ -1,6 +1,6 @@
 """The metric that `--metric` names: what it is called, and which way is better.
 
-found = metric.make("mse", from_logits=True)
+found = metric.make("mse", from_logits=True, source=source)
 found.key                  # "eval_mean_squared_error"
 found.higher_is_better     # False
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import names
-from mp_loop.data import targets
-from mp_loop.step import batch_metrics
+from mp_loop.data import sources, targets
+from mp_loop.step import auc, batch_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,25 +47,26 @@ class EvaluationMetric:
             return found | {self.key: float(np.exp(found["eval_loss"]))}
 
 
-class InUnits(keras.metrics.Metric):
-    """A metric of targets in the units of the data.
+class _Of(keras.metrics.Metric):
+    """A metric of labels and outputs that are changed first.
 
     Attributes:
-      metric: what measures, in float64.
+      metric: what measures.
     """
 
-    def __init__(self, metric: keras.metrics.Metric, of: targets.Targets) -> None:
-        """Wraps a metric; labels and outputs are standardized."""
+    def __init__(self, metric: keras.metrics.Metric) -> None:
         super().__init__(name=metric.name, dtype=metric.dtype)
         self.metric = metric
-        self._targets = of
         self._direction = getattr(metric, "_direction", None)
 
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns what the metric takes."""
+        raise NotImplementedError
+
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Counts a batch: float32 [batch, targets] each."""
-        given = map(self._targets.in_units, (y_true, y_pred))
+        """Counts a batch."""
         weights = () if sample_weight is None else (sample_weight,)
-        self.metric.update_state(*given, *weights)
+        self.metric.update_state(*self.changed(y_true, y_pred), *weights)
 
     def result(self) -> Any:
         """Returns the value."""
@@ -76,16 +77,59 @@ class InUnits(keras.metrics.Metric):
         self.metric.reset_state()
 
 
-def make(
-    name: str, from_logits: bool, of: targets.Targets | None = None
-) -> EvaluationMetric:
-    """Makes a metric of class numbers, or of targets, from its Keras identifier.
+class InUnits(_Of):
+    """A metric of targets in the units of the data, in float64."""
+
+    def __init__(self, metric: keras.metrics.Metric, of: targets.Targets) -> None:
+        """Wraps a metric; labels and outputs are standardized."""
+        super().__init__(metric)
+        self._targets = of
+
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns both in units; given are float32 [batch, targets]."""
+        return self._targets.in_units(labels), self._targets.in_units(outputs)
+
+
+class OfShares(_Of):
+    """A metric of class numbers for labels that are shares of all classes.
+
+    That of the class with the largest share counts.
+    """
+
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns class numbers, int64 [batch], of shares, float32 [batch, classes]."""
+        return tf.argmax(labels, -1), outputs
+
+
+class OfProbabilities(_Of):
+    """A metric of probabilities, in float32, given what a model says."""
+
+    def __init__(
+        self,
+        metric: keras.metrics.Metric,
+        probabilities: Callable[[Any], Any],
+        labels: Callable[[Any], Any],
+    ) -> None:
+        """Wraps a metric; the functions make its probabilities and its labels."""
+        super().__init__(metric)
+        self._probabilities, self._labels = probabilities, labels
+
+    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+        """Returns what they make of labels and of outputs, [batch, classes]."""
+        outputs = keras.ops.cast(outputs, "float32")
+        return self._labels(labels), self._probabilities(outputs)
+
+
+def make(name: str, from_logits: bool, source: sources.Source) -> EvaluationMetric:
+    """Makes a metric of a task's labels from its Keras identifier.
 
     Args:
       name: the identifier, or `perplexity`. `accuracy`, `acc`, `crossentropy` and
-        `ce` mean what `compile` makes of them for class numbers.
+        `ce` mean what `compile` makes of them for such labels.
       from_logits: whether the model's outputs are logits; a metric that asks is told.
-      of: the targets of a regression; None: labels are class numbers.
+      source: whose labels are class numbers, targets, or 0 and 1 of several classes.
+        Of the last, metrics get probabilities. `auc` is the mean AUROC of the classes,
+        each against all others; see `auc`.
 
     Raises:
       ValueError: Keras knows no such metric, or it needs arguments.
@@ -93,32 +137,67 @@ def make(
     if name == names.PERPLEXITY:
         return EvaluationMetric(None, f"eval_{name}", higher_is_better=False)
     try:
-        found = keras.metrics.get(names.METRIC_ALIASES.get(name, name))
+        found = keras.metrics.get(names.metric_identifier(name, source.task))
     except TypeError as error:
         raise ValueError(
             f"needs arguments that a flag cannot give ({error})."
         ) from error
-    is_object = isinstance(found, keras.metrics.Metric)
-    given = found.name if is_object else found.__name__
-    plain = re.sub(r"_\d+$", "", given)  # Keras counts objects: auc_1
-    title = "accuracy" if "accuracy" in plain else plain
-    if is_object:
+    several = source.task == "multilabel"
+    dtype = "float64" if source.targets else None
+    title = _title(found)
+    of_classes = source.task in ("classification", "multilabel")
+    if type(found) is keras.metrics.AUC and of_classes:
+        found = auc.MeanAuc(source.num_classes, title)
+    elif isinstance(found, keras.metrics.Metric):
         taken = inspect.signature(type(found).__init__).parameters
-        wanted: dict[str, Any] = {"name": title, "from_logits": from_logits}
-        if of is not None:
-            wanted["dtype"] = "float64"
+        wanted: dict[str, Any] = {"name": title, "dtype": dtype}
+        wanted["from_logits"] = from_logits and not several
+        if several:  # Keras' defaults are for one class of each example
+            wanted |= {"average": "macro", "threshold": 0.5}
         found = type(found)(**{key: wanted[key] for key in wanted if key in taken})
     else:
-        dtype = None if of is None else "float64"
         found = keras.metrics.MeanMetricWrapper(found, name=title, dtype=dtype)
-    if of is not None:
+    if source.targets is not None:
+        of = source.targets
         found = InUnits(found, of.around_zero() if _is_of_errors(found, of) else of)
+    elif several or isinstance(found, auc.MeanAuc):
+        found = _of_probabilities(found, from_logits, source)
     # Keras' own say it: "up" or "down".
     direction = getattr(found, "_direction", None)
     if direction is None and title == "accuracy":
         direction = "up"
     better = {"up": True, "down": False}.get(direction)
     return EvaluationMetric(found, f"eval_{title}", better)
+
+
+def _title(found: Any) -> str:
+    """What a metric is called: every accuracy of the first guess `accuracy`."""
+    given = getattr(found, "name", None) or found.__name__
+    plain = re.sub(r"_\d+$", "", given)  # Keras counts objects: auc_1
+    if "top_k" in plain:
+        return f"top_{getattr(found, 'k', 5)}_accuracy"
+    return "accuracy" if "accuracy" in plain else plain
+
+
+def _of_probabilities(
+    found: keras.metrics.Metric, from_logits: bool, source: sources.Source
+) -> OfProbabilities:
+    """Gives a metric of several classes what it measures."""
+    several = source.task == "multilabel"
+    probabilities = keras.ops.sigmoid if several else keras.ops.softmax
+
+    def one_hot(labels: Any) -> Any:
+        return keras.ops.one_hot(labels, source.num_classes)
+
+    return OfProbabilities(
+        found,
+        probabilities if from_logits else _unchanged,
+        _unchanged if several else one_hot,
+    )
+
+
+def _unchanged(values: Any) -> Any:
+    return values
 
 
 def _is_of_errors(found: keras.metrics.Metric, of: targets.Targets) -> bool:

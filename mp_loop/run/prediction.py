@@ -36,7 +36,8 @@ class Prediction:
       example: the example.
       class_name: of the most probable class; "" if the example cannot be read.
       probability: of that class.
-      numbers: of a regression, its targets in the units of the data, and no class.
+      numbers: of a regression, its targets in the units of the data, and no class; of
+        several labels the probability of each, and no class.
     """
 
     example: raw_examples.Example
@@ -91,7 +92,9 @@ class SavedPredictor:
         if not names:
             count = model.output["prediction"].shape[-1]
             named = targets.names_of(config.data.label_column, count)
-        wanted = raw_examples.Wanted(shape, side, names, tokenizer, columns, named)
+        wanted = raw_examples.Wanted(
+            shape, side, names, tokenizer, columns, named, config.model.task
+        )
         return cls(model, wanted)
 
     def __call__(self, inputs: list[Any]) -> list[dict[str, Any]]:
@@ -99,8 +102,11 @@ class SavedPredictor:
         is_text = isinstance(inputs[0], bytes)
         batch = self.wanted.tokenizer(inputs) if is_text else np.stack(inputs)
         found = self.model.predict_on_batch(batch)
-        if self.wanted.targets:
+        if self.wanted.task == "regression":
             return [{"numbers": tuple(row.tolist())} for row in found["prediction"]]
+        if self.wanted.task == "multilabel":
+            rows = np.round(found["probability"].astype(np.float64), 6)
+            return [{"numbers": tuple(row.tolist())} for row in rows]
         return [
             {"class_name": name.decode(), "probability": float(probability)}
             for name, probability in zip(

@@ -13,9 +13,12 @@ import csv
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mp_loop.run import files, prediction, strict_json
+
+if TYPE_CHECKING:  # It imports TensorFlow, which takes seconds.
+    from mp_loop.data import raw_examples
 
 SUFFIXES = (".csv", ".jsonl")
 COLUMNS = ("class", "probability", "label")
@@ -23,14 +26,14 @@ COLUMNS = ("class", "probability", "label")
 
 @contextlib.contextmanager
 def replacing(
-    path: pathlib.Path, name: str = "file", targets: Sequence[str] = ()
+    path: pathlib.Path, name: str = "file", columns: Sequence[str] = COLUMNS
 ) -> Iterator[Callable[[prediction.Prediction], None]]:
     """Writes a file that is there when all of it is.
 
     Args:
       path: of the file.
       name: the title of the first column, which names the example.
-      targets: of a regression, what is predicted; none of classes.
+      columns: the titles of the others; see `columns_of`.
 
     Yields:
       A function that writes one prediction.
@@ -38,7 +41,7 @@ def replacing(
     Raises:
       OSError: the file cannot be written; there is none then.
     """
-    names = (name, *(columns(targets) if targets else COLUMNS))
+    names = (name, *columns)
     with (
         files.replacing(path, files.temporary(path)) as temporary,
         # Names of files may be no UTF-8: their bytes are written as they are.
@@ -58,10 +61,15 @@ def replacing(
         os.fsync(file.fileno())
 
 
-def columns(targets: Sequence[str]) -> tuple[str, ...]:
-    """Names the columns of predictions and labels; one target needs no name."""
-    ends = [f"_{target}" for target in targets] if len(targets) > 1 else [""]
-    return tuple(f"{what}{end}" for what in ("prediction", "label") for end in ends)
+def columns_of(wanted: raw_examples.Wanted) -> tuple[str, ...]:
+    """Names the columns of predictions and labels; of one number they need no name."""
+    if wanted.task == "classification":
+        return COLUMNS
+    found, names = "prediction", wanted.targets
+    if wanted.task == "multilabel":
+        found, names = "probability", wanted.class_names
+    ends = [f"_{name}" for name in names] if len(names) > 1 else [""]
+    return tuple(f"{what}{end}" for what in (found, "label") for end in ends)
 
 
 def _values(found: prediction.Prediction) -> tuple[Any, ...]:

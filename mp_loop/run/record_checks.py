@@ -9,12 +9,15 @@ A value that is missing is not damaged: runs of other versions have other values
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 Check = Callable[[Any], bool]
 
 _BEYOND_INT64 = 2**63
+_PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*")
 
 
 def damage(line: Mapping[str, Any], checks: Mapping[str, Check]) -> str:
@@ -49,6 +52,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_name(value: Any) -> bool:
+    """A text; `nan` and `inf` were read as numbers."""
+    return _is_text(value) or (type(value) is float and not math.isfinite(value))
+
+
 def _is_mapping_of(check: Check) -> Check:
     return lambda value: isinstance(value, dict) and all(map(check, value.values()))
 
@@ -69,13 +77,37 @@ def _is_record_or_none(checks: Mapping[str, Check]) -> Check:
     return lambda value: value is None or _is_record(checks)(value)
 
 
+def _is_named_number(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return _is_name(value[0]) and _is_number(value[1])
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _is_picture(value: Any) -> bool:
+    """Nothing but an image in the text itself: a page must load nothing."""
+    return isinstance(value, str) and bool(_PICTURE.fullmatch(value))
+
+
+def _is_list_of_whole(checks: Mapping[str, Check]) -> Check:
+    return _is_list_of(_is_record(checks, needed=tuple(checks)))
+
+
+def _is_list_of_examples(checks: Mapping[str, Check]) -> Check:
+    needed = tuple(name for name in checks if name not in ("image", "text", "row"))
+    return _is_list_of(_is_record(checks, needed))
+
+
 _COUNTS = (
     "step", "applied_steps", "skipped_steps", "forward_overflows", "rollbacks",
     "memory_bytes",
 )  # fmt: skip
 _NUMBERS = (
     "loss", "accuracy", "learning_rate", "loss_scale", "grad_norm",
-    "examples_per_second",
+    "examples_per_second", "input_wait",
 )  # fmt: skip
 METRICS: Mapping[str, Check] = {
     **dict.fromkeys(_COUNTS, _is_count),
@@ -110,11 +142,81 @@ SUMMARY: Mapping[str, Check] = {
     **dict.fromkeys(
         (
             "final_loss_scale", "milliseconds_per_step", "examples_per_second",
-            "train_seconds", "peak_memory_bytes", "majority_accuracy",
+            "train_seconds", "peak_memory_bytes", "majority_accuracy", "mean_baseline",
+            "median_baseline",
         ),
         _is_number,
     ),
 }  # fmt: skip
+
+_EXAMPLE = {
+    "index": _is_count,
+    "image": _is_picture,
+    "text": _is_name,
+    "row": _is_list_of(_is_named_number),
+}
+_EXAMPLE_OF_CLASSES = _EXAMPLE | {
+    "label": _is_count,
+    "predicted": lambda value: value is None or _is_count(value),
+    "probability": _is_number,
+    "label_probability": _is_number,
+}
+_EXAMPLE_OF_TARGETS = _EXAMPLE | dict.fromkeys(
+    ("labels", "predictions"), _is_list_of(_is_number)
+)
+_CLASS = {
+    "name": _is_name,
+    **dict.fromkeys(("count", "predicted", "right"), _is_count),
+}
+_CONFUSED = dict.fromkeys(("label", "predicted", "count"), _is_count)
+_TARGET = {
+    "name": _is_name,
+    **dict.fromkeys(("mae", "rmse", "r2", "median_mae", "mean_rmse"), _is_number),
+    "points": _is_list_of(_is_pair),
+}
+_ALL = {"task": _is_text, "examples": _is_count, "unusable": _is_count}
+# What test_results.json must hold, by task; `top_5` alone may be missing.
+TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
+    "classification": _ALL
+    | {
+        "top_1": _is_number,
+        "classes": _is_list_of_whole(_CLASS),
+        "confused": _is_list_of_whole(_CONFUSED),
+        **dict.fromkeys(("worst", "best"), _is_list_of_examples(_EXAMPLE_OF_CLASSES)),
+    },
+    "regression": _ALL
+    | {
+        "targets": _is_list_of_whole(_TARGET),
+        "worst": _is_list_of_examples(_EXAMPLE_OF_TARGETS),
+    },
+}
+
+
+def test_results_damage(found: Mapping[str, Any]) -> str:
+    """Says what of test_results.json is not what it must be, or returns ""."""
+    checks = TEST_RESULTS.get(str(found.get("task")))
+    if checks is None:
+        return described("task", found.get("task"))
+    missing = [name for name in checks if name not in found]
+    if missing:
+        return f"it has no {missing[0]}"
+    if said := damage(found, checks):
+        return said
+    if "top_5" in found and not _is_number(found["top_5"]):
+        return described("top_5", found["top_5"])
+    if found["task"] == "regression":
+        size = len(found["targets"])
+        lists = [x[name] for x in found["worst"] for name in ("labels", "predictions")]
+        return "" if {*map(len, lists)} <= {size} else "worst is of other targets"
+    size = len(found["classes"])
+    numbers = [
+        number
+        for name in ("confused", "worst", "best")
+        for one in found[name]
+        for number in (one["label"], one["predicted"])
+    ]
+    beyond = any(number is not None and number >= size for number in numbers)
+    return "a class has no name" if beyond else ""
 
 
 def evaluation_checks(line: Mapping[str, Any], check: Check = _is_number) -> dict:

@@ -22,6 +22,7 @@ METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 NUMERICS_FILE = "numerics.jsonl"
 SUMMARY_FILE = "summary.json"
+TEST_RESULTS_FILE = "test_results.json"
 MODEL_FILE = "model.keras"
 PREDICTOR_FILE = "predictor.keras"
 CLASSES_FILE = "classes.json"
@@ -85,23 +86,46 @@ def summary_and_damage(output_dir: Folder) -> tuple[dict[str, Any], list[str]]:
       The values that are not damaged, none where there is no summary; and what is
       damaged.
     """
-    path = pathlib.Path(output_dir) / SUMMARY_FILE
+    summary, damaged = _object_and_damage(output_dir, SUMMARY_FILE)
+    if damaged:
+        return {}, damaged
+    checks = record_checks.SUMMARY | record_checks.evaluation_checks(summary)
+    wrong = {
+        name: record_checks.described(name, summary[name])
+        for name, check in checks.items()
+        if name in summary and not check(summary[name])
+    }
+    kept = {name: value for name, value in summary.items() if name not in wrong}
+    return kept, list(wrong.values())
+
+
+def test_results_and_damage(output_dir: Folder) -> tuple[dict[str, Any], list[str]]:
+    """Reads what the final weights get right and wrong, whole or not at all.
+
+    Returns:
+      What test_results.json holds, nothing where it is damaged or there is none; and
+      what is damaged.
+    """
+    found, damaged = _object_and_damage(output_dir, TEST_RESULTS_FILE)
+    if found and (said := record_checks.test_results_damage(found)):
+        return {}, [said]
+    return found, damaged
+
+
+def _object_and_damage(
+    output_dir: Folder, name: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Reads a file that holds one object; empty where there is no such file."""
     try:
-        summary = strict_json.parse(files.read_regular(path)[0])
-        if not isinstance(summary, dict):
+        path = pathlib.Path(output_dir) / name
+        found = strict_json.parse(files.read_regular(path)[0])
+        if not isinstance(found, dict):
             raise ValueError("not a JSON object")
     except FileNotFoundError:
         return {}, []
     except (OSError, ValueError, RecursionError) as error:
         return {}, [errors.one_line(error)]
-    checks = record_checks.SUMMARY | record_checks.evaluation_checks(summary)
-    damaged = {
-        name: record_checks.described(name, summary[name])
-        for name, check in checks.items()
-        if name in summary and not check(summary[name])
-    }
-    kept = {name: value for name, value in summary.items() if name not in damaged}
-    return kept, list(damaged.values())
+    return found, []
 
 
 def read_summary(output_dir: Folder, needed: Collection[str] = ()) -> dict[str, Any]:

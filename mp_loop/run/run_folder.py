@@ -228,6 +228,14 @@ class RunFolder:
         else:
             _save(predictor, path)
 
+    def write_test_results(self, found: Mapping[str, Any] | None) -> None:
+        """Writes test_results.json; None: that of an earlier end is removed."""
+        path = self.folder / records.TEST_RESULTS_FILE
+        if found is None:
+            path.unlink(missing_ok=True)
+        else:
+            files.write_atomically(path, strict_json.to_line(found))
+
     def write_coverage(self, values: Mapping[str, Any]) -> None:
         """Writes coverage.json."""
         text = strict_json.to_document(values)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors, settings
@@ -30,6 +29,7 @@ from mp_loop.models import predictors
 from mp_loop.numerics import probe
 from mp_loop.precision import coverage
 from mp_loop.run import (
+    baselines,
     checkpointing,
     experiment,
     locking,
@@ -39,6 +39,7 @@ from mp_loop.run import (
     records,
     run_folder,
     same_data,
+    scoring,
     timing,
     watching,
     writers,
@@ -78,8 +79,10 @@ class Session:
         config = built.config
         plan = _plan(built)
         # Traced before anything is written: a model that cannot be trained is told now.
+        # When resumed too: XLA's programs are kept under names that count what has
+        # been traced.
         with errors.bad_input(ValueError, flag="model", value=config.model.model):
-            graph = None if config.records.resume else _graph(built)
+            graph = _graph(built)
         self.experiment = built
         self.has_files = has_files
         self.done = 0
@@ -150,12 +153,14 @@ class Session:
         self,
         on_log: Callable[[Mapping[str, Any]], None],
         should_stop: Callable[[], int],
+        first_steps: loop.FirstSteps = contextlib.nullcontext,
     ) -> loop.Result:
         """Trains every phase that is left.
 
         Args:
           on_log: called with each line of metrics and of evaluation.
           should_stop: returns the number of the signal that asks to stop, or 0.
+          first_steps: entered while the step of a phase is traced and compiled.
 
         Raises:
           TrainingDiverged, Interrupted, SaveError: see `loop.Loop.train`.
@@ -183,6 +188,7 @@ class Session:
                 agree=lambda over: bool(
                     self.experiment.workers.largest(int(over and self.has_files))
                 ),
+                first_steps=first_steps,
             )
             results.append(one_phase.train())
         self._profile.close()
@@ -201,7 +207,7 @@ class Session:
         )
 
     def write_results(self, result: loop.Result) -> dict[str, Any]:
-        """Writes the model, what predicts with it, and the summary.
+        """Writes the model, what predicts with it, what it gets wrong, and the summary.
 
         Returns:
           The summary.
@@ -224,9 +230,7 @@ class Session:
         del summary["evaluation"]
         if result.best_step is None:
             del summary["best_step"]
-        if self.experiment.source.class_names:
-            counts = np.bincount(self.experiment.source.test.labels)
-            summary["majority_accuracy"] = float(counts.max() / counts.sum())
+        summary |= baselines.of(self.experiment.source, self.experiment.metric)
         if not result.train_seconds:  # Every step was taken by earlier processes.
             summary |= timing.of_earlier_processes(
                 self.writer.folder, config.data.batch_size
@@ -235,6 +239,7 @@ class Session:
         with averaging.averaged(self.experiment.step):
             self.writer.write_model(model)
             self._write_predictor(model)
+            self._write_test_results(model)
         self.writer.write_summary(summary)  # last: it tells that a run is finished
         return summary
 
@@ -252,6 +257,19 @@ class Session:
         self.writer.write_predictor(
             predictor, source.class_names, source.columns, save_tokenizer
         )
+
+    def _write_test_results(self, model: keras.Model) -> None:
+        """Writes what the final weights get right and wrong, where that can be told."""
+        if not self.has_files:
+            return
+        size = self.experiment.config.data.batch_size
+        try:
+            found = scoring.of(self.experiment.source, model, size)
+        except tf.errors.OpError as error:  # a file of the test data is gone, say
+            said = errors.one_line(error.message)
+            logger.warning("No %s: %s", records.TEST_RESULTS_FILE, said)
+            found = None
+        self.writer.write_test_results(found)
 
     def _open_files(self, lock: locking.FolderLock | None) -> None:
         config = self.experiment.config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -36,6 +37,7 @@ class StepFactory:
       loss: of (labels, outputs).
       strategy: which devices share a step.
       metric: what else a step tells of its batch, or None.
+      prepare: makes a model's inputs of those of a batch, or None.
     """
 
     config: settings.Config
@@ -45,6 +47,7 @@ class StepFactory:
     loss: Callable[..., tf.Tensor]
     strategy: tf.distribute.Strategy
     metric: keras.metrics.Metric | None
+    prepare: Callable[[tf.Tensor], Any] | None
 
     def make(self, phase: int) -> protocol.Step:
         """Makes the step of a phase.
@@ -89,6 +92,7 @@ class StepFactory:
             recompute=config.precision.recompute,
             all_reduce_dtype=config.parallel.all_reduce_dtype,
             metrics=self.metric,
+            prepare=self.prepare,
         )
 
     def _keras_step(self, rate: Rate) -> keras_step.KerasStep:
@@ -106,6 +110,7 @@ class StepFactory:
             scaling=config.loss_scale_kind == "dynamic",
             jit_compile=jit_compile,
             metrics=self.metric,
+            prepare=self.prepare,
             **config.scale.constants,  # the two that `config.rules` lets through
         )
 

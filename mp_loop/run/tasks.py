@@ -25,7 +25,11 @@ from mp_loop.models import (
     trainable_layers,
 )
 
-_OF_IMAGES = ("augment", "image_size", "crop_pct", "preprocessing", "weights")
+_OF_TRAINING_IMAGES = ("augment", "rand_augment", "mixup", "cutmix")
+_OF_IMAGES = (
+    *_OF_TRAINING_IMAGES,
+    *("image_size", "crop_pct", "preprocessing", "weights"),
+)
 
 Parts = tuple[sources.Source, keras.Model]
 
@@ -91,12 +95,23 @@ def _labelled_task(config: settings.Config, strategy: tf.distribute.Strategy) ->
                 named.dropout,
                 seed,
             )
-    if source.targets and not heads.from_logits(model):
+    _check_end(named, model)
+    return source, model
+
+
+def _check_end(named: sections.Model, model: keras.Model) -> None:
+    """Refuses a model whose last function does not fit the task."""
+    end = heads.ends_in(model)
+    if named.task == "regression" and end:
         raise errors.UsageError(
             f"--model ({named.model}) ends in softmax or sigmoid; --task=regression "
             "standardizes targets, which needs a linear layer there."
         )
-    return source, model
+    if named.task == "multilabel" and end == "softmax":
+        raise errors.UsageError(
+            f"--model ({named.model}) ends in softmax, which makes one class of all; "
+            "--task=multilabel needs a linear layer or sigmoid there."
+        )
 
 
 def _labelled(config: settings.Config) -> sources.Source:
@@ -108,7 +123,8 @@ def _labelled(config: settings.Config) -> sources.Source:
         return source
     of_pixels = config.data.preprocessing in ("tf", "torch", "caffe")
     if source.kind == "row":
-        flags = ("augment", "image_size", *(["preprocessing"] if of_pixels else []))
+        flags = (*_OF_TRAINING_IMAGES, "image_size")
+        flags = (*flags, *(["preprocessing"] if of_pixels else []))
         _refuse_flags_of_images(config, f"--dataset={source.name}", flags)
     channels = source.input_shape[-1]
     if of_pixels and config.data.preprocessing != "tf" and channels != 3:

@@ -2,9 +2,9 @@
 
     trial.check(config.model, model, loss, source)     # UsageError: --loss (mse): ...
 
-What a flag names may exist and still not fit the labels, which are class numbers or
-standardized targets, or the outputs of the model. TensorFlow would say so in the first
-step, or, where shapes happen to broadcast, never.
+What a flag names may exist and still not fit the labels, which are class numbers,
+standardized targets, or 0 and 1 of several classes, or the outputs of the model.
+TensorFlow would say so in the first step, or, where shapes happen to broadcast, never.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mp_loop.config import errors, sections
 from mp_loop.data import batching, sources
 from mp_loop.models import heads
 from mp_loop.run import metric
-from mp_loop.step import losses
+from mp_loop.step import batch_metrics, losses
 
 # Not the number of classes: labels of shape [n] must not broadcast with [n, n].
 _ROWS = (3, 2)
@@ -52,17 +52,17 @@ def check(
         outputs = tf.cast(model(inputs, training=False), tf.float32)
     shapes = f"labels {labels.shape} and outputs {outputs.shape}"
     name = named.trained_by
-    hint = "" if source.targets else _sparse(name)
+    hint = _sparse(name) if source.task == "classification" else ""
     with _blamed("loss", name, f"does not fit {shapes}", hint):
         value = losses.of(loss)(labels, outputs)
         if source.targets:
             _check_distance(value, losses.of(loss)(labels + 1, outputs + 1))
+        if source.task == "multilabel":
+            _check_each_class(losses.of(loss), heads.ends_in(model))
     with _blamed("metric", named.measured_by, f"does not fit {shapes}"):
-        made = metric.make(
-            named.measured_by, heads.from_logits(model), source.targets
-        ).metric
+        made = metric.make(named.measured_by, heads.from_logits(model), source).metric
         if made is not None:
-            _try_metric(made, labels, outputs)
+            _try_metric(made, labels, outputs, source.task)
 
 
 def _check_distance(value: tf.Tensor, shifted: tf.Tensor) -> None:
@@ -74,8 +74,33 @@ def _check_distance(value: tf.Tensor, shifted: tf.Tensor) -> None:
         )
 
 
+def _check_each_class(loss: Callable[..., tf.Tensor], end: str) -> None:
+    """Refuses a loss that is not of each class for itself.
+
+    It must be 0 of what is right everywhere, and more of what is wrong anywhere.
+
+    Args:
+      loss: of (labels, outputs), [n, classes].
+      end: see `heads.ends_in`.
+    """
+    rows = np.array([[0, 0, 0], [1, 1, 1], [1, 0, 0]], np.float32)
+    no, yes = (0.0, 1.0) if end else (-20.0, 20.0)
+
+    def value(flags: np.ndarray) -> float:
+        outputs = np.where(flags == 1, yes, no).astype(np.float32)
+        return float(loss(tf.constant(rows), tf.constant(outputs)))
+
+    places = np.eye(rows.size).reshape(-1, *rows.shape)
+    right, wrong = value(rows), [value(np.abs(rows - place)) for place in places]
+    if abs(right) > 1e-3 or min(wrong) < 1e-3:
+        raise ValueError(
+            "several classes may be right, and so a loss must be of each for itself, "
+            "as binary_crossentropy and binary_focal_crossentropy are"
+        )
+
+
 def _try_metric(
-    found: keras.metrics.Metric, labels: tf.Tensor, outputs: tf.Tensor
+    found: keras.metrics.Metric, labels: tf.Tensor, outputs: tf.Tensor, task: str
 ) -> None:
     if isinstance(found, metric.InUnits):
         own, is_function = type(found.metric).__module__, _is_function(found.metric)
@@ -83,19 +108,37 @@ def _try_metric(
             raise ValueError(
                 "targets are numbers, as for mean_absolute_error and r2_score"
             )
-        found.update_state(labels, outputs)
-        float(np.asarray(found.result()))
-        return
+        return _measure(found, labels, outputs)
+    if isinstance(found, metric.OfProbabilities):
+        if task == "multilabel" and "Categorical" in type(found.metric).__name__:
+            raise ValueError(
+                "several classes may be right, as for auc, binary_accuracy and f1_score"
+            )
+        return _measure(found, labels, outputs)
+    count = outputs.shape[-1]
+    if getattr(found, "k", 0) >= count:
+        raise ValueError(f"of {count} classes one of {found.k} is always right")
     is_kerass = type(found).__module__.startswith("keras.")
     of_class_numbers = type(found).__name__.startswith("Sparse")
     fits = outputs.shape[1:] in ([], [1]) or labels.shape == outputs.shape
     if is_kerass and not (of_class_numbers or fits):
         raise ValueError(
-            "labels are class numbers, as for accuracy and "
+            "labels are class numbers, as for accuracy, auc and "
             "sparse_top_k_categorical_accuracy"
         )
-    found.update_state(labels, outputs)
-    float(np.asarray(found.result()))
+    return _measure(found, labels, outputs)
+
+
+def _measure(
+    found: keras.metrics.Metric, labels: tf.Tensor, outputs: tf.Tensor
+) -> None:
+    """Computes a metric as a step does, in a graph."""
+
+    @tf.function(autograph=False)
+    def measure(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        return batch_metrics.of_one_batch(found, labels, outputs)
+
+    float(np.asarray(measure(labels, outputs)))
 
 
 def _is_function(found: keras.metrics.Metric) -> bool:

@@ -65,6 +65,9 @@ class Writer(Protocol):
     ) -> None:
         """Writes what predicts from raw inputs."""
 
+    def write_test_results(self, found: Mapping[str, Any] | None) -> None:
+        """Writes what the trained model gets right and wrong."""
+
     def write_coverage(self, values: Mapping[str, Any]) -> None:
         """Records how much of the model multiplies in 16 bits."""
 
@@ -161,6 +164,9 @@ class NullWriter:
         columns: Sequence[str] = (),
         save_tokenizer: Callable[[str], None] | None = None,
     ) -> None:
+        """Does nothing."""
+
+    def write_test_results(self, found: Mapping[str, Any] | None) -> None:
         """Does nothing."""
 
     def write_coverage(self, values: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Cross-entropy of class numbers with label smoothing and class weights.
+"""Cross-entropy of classes with label smoothing and class weights.
 
     loss = functools.partial(sparse_categorical_crossentropy, label_smoothing=0.1)
     loss(labels, outputs)        # [n], [n, classes] -> [n]
@@ -44,13 +44,43 @@ def sparse_categorical_crossentropy(
         labels, outputs, from_logits=from_logits
     )
     if label_smoothing:
-        if from_logits:
-            logs = tf.nn.log_softmax(outputs)
-        else:
-            logs = tf.math.log(tf.clip_by_value(outputs, _SMALLEST, 1 - _SMALLEST))
-        uniform = -tf.reduce_mean(logs, -1)
+        uniform = -tf.reduce_mean(_log_probabilities(outputs, from_logits), -1)
         losses = (1 - label_smoothing) * losses + label_smoothing * uniform
     return weighed(losses, labels, class_weights)
+
+
+def categorical_crossentropy(
+    shares: tf.Tensor,
+    outputs: tf.Tensor,
+    from_logits: bool = False,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
+) -> tf.Tensor:
+    """Computes the mean of the above over classes, each weighing its share of a label.
+
+    Args:
+      shares: float32 [..., classes], of sum 1.
+      outputs: as above.
+      from_logits: as above.
+      label_smoothing: as above.
+      class_weights: as above.
+
+    Returns:
+      float32 [...].
+    """
+    losses = -_log_probabilities(outputs, from_logits)
+    if label_smoothing:
+        uniform = tf.reduce_mean(losses, -1, keepdims=True)
+        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
+    if class_weights:
+        losses *= tf.constant(class_weights, tf.float32)
+    return tf.reduce_sum(shares * losses, -1)
+
+
+def _log_probabilities(outputs: tf.Tensor, from_logits: bool) -> tf.Tensor:
+    if from_logits:
+        return tf.nn.log_softmax(outputs)
+    return tf.math.log(tf.clip_by_value(outputs, _SMALLEST, 1 - _SMALLEST))
 
 
 def of_narrow(

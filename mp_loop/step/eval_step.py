@@ -13,21 +13,29 @@ import keras
 import tensorflow as tf
 
 from mp_loop.distributed import replicas
-from mp_loop.step import batch_metrics, gradients, losses
+from mp_loop.step import batch_metrics, gradients, losses, preparing
 
 
 class EvalStep:
     """Evaluates a float32 model: mean loss and one metric over all examples."""
 
-    def __init__(self, model: keras.Model, loss: str | Callable[..., Any], metric: Any):
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: str | Callable[..., Any],
+        metric: Any,
+        prepare: Callable[[Any], Any] | None = None,
+    ):
         """Prepares the metrics.
 
         Args:
           model: the model to evaluate, as its user would use it.
           loss: as for `TrainStep`.
           metric: Keras identifier or `keras.metrics.Metric`; None: the loss alone.
+          prepare: as for `TrainStep`.
         """
         self._model = model
+        self._prepare = preparing.or_unchanged(prepare)
         self._loss = losses.of(loss, names=getattr(model, "output_names", None))
         self._metric = batch_metrics.as_object(metric)
         self._mean = keras.metrics.Mean()
@@ -49,7 +57,7 @@ class EvalStep:
         return dict(zip(("eval_loss", "eval_accuracy"), results, strict=False))
 
     def _one_step(self, inputs: Any, labels: Any, sample_weight: Any = None) -> None:
-        outputs = self._model(inputs, training=False)
+        outputs = self._model(self._prepare(inputs), training=False)
         loss = self._loss(labels, gradients.outputs_in_float32(outputs), sample_weight)
         rows = tf.shape(tf.nest.flatten(labels)[0])[0]
         loss = tf.where(rows > 0, loss, 0.0)  # a replica may have none

@@ -24,6 +24,7 @@ from mp_loop.step import (
     metrics,
     optimizers,
     placement,
+    preparing,
     train_state,
 )
 
@@ -41,6 +42,7 @@ class KerasStep:
       model: the user's float32 model; current after `export`.
       twin: the model under Keras' policy.
       optimizer: the user's, inside LossScaleOptimizer.
+      prepare: makes the model's inputs of what the step is given.
       scale_variables: LossScaleOptimizer's scale (float32) and its count of
         clean steps (integer); empty without it.
       state: `TrainState` that holds the same variables and counters.
@@ -58,6 +60,7 @@ class KerasStep:
         growth_interval: int = 2000,
         jit_compile: bool = False,
         metrics: Any = None,
+        prepare: Callable[[Any], Any] | None = None,
     ):
         """Clones the model under Keras' policy and builds the optimizer.
 
@@ -71,6 +74,7 @@ class KerasStep:
           growth_interval: its `dynamic_growth_steps`.
           jit_compile: as for `TrainStep`.
           metrics: as for `TrainStep`.
+          prepare: as for `TrainStep`.
         """
         self.model = model
         self.twin = under_policy(model, POLICIES[precision])
@@ -101,7 +105,13 @@ class KerasStep:
             seeds=[v.value for v in self.twin.variables if id(v) not in known],
             slots=[v.value for v in self._optimizer.variables],
         )
-        self._step = placement.function(self._one_step, self.twin, jit_compile)
+        self.prepare = preparing.or_unchanged(prepare)
+        self._step = placement.function(
+            self._one_step,
+            self.twin,
+            jit_compile,
+            around=lambda step: preparing.before(step, self.prepare),
+        )
         self._run = tf.function(self._many_steps, autograph=False)
 
     @property
@@ -146,9 +156,9 @@ class KerasStep:
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
         ours = ("grad_norm", "skip_reason")
-        dtypes = {k: v for k, v in metrics.METRICS.items() if k not in ours}
+        dtypes = {k: v for k, v in metrics.OF_RUN.items() if k not in ours}
         dtypes |= self._measure.dtypes
-        return metrics.stack_steps(lambda: self._step(*next(iterator)), dtypes, steps)
+        return metrics.stack_steps(metrics.on_next(self, iterator), dtypes, steps)
 
     def _one_step(
         self, inputs: Any, labels: Any, sample_weight: Any = None

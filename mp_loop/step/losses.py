@@ -33,37 +33,6 @@ _OF_CLASS_NUMBERS = (
 )
 
 
-def make(
-    name: str,
-    from_logits: bool,
-    label_smoothing: float = 0.0,
-    class_weights: Sequence[float] = (),
-) -> Callable[..., Any]:
-    """Makes a loss from its Keras identifier.
-
-    Args:
-      name: such as "sparse_categorical_crossentropy".
-      from_logits: whether the model's outputs are logits; only a crossentropy that
-        is named as a function is told.
-      label_smoothing: of "sparse_categorical_crossentropy" alone; see `class_losses`.
-      class_weights: likewise, one for each class, or none.
-
-    Raises:
-      ValueError: Keras knows no such loss.
-    """
-    loss = keras.losses.get(name)
-    if label_smoothing or class_weights:
-        loss = functools.partial(
-            class_losses.sparse_categorical_crossentropy,
-            label_smoothing=label_smoothing,
-            class_weights=class_weights,
-        )
-    is_object = callable(loss) and hasattr(keras.losses, type(loss).__name__)
-    if is_object or "crossentropy" not in name:  # an object has its own `from_logits`
-        return loss
-    return functools.partial(loss, from_logits=from_logits)
-
-
 def of(
     loss: Any, loss_weights: Any = None, names: Sequence[str] | None = None
 ) -> Loss | None:

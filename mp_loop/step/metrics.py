@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,12 +25,17 @@ METRICS = {
 # have written something that is not.
 SKIP_REASONS = ("", "forward", "gradient", "norm", "rate", "update")
 
+# When a step of `run` began to wait for its batch, and when it had it: seconds since
+# 1970, by the host's clock.
+FETCHES = {"fetch_began": tf.float64, "fetch_ended": tf.float64}
+OF_RUN = METRICS | FETCHES
+
 Metrics = dict[str, tf.Tensor]
 
 
 def of_batch(returned: Mapping[str, tf.Tensor]) -> list[str]:
     """Names of what is a mean over the batch: the loss, and metrics asked for."""
-    return [name for name in returned if name == "loss" or name not in METRICS]
+    return [name for name in returned if name == "loss" or name not in OF_RUN]
 
 
 def skip_reason(causes: Mapping[str, tf.Tensor], applied: tf.Tensor) -> tf.Tensor:
@@ -51,7 +57,8 @@ def stack_steps(
 ) -> Metrics:
     """Calls a step many times and stacks its scalar metrics.
 
-    They travel as one float32 row: a loop pays for every tensor it carries.
+    They travel as one float64 row, which holds each of them exactly: a loop pays for
+    every tensor it carries.
 
     Args:
       one_step: takes one step and returns at least the metrics of `dtypes`.
@@ -64,10 +71,10 @@ def stack_steps(
 
     def body(i: tf.Tensor, rows: tf.TensorArray) -> tuple:
         metrics = one_step()
-        row = tf.stack([tf.cast(metrics[name], tf.float32) for name in dtypes])
+        row = tf.stack([tf.cast(metrics[name], tf.float64) for name in dtypes])
         return i + 1, rows.write(i, row)
 
-    rows = tf.TensorArray(tf.float32, size=steps, element_shape=[len(dtypes)])
+    rows = tf.TensorArray(tf.float64, size=steps, element_shape=[len(dtypes)])
     _, rows = tf.while_loop(
         lambda i, _: i < steps, body, (tf.constant(0), rows), parallel_iterations=1
     )
@@ -76,6 +83,32 @@ def stack_steps(
         name: tf.cast(column, dtype)
         for (name, dtype), column in zip(dtypes.items(), columns, strict=True)
     }
+
+
+def on_next(
+    one_step: Callable[..., Metrics], iterator: Iterator[Any]
+) -> Callable[[], Metrics]:
+    """Makes the function that takes a step on the next batch, for `stack_steps`.
+
+    Args:
+      one_step: of a batch.
+      iterator: of batches.
+
+    Returns:
+      A function that returns the metrics of the step, and `FETCHES`.
+    """
+
+    def call() -> Metrics:
+        with tf.device("CPU:0"):
+            began = tf.timestamp()
+        with tf.control_dependencies([began]):
+            batch = next(iterator)
+        parts = tf.nest.flatten(batch, expand_composites=True)
+        with tf.device("CPU:0"), tf.control_dependencies(parts):
+            ended = tf.timestamp()
+        return one_step(*batch) | {"fetch_began": began, "fetch_ended": ended}
+
+    return call
 
 
 @contextlib.contextmanager

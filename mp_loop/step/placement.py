@@ -88,18 +88,20 @@ def function(
     model: keras.Model,
     jit_compile: bool,
     on_refusal: Callable[[], None] = lambda: None,
+    around: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda step: step,
 ) -> Any:
-    """Makes the `tf.function` of a step: `Compiled` if `jit_compile`.
+    """Makes the `tf.function` of a step, in which it is `Compiled` if `jit_compile`.
 
     Args:
       one_step: of tensors.
       model: as for `Compiled`.
       jit_compile: whether XLA compiles it where it can.
       on_refusal: as for `Compiled`.
+      around: of the step, makes what is done around it, which XLA never compiles.
     """
     if jit_compile:
-        return Compiled(one_step, model, on_refusal)
-    return tf.function(one_step, autograph=False)
+        one_step = Compiled(one_step, model, on_refusal)
+    return tf.function(around(one_step), autograph=False)
 
 
 class _Refused(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import keras
@@ -21,12 +21,14 @@ class Step(Protocol):
       model: the user's float32 model.
       twin: the model that computes.
       optimizer: the user's.
+      prepare: makes the model's inputs of what the step is given.
       state: every variable that training changes.
     """
 
     model: keras.Model
     twin: keras.Model
     optimizer: keras.optimizers.Optimizer
+    prepare: Callable[[Any], Any]
     state: train_state.TrainState
 
     @property

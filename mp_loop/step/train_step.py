@@ -42,12 +42,11 @@ from mp_loop.step import (
     losses,
     metrics,
     placement,
+    preparing,
     scaled_gradients,
     updates,
     variables,
 )
-
-_default_rule = loss_scale.default  # where an argument hides the module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +74,7 @@ class TrainStep:
       optimizer: the Keras optimizer whose slots and rates are used.
       rule: the loss-scale rule.
       gradients: forward and backward pass, without what makes a step of them.
+      prepare: makes the model's inputs of what the step is given.
       state: `train_state.TrainState`, what a checkpoint must hold.
       SKIP_REASONS: why a step can be skipped; the first is that it was not.
     """
@@ -99,6 +99,7 @@ class TrainStep:
         keras_arithmetic: bool = False,
         recompute: bool = False,
         all_reduce_dtype: str = "float32",
+        prepare: Callable[[Any], Any] | None = None,
     ):
         """Makes the twin, the slots and the state.
 
@@ -136,6 +137,8 @@ class TrainStep:
           all_reduce_dtype: under a `tf.distribute` strategy, whose scope both
             `model` and the step must be made in: how gradients of float16
             weights travel between replicas, "float32" or "float16".
+          prepare: what the step does to its inputs before the model has them, so
+            that they travel as they are: uint8 pixels made float32, for example.
 
         Raises:
           ValueError: an argument is out of range, or the model cannot be
@@ -181,12 +184,10 @@ class TrainStep:
             self._recomputed,
             measure,
         )
-        one_step = self._after_check(lambda *batch: self.trace(*batch).metrics)
-        one_step = self._replicas.each(one_step)
-        self._step = placement.function(one_step, model, jit_compile, self._leave_xla)
-        self._checked = None
-        if jit_compile:  # XLA drops assertions
-            self._checked = tf.function(self._after_check(self._step), autograph=False)
+        self.prepare = preparing.or_unchanged(prepare)
+        self._step = placement.function(
+            self._of_prepared, model, jit_compile, self._leave_xla, self._prepared
+        )
         self._run = tf.function(self._many_steps, autograph=False)
 
     @property
@@ -215,7 +216,7 @@ class TrainStep:
         """Takes one step on one batch.
 
         Args:
-          inputs: what the model takes, batch first.
+          inputs: what `prepare`, or else the model, takes, batch first.
           labels: what the loss takes, batch first.
           sample_weight: weights for the loss, float32 [batch], or None.
 
@@ -236,8 +237,7 @@ class TrainStep:
             that is too large; GPUs and XLA do not check): weights, slots, scale and
             counters are as before, statistics of batch norm and seeds may have moved.
         """
-        step = self._checked or self._step
-        return step(inputs, labels, sample_weight)
+        return self._step(inputs, labels, sample_weight)
 
     def run(self, iterator: Iterator[Any], steps: int) -> metrics.Metrics:
         """Takes many steps in one call, without returning to Python.
@@ -248,7 +248,7 @@ class TrainStep:
           steps: how many; another number does not retrace.
 
         Returns:
-          The metrics of `__call__`, each of shape [steps].
+          The metrics of `__call__` and `metrics.FETCHES`, each of shape [steps].
 
         Raises:
           tf.errors.OutOfRangeError: the iterator ended; the steps on the batches that
@@ -292,7 +292,7 @@ class TrainStep:
         """Takes one step; for use inside a `tf.function`.
 
         Args:
-          inputs: as for `__call__`.
+          inputs: what the model takes: `prepare` was called.
           labels: as for `__call__`.
           sample_weight: as for `__call__`.
           recompute: False: keeps activations, so that each layer is called once.
@@ -387,14 +387,13 @@ class TrainStep:
         if self._recomputed is not None:
             self._recomputed.jit_compile = False
 
+    def _of_prepared(self, *batch: Any) -> metrics.Metrics:
+        return self.trace(*batch).metrics
+
+    def _prepared(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        check = self.gradients.check_labels  # here, because XLA drops assertions
+        return self._replicas.each(preparing.before(step, self.prepare, check))
+
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> metrics.Metrics:
-        return metrics.stack_steps(
-            lambda: self(*next(iterator)), metrics.METRICS | self._dtypes, steps
-        )
-
-    def _after_check(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(inputs: Any, labels: Any, sample_weight: Any = None) -> Any:
-            with tf.control_dependencies(self.gradients.check_labels(labels)):
-                return function(inputs, labels, sample_weight)
-
-        return call
+        dtypes = metrics.OF_RUN | self._dtypes
+        return metrics.stack_steps(metrics.on_next(self, iterator), dtypes, steps)

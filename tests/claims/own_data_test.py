@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mp_loop import predict, train
 from mp_loop.cli import app
@@ -189,3 +190,55 @@ def test_a_model_that_ends_in_a_sigmoid_has_no_targets(tmp_path, of_prices):
     words = ["--label_column=price", "--input_columns=area", "--output_dir=unused"]
     with pytest.raises(errors.UsageError, match="ends in softmax or sigmoid"):
         run(*of_prices, *words, f"--model={tmp_path / 'a.keras'}")
+
+
+@pytest.fixture(scope="module")
+def of_several(tmp_path_factory):
+    """A table whose two classes depend on a column each."""
+    values = np.random.default_rng(0).normal(size=(120, 2))
+    path = tmp_path_factory.mktemp("several") / "a.csv"
+    rows = [(*row, *(row > 0.3)) for row in values]
+    path.write_text("\n".join(["a,b,up,right", *(",".join(map(str, r)) for r in rows)]))
+    named = "--label_column=up,right"
+    return "--task=multilabel", f"--dataset=csv:{path}", named, "--learning_rate=0.01"
+
+
+def test_several_labels_are_resumed_bit_for_bit_and_predicted(
+    tmp_path, of_several, capsys
+):
+    words = (*WORDS, *of_several, "--metric=binary_accuracy", "--label_smoothing=0.1")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(*words, "--steps=40", f"--output_dir={whole}") == 0
+    for more in (["--steps=20"], ["--steps=40", "--resume"]):
+        assert run(*words, *more, f"--output_dir={parts}") == 0
+    assert weights(whole) == weights(parts)
+    found = records.read_summary(whole)
+    assert "majority_accuracy" not in found and found["eval_accuracy"] > 0.85
+    rows = predicted(whole)
+    named = ["probability_up", "probability_right", "label_up", "label_right"]
+    assert [*rows[0]] == ["row", *named]
+    odds, flags = (np.array([[float(r[x]) for x in y] for r in rows]) for y in
+                   (named[:2], named[2:]))  # fmt: skip
+    right = np.mean((odds >= 0.5) == flags)
+    assert right == pytest.approx(found["eval_accuracy"], abs=1e-6)
+    assert f"binary accuracy {right:.4f} on {len(rows)}" in capsys.readouterr().out
+
+
+def test_several_labels_are_learned_by_keras_loop_and_exported(tmp_path, of_several):
+    folder = tmp_path / "run"
+    more = ("--loop=keras", "--steps=40", f"--output_dir={folder}")
+    assert run(*WORDS, *of_several, *more) == 0
+    assert records.read_summary(folder)["eval_auc"] > 0.9
+    words = ["predict", f"--run={folder}", "--export=saved_model"]
+    assert predict.run(*app.parse(words, predict.declare, of_experiment=False)) == 0
+    served = tf.saved_model.load(folder / "saved_model")
+    rows = np.array([[3.0, -3], [-3, 3], [3, 3], [-3, -3]])
+    found = served.serve(tf.constant(rows))["class"].numpy().tolist()
+    assert found == [[b"up", b""], [b"", b"right"], [b"up", b"right"], [b"", b""]]
+
+
+def test_a_model_that_ends_in_a_softmax_has_one_class(tmp_path, of_several):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
+    model.save(tmp_path / "a.keras")
+    with pytest.raises(errors.UsageError, match="makes one class of all"):
+        run(*of_several, f"--model={tmp_path / 'a.keras'}", "--output_dir=unused")

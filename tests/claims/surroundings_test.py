@@ -119,6 +119,23 @@ def test_the_environment(tmp_path, born, whole, name):
 
 
 @pytest.mark.slow
+def test_a_resumed_run_takes_what_xla_has_compiled(tmp_path, born):
+    kept = tmp_path / "compiled"
+    nursery = born(TF_XLA_FLAGS=f"--tf_xla_persistent_cache_directory={kept}")
+    words = [*RUN, "--jit_compile=on", f"--output_dir={tmp_path / 'run'}"]
+    end = nursery.live(words, "in a line:3:0")
+    assert end.code == -signal.SIGKILL, end.said
+    compiled = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert compiled
+    end = nursery.live([*words, "--resume"])
+    assert end.code == 0, end.said
+    assert compiled == {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    whole = nursery.live([*words[:-1], f"--output_dir={tmp_path / 'whole'}"])
+    assert whole.code == 0, whole.said
+    lives.assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_a_clock_that_goes_backwards(tmp_path, plain, whole):
     assert_same_if_killed_once(plain, tmp_path / "run", whole, backwards=True)
 

@@ -67,7 +67,12 @@ def lines(folder):
     found = (folder / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in found]  # NaN is a word here, equal to itself
     return [
-        {k: v for k, v in line.items() if k != "examples_per_second"} for line in found
+        {
+            k: v
+            for k, v in line.items()
+            if k not in ("examples_per_second", "input_wait")
+        }
+        for line in found
     ]
 
 

@@ -1,6 +1,7 @@
 """What a run shows: a bar on a terminal, plain lines elsewhere, or nothing."""
 
 import io
+import threading
 
 import pytest
 
@@ -44,6 +45,26 @@ def test_plain_lines_where_there_is_no_terminal(streams):
     show()
     assert err.getvalue() == f"step 4/12: {SAID}\n"
     assert out.getvalue() == "step 8: accuracy 0.8750, loss 0.2500\n"
+
+
+def test_it_tells_that_the_first_steps_are_being_compiled(streams, monkeypatch):
+    _, err = streams(terminal=False)
+    told = threading.Event()
+    monkeypatch.setattr(err, "flush", told.set)
+    clock = iter([3.0, *[44.6] * 1000])
+    shown = progress.Progress(12, clock=lambda: next(clock))
+    before = threading.active_count()
+    with shown.first_steps(silent_seconds=0.01):
+        assert told.wait(60)
+    assert "tracing and compiling the step, 42 s so far\n" in err.getvalue()
+    assert threading.active_count() == before
+
+
+def test_quiet_runs_do_not_tell(streams):
+    _, err = streams(terminal=False)
+    with progress.Progress(12, quiet=True).first_steps(silent_seconds=0):
+        pass
+    assert err.getvalue() == ""
 
 
 def test_a_bar_on_a_terminal(streams):

@@ -49,6 +49,14 @@ REFUSED = {
         {"task": "regression", "class_weights": "balanced"},
         "--label_smoothing (0.0) and --class_weights (balanced) are for classes",
     ),
+    "mixed numbers": (
+        {"task": "regression", "cutmix": 1.0},
+        "--mixup (0.0) and --cutmix (1.0) are for --task=classification with --loss=sp",
+    ),
+    "one without a neighbour": (
+        {"mixup": 0.2, "batch_size": 5},
+        "--batch_size (5) must be even: --mixup and --cutmix mix examples in pairs.",
+    ),
     "perplexity of numbers": (
         {"task": "regression", "metric": "perplexity"},
         "--loss (mse) must be sparse_categorical_crossentropy, of which perplexity",

@@ -111,3 +111,14 @@ def test_every_setting_is_in_one_group():
     names = [name for group in groups.values() for name in group]
     assert sorted(names) == sorted(settings.FIELDS)
     assert len(next(iter(groups.values()))) == 10
+
+
+def test_a_flagfile_is_read_back_without_what_is_no_setting():
+    config = settings.Config.of(model="a b", recompute=True, explain_skips=False)
+    text = config.to_flagfile()
+    others = "# a comment\n--flagfile=/dev/zero\n--of_another_version=3\n--noneither\n"
+    assert settings.Config.from_flagfile(others + text) == config
+    with pytest.raises(ValueError, match="epochs"):
+        settings.Config.from_flagfile("--epochs=many")
+    with pytest.raises(ValueError, match="batch_size"):
+        settings.Config.from_flagfile("--batch_size=0")

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mp_loop.config import choices, errors
-from mp_loop.data import batching, order
+from mp_loop.data import batching, mixing, order, rand_augment, recipes
 from tests.support import data_sets
+
+RECIPE = recipes.Recipe("flip_crop", rand_augment=9, mixup=0.4, cutmix=1.0)
 
 
 def context(worker, workers, replicas):
@@ -48,7 +50,7 @@ def test_order_depends_on_seed_and_epoch_and_they_do_not_collide():
     assert len(orders) == len(pairs)
 
 
-@pytest.mark.parametrize("augment", choices.AUGMENTATIONS)
+@pytest.mark.parametrize("augment", [*choices.AUGMENTATIONS, RECIPE])
 def test_batches_do_not_depend_on_global_seeds_or_earlier_calls(augment):
     made = data_sets.source(40)
     tf.random.set_seed(1)
@@ -67,13 +69,14 @@ def test_batches_do_not_depend_on_global_seeds_or_earlier_calls(augment):
     seed=st.integers(0, 2**63 - 1),
     epoch=st.integers(0, 2**63 - 1),
     batch_size=st.integers(1, 12),
-    augment=st.sampled_from(choices.AUGMENTATIONS),
+    augment=st.sampled_from([*choices.AUGMENTATIONS, RECIPE]),
     at=st.floats(0, 1),
 )
 def test_start_batch_leaves_the_other_batches_bitwise_as_they_are(
     seed, epoch, batch_size, augment, at
 ):
     made = data_sets.source(30)
+    batch_size *= 2 if augment is RECIPE else 1
     start = round(at * batching.steps_per_epoch(made, batch_size))
     whole = data_sets.batches(
         batching.training_batches(made, batch_size, seed, epoch, augment=augment)
@@ -120,6 +123,19 @@ def test_augmentation_follows_the_position_not_the_batch_size():
     assert any((a != b).any() for (a, _), (b, _) in zip(two, plain, strict=True))
 
 
+def test_a_recipe_makes_its_changes_one_after_the_other():
+    made = dataclasses.replace(data_sets.source(24), preprocess=lambda pixels: pixels)
+    (x, y), *_ = batching.training_batches(made, 8, 1, 1, augment=RECIPE)
+    (plain, labels), *_ = batching.training_batches(made, 8, 1, 1, augment="flip_crop")
+    strength = {"magnitude": RECIPE.rand_augment}
+    drawn = (column[:8] for column in rand_augment.draw(24, 1, 1))
+    images = rand_augment.change(plain, *drawn, **strength)
+    drawn = (column[:8] for column in mixing.draw(24, 1, 1, 0.4, 1.0))
+    wanted = mixing.mix(images, labels, *drawn, classes=made.num_classes)
+    np.testing.assert_array_equal(x, wanted[0])
+    np.testing.assert_array_equal(y, wanted[1])
+
+
 def test_crops_are_preprocessed_as_the_source_says():
     made = dataclasses.replace(
         data_sets.source(24), preprocess=lambda pixels: pixels - 1000.0
@@ -142,6 +158,10 @@ def test_crops_are_preprocessed_as_the_source_says():
         (dict(start_batch=5), r"`start_batch` \(5\) must be between 0 and the 4"),
         (dict(augment="mixup"), r"`augment` \('mixup'\) must be one of"),
         (
+            dict(augment=RECIPE, context=context(0, 1, 2)),
+            r"`batch_size` \(2\) must be even on each of 2 replicas",
+        ),
+        (
             dict(context=context(0, 1, 4)),
             r"`batch_size` \(2\) must be a multiple of the 4 replicas",
         ),
@@ -162,7 +182,8 @@ def test_evaluation_batch_size_of_zero_is_refused():
 @pytest.mark.parametrize("start", [0, 2])
 @pytest.mark.parametrize("workers, replicas", [(1, 2), (2, 2), (2, 4)])
 def test_the_shares_of_all_workers_are_the_batch(workers, replicas, start):
-    arguments = (data_sets.source(26), 8, 1, 3, start, "flip_shift")
+    recipe = dataclasses.replace(RECIPE, augment="flip_shift", rand_augment=0)
+    arguments = (data_sets.source(26), 8, 1, 3, start, recipe)
     whole = data_sets.batches(batching.training_batches(*arguments))
     shares = [
         data_sets.batches(
@@ -178,3 +199,17 @@ def test_the_shares_of_all_workers_are_the_batch(workers, replicas, start):
         ]
         np.testing.assert_array_equal(np.concatenate([x for x, _ in parts]), inputs)
         np.testing.assert_array_equal(np.concatenate([y for _, y in parts]), classes)
+
+
+@pytest.mark.parametrize("augment", ["none", "flip_shift", "flip_crop"])
+def test_raw_batches_are_pixels_and_become_the_same_numbers(augment):
+    made = data_sets.source(24, shape=(8, 8, 3))
+    made = dataclasses.replace(
+        made, input_shape=(6, 6, 3), mean=np.full(3, 0.3), std=np.full(3, 0.21)
+    )
+    arguments = made, 8, 3, 1
+    ready = batching.training_batches(*arguments, augment=augment)
+    raw = batching.training_batches(*arguments, augment=augment, raw=True)
+    assert raw.element_spec[0] == tf.TensorSpec((8, 6, 6, 3), tf.uint8)
+    prepared = raw.map(lambda x, y: (made.prepare_in_step(x), y))
+    data_sets.assert_same(data_sets.batches(prepared), data_sets.batches(ready))

@@ -116,7 +116,9 @@ def test_data_with_classes_are_refused(dataset):
 
 
 def test_examples_to_predict_on_have_targets_where_the_file_has(tmp_path):
-    wanted = raw_examples.Wanted((2,), 0, (), None, ("a", "b"), ("y", "z"))
+    wanted = raw_examples.Wanted(
+        (2,), 0, (), None, ("a", "b"), ("y", "z"), "regression"
+    )
     path = table(tmp_path, "csv", [*ROWS[:2], (2, 4, "", 3)])
     data = sections.Data(dataset=path, label_column="y,z")
     found = list(raw_examples.read(data, wanted, split=""))

@@ -137,3 +137,23 @@ def test_targets_are_predicted_in_the_units_of_the_data(tmp_path):
     small = alone.predict(images, verbose=0)
     assert small.dtype == np.float32
     np.testing.assert_allclose(small, found["prediction"], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_several_labels_are_named_where_they_are_more_probable_than_not(
+    tmp_path, activation
+):
+    names = ("a", "[UNK]", "b c", "0")
+    source = dataclasses.replace(source_of(names=names), task="multilabel")
+    model = classifier((8, 8, 3), 4, activation)
+    predictor = again(again(predictors.make(source, model), tmp_path), tmp_path)
+    assert predictors.class_names(predictor) == names
+    images = pixels((8, 8), 20)
+    outputs = model(source.prepare(images))
+    wanted = outputs if activation else keras.ops.sigmoid(outputs)
+    found = predictor(images)
+    np.testing.assert_allclose(found["probability"], wanted, rtol=1e-6)
+    right = found["probability"].numpy() >= 0.5
+    assert right.any(axis=0).all() and not right.all()
+    spelled = np.where(right, [name.encode() for name in names], b"")
+    np.testing.assert_array_equal(found["class"].numpy().astype("S"), spelled)

@@ -191,7 +191,8 @@ def test_under_xla():
     inputs, labels = batch(plain, 0)
     one, other = plain(inputs, labels), again(inputs, labels)
     np.testing.assert_allclose(other["loss"], one["loss"], rtol=0.3)  # other dropout
-    hlo = again._step.experimental_get_compiler_ir(inputs, labels, None)("hlo")
+    compiled = tf.function(lambda *batch: again.trace(*batch).metrics, jit_compile=True)
+    hlo = compiled.experimental_get_compiler_ir(inputs, labels)("hlo")
     assert "opt-barrier" in hlo
 
 

@@ -78,6 +78,18 @@ def test_a_finished_run(folder):
     assert changed == ["epochs", "output_dir"]
 
 
+def test_a_regression_stands_beside_constant_answers(folder):
+    summary = {"eval_mean_absolute_error": 10136.36, "eval_loss": 0.5, "steps": 30}
+    constants = {"mean_baseline": 54242.01, "median_baseline": 53023.04}
+    (folder / "summary.json").write_text(json.dumps(summary | constants))
+    said = read_page(run_page.write(folder))[1]
+    assert (
+        "Mean absolute error 10,136.4 (always the mean of the training targets: "
+        "54,242; their median: 53,023) after 30 steps." in said
+    )
+    assert "Against Keras' loop: not measured." in said
+
+
 def test_a_run_that_has_not_finished_says_so(folder):
     assert (
         "has not finished: its last line is of step 30"

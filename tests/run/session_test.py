@@ -5,11 +5,12 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mp_loop.cli import app
 from mp_loop.config import errors
 from mp_loop.models import predictors
-from mp_loop.run import build, locking, records, session
+from mp_loop.run import build, locking, records, scoring, session
 
 WORDS = (
     "--model=tests.claims.victim:model",
@@ -45,11 +46,17 @@ def test_a_session_holds_the_folder_to_its_end(tmp_path):
     found = predictor.predict(images, verbose=0)["probability"].argmax(-1)
     right = np.mean(found == run.experiment.source.test.labels)
     assert right == pytest.approx(summary["eval_accuracy"], abs=1e-6)
+    told, damaged = records.test_results_and_damage(folder)
+    assert not damaged and told["classes"][7]["name"] == "Sneaker"
+    assert told["top_1"] == pytest.approx(summary["eval_accuracy"], abs=1e-6)
     assert summary["steps"] == 4 and summary["model"] == WORDS[0].partition("=")[2]
     again = built(folder, "--steps=6", "--resume")
     with session.Session(again, locking.FolderLock(folder)) as run:
         assert run.done == 4
-        assert finish(run)["steps"] == 6
+        summary = finish(run)
+    assert summary["steps"] == 6
+    told, _ = records.test_results_and_damage(folder)
+    assert told["top_1"] == pytest.approx(summary["eval_accuracy"], abs=1e-6)
     assert [line["step"] for line in records.read_metrics(folder)] == [2, 4, 6]
 
 
@@ -75,13 +82,19 @@ def test_a_model_that_is_no_part_of_another_costs_a_warning(
     def refuse(source, model):
         raise errors.ModelError("it cannot")
 
+    def lose_a_file(*_):
+        raise tf.errors.NotFoundError(None, None, "it is gone")
+
     monkeypatch.setattr(predictors, "make", refuse)
+    monkeypatch.setattr(scoring, "of", lose_a_file)
     again = built(folder, "--resume")
     with session.Session(again, locking.FolderLock(folder)) as run:
         assert finish(run)["steps"] == 4
     assert "No predictor.keras: it cannot" in caplog.messages
     # That of the earlier end has other weights.
     assert not (folder / "predictor.keras").exists()
+    assert "No test_results.json: it is gone" in caplog.messages
+    assert not (folder / "test_results.json").exists()
     assert (folder / "model.keras").exists() and (folder / "classes.json").exists()
 
 

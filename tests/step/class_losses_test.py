@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
-from mp_loop.step import class_losses, losses
+from mp_loop.step import class_losses, loss_names, losses
 from tests.support import steps
 
 RANDOM = np.random.default_rng(0)
@@ -39,9 +39,32 @@ def test_they_are_those_of_keras_and_one_hot_labels(
     np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [(), WEIGHTS])
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_the_loss_of_shares_is_the_mean_of_those_of_classes(
+    smoothing, weights, from_logits
+):
+    outputs = LOGITS if from_logits else tf.nn.softmax(LOGITS)
+    others = np.roll(LABELS, 1)
+    shares = 0.75 * tf.one_hot(LABELS, 5) + 0.25 * tf.one_hot(others, 5)
+    made = loss_names.make("categorical_crossentropy", from_logits, smoothing, weights)
+    of_classes = functools.partial(
+        class_losses.sparse_categorical_crossentropy,
+        outputs=outputs,
+        from_logits=from_logits,
+        label_smoothing=smoothing,
+        class_weights=weights,
+    )
+    wanted = 0.75 * of_classes(LABELS) + 0.25 * of_classes(others)
+    np.testing.assert_allclose(made(shares, outputs), wanted, rtol=2e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bit_logits_give_the_same_values_and_rounded_gradients(dtype):
-    loss = losses.of(losses.make("sparse_categorical_crossentropy", True, 0.1, WEIGHTS))
+    loss = losses.of(
+        loss_names.make("sparse_categorical_crossentropy", True, 0.1, WEIGHTS)
+    )
     narrow = tf.cast(LOGITS, dtype)
     wide = tf.cast(narrow, tf.float32)
     found, grads = [], []
@@ -58,7 +81,7 @@ def test_16_bit_logits_give_the_same_values_and_rounded_gradients(dtype):
 
 
 def test_labels_are_checked_and_16_bit_logits_are_taken_as_they_are():
-    made = losses.make("sparse_categorical_crossentropy", True, 0.1)
+    made = loss_names.make("sparse_categorical_crossentropy", True, 0.1)
     assert losses.takes_narrow(made)
     step = mp_loop.TrainStep(steps.conv_model(), "sgd", made, "bfloat16")
     inputs, labels = steps.data()
@@ -69,7 +92,7 @@ def test_labels_are_checked_and_16_bit_logits_are_taken_as_they_are():
 
 def test_class_weights_update_as_those_of_fit():
     ours, theirs = steps.conv_model(), steps.conv_model()
-    loss = losses.make("sparse_categorical_crossentropy", True, 0.0, WEIGHTS[:4])
+    loss = loss_names.make("sparse_categorical_crossentropy", True, 0.0, WEIGHTS[:4])
     step = mp_loop.TrainStep(ours, keras.optimizers.SGD(0.1), loss, "float32")
     inputs, labels = steps.data()
     theirs.compile(keras.optimizers.SGD(0.1), steps.loss())

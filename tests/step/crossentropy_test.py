@@ -8,7 +8,7 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.hardware import devices
 from mp_loop.operations import nodes
-from mp_loop.step import crossentropy, losses
+from mp_loop.step import crossentropy, loss_names, losses
 
 HALVES = {"float16": tf.float16, "bfloat16": tf.bfloat16}
 RANDOM = np.random.default_rng(0)
@@ -94,7 +94,7 @@ KINDS = {
     "none": SPARSE(from_logits=True, reduction="none"),
     "ignored": SPARSE(from_logits=True, ignore_class=0),
     "padding": SPARSE(from_logits=True, ignore_class=-100),
-    "function": losses.make("sparse_categorical_crossentropy", from_logits=True),
+    "function": loss_names.make("sparse_categorical_crossentropy", from_logits=True),
 }
 
 

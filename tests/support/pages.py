@@ -4,7 +4,7 @@ import html.parser
 import re
 import xml.etree.ElementTree
 
-VOID = {"meta", "br", "line", "rect", "circle", "path"}
+VOID = {"meta", "br", "line", "rect", "circle", "path", "img"}
 
 
 class Page(html.parser.HTMLParser):
@@ -13,6 +13,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.said, self.tags, self.values = [], [], [], []
+        self.sources = []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -20,6 +21,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.values += [value or "" for _, value in attrs]
+        self.sources += [value for name, value in attrs if name == "src"]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -41,7 +43,8 @@ def read_page(path):
     page = Page(text)
     # Nothing is loaded: no address but the name of SVG's vocabulary.
     assert set(re.findall(r"https?://[^\"' ]+", text)) <= {"http://www.w3.org/2000/svg"}
-    assert not {"link", "img", "iframe"} & set(page.tags)
+    assert not {"link", "iframe"} & set(page.tags)
+    assert all(source.startswith("data:image/") for source in page.sources)
     assert "prefers-color-scheme: dark" in text and "width=device-width" in text
     return page, " ".join(page.said)
 

@@ -1,0 +1,119 @@
+"""What is done with training examples, one change after the other.
+
+recipe = Recipe("flip_crop", rand_augment=9, mixup=0.2)
+for change in recipe.changes(source, words, seed, epoch):
+images, labels = change.apply(images, labels, *change.drawn)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mp_loop.config import choices, errors, sections
+from mp_loop.data import augmentation, mixing, rand_augment, sources
+
+# Of images, labels, and what was drawn for each example.
+_Apply = Callable[..., tuple[tf.Tensor, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One change of examples.
+
+    Attributes:
+      drawn: arrays with a number for each position of an epoch.
+      apply: makes the change; it takes images uint8 or float32 [b, h, w, c], labels,
+        and the numbers of these examples, and returns images and labels.
+    """
+
+    drawn: tuple[np.ndarray, ...]
+    apply: _Apply
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What is done with training examples.
+
+    Attributes:
+      augment: one of `choices.AUGMENTATIONS`.
+      rand_augment: magnitude of RandAugment; 0: none.
+      mixup: alpha of MixUp; 0: none.
+      cutmix: alpha of CutMix; 0: none.
+    """
+
+    augment: str = "none"
+    rand_augment: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become shares of all classes, float32 [b, classes]."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def check(self, source: sources.Source, batch_size: int, replicas: int) -> None:
+        """Refuses what does not fit the data.
+
+        Raises:
+          DataError: it does not.
+        """
+        if self.augment not in choices.AUGMENTATIONS:
+            raise errors.DataError(
+                f"`augment` ('{self.augment}') must be one of {choices.AUGMENTATIONS}."
+            )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and source.kind != "image":
+                raise errors.DataError(
+                    f"`{field.name}` ('{value}') is for images, not for {source.kind}s."
+                )
+        if self.mixes and not source.class_names:
+            raise errors.DataError("`mixup` and `cutmix` are for one class per image.")
+        if self.mixes and batch_size // replicas % 2:
+            raise errors.DataError(
+                f"`batch_size` ({batch_size}) must be even on each of {replicas} "
+                "replicas: `mixup` and `cutmix` mix examples in pairs."
+            )
+
+    def changes(
+        self, source: sources.Source, words: np.ndarray, seed: int, epoch: int
+    ) -> list[Change]:
+        """Draws the changes of an epoch.
+
+        Args:
+          source: the data set.
+          words: of `order.random_words`.
+          seed: of `training_batches`.
+          epoch: likewise.
+        """
+        count = len(words)
+        found = []
+        if self.augment != "none":
+            draw, change = augmentation.AUGMENTATIONS[self.augment]
+            if self.augment == "flip_crop":
+                change = functools.partial(change, size=source.input_shape[:2])
+            found.append(Change(draw(words[:, 1]), _of_images(change)))
+        if self.rand_augment:
+            change = functools.partial(rand_augment.change, magnitude=self.rand_augment)
+            drawn = rand_augment.draw(count, seed, epoch)
+            found.append(Change(drawn, _of_images(change)))
+        if self.mixes:
+            drawn = mixing.draw(count, seed, epoch, self.mixup, self.cutmix)
+            mix = functools.partial(mixing.mix, classes=source.num_classes)
+            found.append(Change(drawn, mix))
+        return found
+
+
+def from_settings(data: sections.Data) -> Recipe:
+    """Returns the recipe of the settings."""
+    return Recipe(data.augment, data.rand_augment, data.mixup, data.cutmix)
+
+
+def _of_images(change: Callable[..., tf.Tensor]) -> _Apply:
+    return lambda images, labels, *drawn: (change(images, *drawn), labels)

@@ -1,0 +1,64 @@
+"""Single examples of the test data on a page: pictures, texts, or rows of a table.
+
+    draw(examples, told)      # told(example): [("predicted", "cat 0.97"), ...]
+
+What the examples hold was checked when they were read (`records`).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mp_loop.rendering import numbers, tables
+
+Example = Mapping[str, Any]
+Told = Callable[[Example], Sequence[tuple[str, str]]]
+
+_MOST_COLUMNS = 8
+
+
+def draw(examples: Sequence[Example], told: Told) -> str:
+    """Shows examples in their order.
+
+    Args:
+      examples: of test_results.json, all of one kind.
+      told: what is said of an example: names and values.
+    """
+    if not examples:
+        return ""
+    if not any("image" in one or "text" in one for one in examples):
+        return f'<div class="wide">{tables.html(_rows(examples, told))}</div>'
+    wide = " texts" if any("text" in one for one in examples) else ""
+    cards = "".join(_card(one, told(one)) for one in examples)
+    return f'<div class="examples{wide}">{cards}</div>'
+
+
+def _card(example: Example, told: Sequence[tuple[str, str]]) -> str:
+    """An image or a text, and what is said of it."""
+    said = [*told, ("example", str(example["index"]))]
+    shown = ""
+    if "image" in example:
+        alt = html.escape(", ".join(f"{name} {value}" for name, value in said))
+        shown = f'<img src="{example["image"]}" alt="{alt}">'
+    elif "text" in example:
+        shown = f"<blockquote>{html.escape(str(example['text']))}</blockquote>"
+    lines = "".join(
+        f"<div><span>{html.escape(name)}</span> {html.escape(value)}</div>"
+        for name, value in said
+    )
+    return f'<div class="example">{shown}{lines}</div>'
+
+
+def _rows(examples: Sequence[Example], told: Told) -> tables.Rows:
+    """A row for each example, with the first columns of the data."""
+    columns = [str(name) for name, _ in examples[0].get("row", ())[:_MOST_COLUMNS]]
+    head = ["example", *(name for name, _ in told(examples[0])), *columns]
+    rows = [head]
+    for one in examples:
+        values = [numbers.short(value) for _, value in one.get("row", ())]
+        values += [""] * len(columns)
+        said = [value for _, value in told(one)]
+        rows.append([str(one["index"]), *said, *values[: len(columns)]])
+    return rows

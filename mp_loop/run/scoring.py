@@ -1,0 +1,85 @@
+"""What the final weights get right and wrong on the test data: test_results.json.
+
+    found = scoring.of(source, model, batch_size=128)     # None: nothing to tell
+    run.write_test_results(found)
+
+A report shows it from the file alone. Its size does not grow with the test data: it
+holds counts, and of single examples a few.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mp_loop.data import batching, shown_examples, sources
+from mp_loop.models import heads
+from mp_loop.run import class_scores, target_scores
+
+
+class Scores(Protocol):
+    """What one task counts."""
+
+    def add(self, labels: np.ndarray, outputs: np.ndarray) -> None:
+        """Counts a batch, as a loss takes it."""
+
+    def values(self) -> dict[str, Any]:
+        """Returns what is told of all examples together, `task` first."""
+
+    def shown(self) -> dict[str, list[int]]:
+        """Returns lists of the places of single examples by what they are."""
+
+    def example(self, place: int) -> dict[str, Any]:
+        """Returns what is told of a single example."""
+
+
+def of(
+    source: sources.Source, model: keras.Model, batch_size: int
+) -> dict[str, Any] | None:
+    """Predicts on the test data once, on this process' devices alone.
+
+    Args:
+      source: the data.
+      model: trained, from what `source.prepare` returns.
+      batch_size: examples at once.
+
+    Returns:
+      What test_results.json holds; None of a task that has nothing to tell.
+    """
+    scores = _scores(source, model)
+    if scores is None:
+        return None
+    batches = batching.evaluation_batches(source, batch_size, raw=True)
+    prepare = source.prepare_in_step
+    spec, *_ = batches.element_spec
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def outputs_of(inputs: Any) -> tf.Tensor:
+        inputs = inputs if prepare is None else prepare(inputs)
+        return tf.cast(model(inputs, training=False), tf.float32)
+
+    for inputs, labels, *_ in batches:
+        scores.add(labels.numpy(), outputs_of(inputs).numpy())
+    found = scores.values()
+    for name, places in scores.shown().items():
+        found[name] = [
+            {
+                "index": place,
+                **scores.example(place),
+                **shown_examples.of(source, source.test, place),
+            }
+            for place in places
+        ]
+    return found
+
+
+def _scores(source: sources.Source, model: keras.Model) -> Scores | None:
+    """What counts for the task of a data set."""
+    if source.task == "regression":
+        return target_scores.TargetScores(source.targets, source.train.labels)
+    if source.task == "classification":
+        return class_scores.ClassScores(source.class_names, heads.from_logits(model))
+    return None
