@@ -36,7 +36,10 @@ class InputWait:
         self._calls.append((returned, time.time()))
 
     def take(self) -> float | None:
-        """Returns the share of the time that was waited, and begins anew."""
+        """Returns the share of the time that was waited, and begins anew.
+
+        None where there was no call, or no clock.
+        """
         calls, self._calls = self._calls, []
         if not calls:
             return None
@@ -44,6 +47,8 @@ class InputWait:
             np.concatenate([returned[name].numpy() for returned, _ in calls])
             for name in metrics.FETCHES
         )
+        if not np.isfinite(came).all():
+            return None
         # Between calls there may be more than training.
         seconds = sum(
             end - float(returned["fetch_began"][0]) for returned, end in calls

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import config as tf_config
 
 # What every step returns, scalars by name. `KerasStep` has no `grad_norm` and no
 # `skip_reason`.
@@ -99,16 +100,23 @@ def on_next(
     """
 
     def call() -> Metrics:
-        with tf.device("CPU:0"):
-            began = tf.timestamp()
+        began = _now()
         with tf.control_dependencies([began]):
             batch = next(iterator)
         parts = tf.nest.flatten(batch, expand_composites=True)
-        with tf.device("CPU:0"), tf.control_dependencies(parts):
-            ended = tf.timestamp()
+        with tf.control_dependencies(parts):
+            ended = _now()
         return one_step(*batch) | {"fetch_began": began, "fetch_ended": ended}
 
     return call
+
+
+def _now() -> tf.Tensor:
+    """The time, float64 []; NaN where operations are deterministic, as no clock is."""
+    with tf.device("CPU:0"):
+        if tf_config.is_op_determinism_enabled():
+            return tf.constant(float("nan"), tf.float64)
+        return tf.timestamp()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.run import input_hint, input_wait
+from mp_loop.step import metrics
 
 
 def call(began, came):
@@ -25,6 +26,16 @@ def test_a_host_waits_while_the_iterator_does(monkeypatch):
     first = [10.0, 14.0], [11.0, 16.0], 18.0  # 3 of 8 seconds
     second = [30.0], [31.0], 34.0  # 1 of 4, after something else
     assert share(False, monkeypatch, first, second) == 4 / 12
+
+
+def test_deterministic_operations_have_no_clock(monkeypatch):
+    monkeypatch.setattr(metrics.tf_config, "is_op_determinism_enabled", lambda: True)
+    batches = iter(tf.data.Dataset.from_tensors((1.0,)))
+    found = tf.function(metrics.on_next(lambda one: {"loss": one}, batches))()
+    wait = input_wait.InputWait(ahead=False)
+    wait.add({name: tf.stack([value]) for name, value in found.items()})
+    assert float(found["loss"]) == 1.0
+    assert wait.take() is None
 
 
 @pytest.mark.parametrize(
