@@ -15,7 +15,8 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mp_loop.run import files, prediction, strict_json
+from mp_loop.rendering import whole_files
+from mp_loop.run import prediction, strict_json
 
 if TYPE_CHECKING:  # It imports TensorFlow, which takes seconds.
     from mp_loop.data import raw_examples
@@ -43,7 +44,7 @@ def replacing(
     """
     names = (name, *columns)
     with (
-        files.replacing(path, files.temporary(path)) as temporary,
+        whole_files.replacing(path, whole_files.temporary(path)) as temporary,
         # Names of files may be no UTF-8: their bytes are written as they are.
         open(
             temporary, "w", encoding="utf-8", errors="surrogateescape", newline=""
