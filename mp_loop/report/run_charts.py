@@ -106,7 +106,7 @@ def _of_both(
         dataclasses.replace(trained[0], label="training"),
         dataclasses.replace(evaluated[0], label="evaluation"),
     ]
-    return [line_chart.draw(title.capitalize(), both)]
+    return [line_chart.draw(title[0].upper() + title[1:], both)]
 
 
 def _metrics(
