@@ -382,11 +382,11 @@ def test_the_record_keeps_nothing_alive():
 # Architectures.
 
 CI_APPLICATIONS = ("MobileNetV3Small", "EfficientNetV2B0")
+# One of each kind: shared layers, an encoder with a decoder, two towers, convolutions,
+# a decoder alone, prompts, windows, relative positions.
 CI_BACKBONES = (
-    *("AlbertBackbone", "BartBackbone", "BertBackbone", "CLIPBackbone"),
-    *("ESMBackbone", "EfficientNetBackbone", "GPT2Backbone", "LlamaBackbone"),
-    *("SAMBackbone", "SegFormerBackbone", "ViTDetBackbone", "WhisperBackbone"),
-    "XLNetBackbone",
+    *("AlbertBackbone", "BartBackbone", "CLIPBackbone", "EfficientNetBackbone"),
+    *("LlamaBackbone", "SAMBackbone", "ViTDetBackbone", "XLNetBackbone"),
 )
 
 
