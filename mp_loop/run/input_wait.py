@@ -38,7 +38,7 @@ class InputWait:
     def take(self) -> float | None:
         """Returns the share of the time that was waited, and begins anew.
 
-        None where there was no call, or no clock.
+        None where there is no call, or no clock.
         """
         calls, self._calls = self._calls, []
         if not calls:
@@ -47,7 +47,7 @@ class InputWait:
             np.concatenate([returned[name].numpy() for returned, _ in calls])
             for name in metrics.FETCHES
         )
-        if not np.isfinite(came).all():
+        if np.isnan(began).any():
             return None
         # Between calls there may be more than training.
         seconds = sum(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import config as tf_config
+from tensorflow.python.framework import config
 
 # What every step returns, scalars by name. `KerasStep` has no `grad_norm` and no
 # `skip_reason`.
@@ -27,7 +28,7 @@ METRICS = {
 SKIP_REASONS = ("", "forward", "gradient", "norm", "rate", "update")
 
 # When a step of `run` began to wait for its batch, and when it had it: seconds since
-# 1970, by the host's clock.
+# 1970, by the host's clock; NaN with deterministic operations.
 FETCHES = {"fetch_began": tf.float64, "fetch_ended": tf.float64}
 OF_RUN = METRICS | FETCHES
 
@@ -100,11 +101,12 @@ def on_next(
     """
 
     def call() -> Metrics:
-        began = _now()
+        with tf.device("CPU:0"):
+            began = _now()
         with tf.control_dependencies([began]):
             batch = next(iterator)
         parts = tf.nest.flatten(batch, expand_composites=True)
-        with tf.control_dependencies(parts):
+        with tf.device("CPU:0"), tf.control_dependencies(parts):
             ended = _now()
         return one_step(*batch) | {"fetch_began": began, "fetch_ended": ended}
 
@@ -112,11 +114,10 @@ def on_next(
 
 
 def _now() -> tf.Tensor:
-    """The time, float64 []; NaN where operations are deterministic, as no clock is."""
-    with tf.device("CPU:0"):
-        if tf_config.is_op_determinism_enabled():
-            return tf.constant(float("nan"), tf.float64)
-        return tf.timestamp()
+    """The time, float64 []; NaN with deterministic operations, which have no clock."""
+    if config.is_op_determinism_enabled():
+        return tf.constant(math.nan, tf.float64)
+    return tf.timestamp()
 
 
 @contextlib.contextmanager
