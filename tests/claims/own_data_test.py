@@ -284,6 +284,9 @@ def test_a_segmentation_is_resumed_bit_for_bit_and_writes_masks(
     assert said in capsys.readouterr().out
     masks = [mask_files.decoded(str(tmp_path / row["mask"])) for row in rows]
     assert {*np.unique(masks)} == {0, 255}
+    (tmp_path / "found.csv").unlink()
+    with pytest.raises(errors.UsageError, match="found_masks', for its"):
+        predicted(whole)
     monkeypatch.setattr(signals, "stop_requested", stopped)
     words = ["predict", f"--run={whole}", f"--output={tmp_path / 'more.csv'}"]
     assert predict.run(*app.parse(words, predict.declare, of_experiment=False)) == 130
