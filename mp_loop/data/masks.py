@@ -109,18 +109,22 @@ def assemble(
             f"class_names they must be in [0, {len(names)}), or --ignore_label."
         )
     wanted = used if class_names is None else range(len(names))
-    for number in set(wanted) - set(known.tolist()):
+    for number in sorted(set(wanted) - set(known)):
         found = counts[1][number]
         more = f", but {found} to evaluate on" if found else ""
         bad.append(f"class {names[number]}: no pixel to train on{more}")
     bad_examples.settle(data.dataset, bad, data.skip_bad_examples)
     if not 2 <= len(known) <= MOST_CLASSES:
         raise errors.DataError(
-            f"Data set '{data.dataset}' has masks with {len(known)} different numbers "
-            f"to train on; from 2 to {MOST_CLASSES} classes can be learned."
+            f"Data set '{data.dataset}' has masks of {len(known)} class(es) to train "
+            f"on; 2 to {MOST_CLASSES} can be learned."
         )
     train, test = (len(part.labels) for part in parts)
     classes.check_evaluation(data, train, test, hint)
+    if not counts[1][known].any():
+        raise errors.DataError(
+            f"Data set '{data.dataset}' has no pixel of a class to evaluate on."
+        )
     numbers = np.full(IGNORED + 1, IGNORED, np.uint8)
     numbers[known] = np.arange(len(known))
     splits = [decoding.Split(part.inputs, numbers[part.labels]) for part in parts]

@@ -67,17 +67,15 @@ class Recipe:
             raise errors.DataError(
                 f"`augment` ('{self.augment}') must be one of {choices.AUGMENTATIONS}."
             )
-        if source.masks is not None and (self.mixes or self.rand_augment):
-            raise errors.DataError(
-                "`rand_augment`, `mixup` and `cutmix` are not for masks."
-            )
+        if source.masks is not None and self.rand_augment:
+            raise errors.DataError("`rand_augment` would move images from their masks.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value != field.default and source.kind != "image":
                 raise errors.DataError(
                     f"`{field.name}` ('{value}') is for images, not for {source.kind}s."
                 )
-        if self.mixes and not source.class_names:
+        if self.mixes and source.task != "classification":
             raise errors.DataError("`mixup` and `cutmix` are for one class per image.")
         if self.mixes and batch_size // replicas % 2:
             raise errors.DataError(

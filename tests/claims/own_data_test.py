@@ -277,13 +277,16 @@ def test_a_segmentation_is_resumed_bit_for_bit_and_writes_masks(
         assert run(*words, *more, f"--output_dir={parts}") == 0
     assert weights(whole) == weights(parts)
     found = records.read_summary(whole)
-    assert found["eval_mean_iou"] > 0.9 and "majority_accuracy" not in found
+    assert found["eval_mean_iou"] > 0.9 > found["majority_mean_iou"] > 0
     rows = predicted(whole)
     assert [*rows[0]] == ["index", "mask", "accuracy"]
     said = f"mean IoU {found['eval_mean_iou']:.4f}, pixel accuracy"
     assert said in capsys.readouterr().out
     masks = [mask_files.decoded(str(tmp_path / row["mask"])) for row in rows]
     assert {*np.unique(masks)} == {0, 255}
+    (tmp_path / "found.csv").unlink()
+    with pytest.raises(errors.UsageError, match="found_masks', for its"):
+        predicted(whole)
     monkeypatch.setattr(signals, "stop_requested", stopped)
     words = ["predict", f"--run={whole}", f"--output={tmp_path / 'more.csv'}"]
     assert predict.run(*app.parse(words, predict.declare, of_experiment=False)) == 130

@@ -152,18 +152,23 @@ BAD = {
         {"class_names": NAMES},
         r"masks with the number 255; with class_names they must be in \[0, 2\)",
     ),
+    "nothing that counts": (
+        {"y_test": np.full((2, 4, 4), 9), "skip_bad_examples": True},
+        "no pixel of a class to evaluate on",
+    ),
     "one class": (
         {"y_train": ONLY_TWO * 0, "y_test": ONLY_TWO[:2] * 0},
-        "masks with 1 different numbers to train on",
+        "masks of 1 class\\(es\\) to train on",
     ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_arrays_that_hold_no_masks_are_refused(tmp_path, name):
-    changes, said = BAD[name]
+    changes, said = dict(BAD[name][0]), BAD[name][1]
+    settings = {"skip_bad_examples": changes.pop("skip_bad_examples", False)}
     with pytest.raises(errors.DataError, match=said) as error:
-        load(npz(tmp_path, **changes))
+        load(npz(tmp_path, **changes), **settings)
     assert "\n" not in str(error.value)
 
 
@@ -171,3 +176,13 @@ def test_arrays_that_hold_no_masks_are_refused(tmp_path, name):
 def test_data_without_images_have_no_masks(dataset):
     with pytest.raises(errors.UsageError, match="has no masks"):
         sources.names.require_labels(dataset, "segmentation")
+
+
+def test_what_masks_cannot_follow_is_refused(tmp_path):
+    made = load(npz(tmp_path))
+    for recipe, said in (
+        (recipes.Recipe(rand_augment=9), "would move images from their masks"),
+        (recipes.Recipe(mixup=0.2), "are for one class per image"),
+    ):
+        with pytest.raises(errors.DataError, match=said):
+            batching.training_batches(made, 2, 0, 0, augment=recipe)
