@@ -28,6 +28,8 @@ from mp_loop.data import decoding, image_files, image_stores
 MANIFEST = "manifest.json"
 FORMAT = 1
 SPLITS = ("train", "test")
+_RECORDS_AT_ONCE = 64
+_IN_ORDER = {"num_parallel_calls": 1, "deterministic": True}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,10 +103,30 @@ class RecordImages:
         Raises:
           tf.errors.OpError: when it runs: the record is damaged.
         """
+        return self._decoded(self._contents(tf.reshape(index, [1]))[0])
+
+    def rows(self, indices: tf.data.Dataset) -> tf.data.Dataset:
+        """Decodes images, one by one; see `row`."""
+        # Python is asked for many records at once: its lock is for one thread.
+        contents = indices.batch(_RECORDS_AT_ONCE).map(self._contents, **_IN_ORDER)
+        contents = contents.prefetch(1).unbatch()
+        return contents.map(self._decoded, **decoding.PARALLEL)
+
+    @tf.autograph.experimental.do_not_convert
+    def _contents(self, index: tf.Tensor) -> tf.Tensor:
+        """Reads records, string [n]."""
         source = self.records.source
+
+        def read(places: np.ndarray) -> np.ndarray:
+            return np.array(source.__getitems__(places.tolist()), object)
+
+        return tf.ensure_shape(tf.numpy_function(read, [index], tf.string), [None])
+
+    @tf.autograph.experimental.do_not_convert
+    def _decoded(self, content: tf.Tensor) -> tf.Tensor:
+        """Decodes a record, uint8 [h, w, c]."""
         decode = image_files.reader(self.shape[-1], self.records.side)
-        content = tf.numpy_function(lambda i: source[int(i)], [index], tf.string)
-        return tf.ensure_shape(decode(tf.ensure_shape(content, [])), self.shape[1:])
+        return tf.ensure_shape(decode(content), self.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,7 @@ class _Held:
 
     def __init__(self, count: int, shape: tuple[int, ...]):
         self.shape, self._filled = shape, 0
-        self._images = np.empty((count, *shape), np.uint8)
+        self._images = decoding.empty((count, *shape), np.uint8)
 
     def add(self, pixels: np.ndarray) -> None:
         """Takes uint8 [h, w, c]."""
