@@ -166,6 +166,7 @@ def test_masks(folder):
 
 def test_names_that_look_like_numbers_and_a_run_without_results(folder):
     assert "Right and wrong" not in read_page(run_page.write(folder))[1]
+    written(folder, of_classes(["half a character: \ud800", "b"]))
     _, said = written(folder, of_classes(["nan", "-inf"], [(1, 0, 1)]))
     assert "damaged" not in said and "-inf, predicted nan: 1" in said
 
