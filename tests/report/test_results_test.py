@@ -120,6 +120,14 @@ def test_a_regression(folder):
     assert page.tags.count("circle") == 3
 
 
+def test_many_targets(folder):
+    worst = [{"index": 4, "labels": [1.5] * 20, "predictions": [2.5] * 20}]
+    given = [target(f"t{i}") for i in range(20)]
+    page, said = written(folder, of_targets(*given, worst=worst))
+    assert page.tags.count("circle") == 12 * 2 and "t19" in said
+    assert "predicted t3" in said and "predicted t4" not in said
+
+
 def of_labels(worst=()):
     counts = {"count": 9, "predicted": 4, "right": 3}
     labels = [
