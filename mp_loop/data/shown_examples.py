@@ -7,6 +7,7 @@ shown_examples.of(source, source.test, place)
 from __future__ import annotations
 
 import base64
+import colorsys
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,7 @@ def of(source: sources.Source, split: decoding.Split, place: int) -> dict[str, A
       split: of it.
       place: of the example in the split.
     """
-    away = split.not_held
-    inputs = split.inputs[place] if away is None else away.row(place).numpy()
+    inputs = _inputs(split, place)
     if source.kind == "image":
         uri = data_uri(inputs)
         return {"image": uri} if uri else {}
@@ -40,6 +40,41 @@ def of(source: sources.Source, split: decoding.Split, place: int) -> dict[str, A
     text = source.tokenize.text(inputs)
     cut = text[: _MOST_CHARACTERS - 1] + "…"
     return {"text": text if len(text) <= _MOST_CHARACTERS else cut}
+
+
+def masked(source: sources.Source, place: int, mask: np.ndarray) -> str:
+    """Encodes a test image with the colours of a mask over it.
+
+    Args:
+      source: the data set.
+      place: of the image in the test split.
+      mask: class numbers, int [h, w], of the middle of the image; -1 has no colour.
+
+    Returns:
+      As `data_uri`.
+    """
+    image = source.middle(_inputs(source.test, place)[np.newaxis])[0].astype(np.float32)
+    gray = image if image.shape[-1] == 3 else image.mean(axis=-1, keepdims=True)
+    colors = np.array([_rgb(i) for i in range(source.num_classes)], np.float32)
+    over = np.where(mask[..., np.newaxis] >= 0, (gray + colors[mask]) / 2, gray)
+    return data_uri(np.round(over).astype(np.uint8))
+
+
+def color_of(number: int) -> str:
+    """Returns the colour of a class in masks, as a page writes it."""
+    return "#" + "".join(f"{value:02x}" for value in _rgb(number))
+
+
+def _rgb(number: int) -> list[int]:
+    """Returns one of many colours, neighbours of which are far apart."""
+    hue = number * 0.618034 % 1  # the golden ratio
+    value = 0.95 if number % 2 else 0.7
+    return [round(255 * x) for x in colorsys.hsv_to_rgb(hue, 0.85, value)]
+
+
+def _inputs(split: decoding.Split, place: int) -> np.ndarray:
+    away = split.not_held
+    return split.inputs[place] if away is None else away.row(place).numpy()
 
 
 def data_uri(pixels: np.ndarray) -> str:

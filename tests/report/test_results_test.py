@@ -142,6 +142,28 @@ def test_several_labels(folder):
         assert part in said, part
 
 
+def of_pixels(**more):
+    counts = {"count": 1000, "predicted": 500, "right": 250, "color": "#a0b0c0"}
+    return {
+        "task": "segmentation", "examples": 4, "pixels": 2000, "unusable": 3,
+        "classes": [{"name": "<road>", **counts}, {"name": "sky", **counts}],
+        "confused": [{"label": 0, "predicted": 1, "count": 250}],
+        "worst": [{"index": 7, "right": 0.125, "image": PICTURE, **more}],
+    }  # fmt: skip
+
+
+def test_masks(folder):
+    masks = {"true_mask": PICTURE, "predicted_mask": f"{PICTURE}BB"}
+    page, said = written(folder, of_pixels(**masks))
+    assert page.sources == [PICTURE, PICTURE, f"{PICTURE}BB"]
+    for part in (
+        "4 test images: 0.2500 of 2,000 pixels are right.", "3 of 2,000 outputs are",
+        "class pixels precision recall F1 IoU", "<road> 1,000 0.500 0.250 0.333 0.200",
+        "right pixels", "0.125", "sky",
+    ):  # fmt: skip
+        assert part in said, part
+
+
 def test_names_that_look_like_numbers_and_a_run_without_results(folder):
     assert "Right and wrong" not in read_page(run_page.write(folder))[1]
     _, said = written(folder, of_classes(["nan", "-inf"], [(1, 0, 1)]))
@@ -157,6 +179,7 @@ DAMAGE = {
     "a label without a name": of_labels(
         [{"index": 3, "labels": [0], "predictions": [2]}]
     ),
+    "a mask that is no picture": of_pixels(true_mask="mask.png"),
     "an address": of_classes("ab", worst=[example(1, 1, 0, image="http://a.b/c.png")]),
     "an attribute": of_classes("ab", best=[example(1, 1, 1, image=f'{PICTURE}" x="')]),
     "a count that is none": of_classes("ab", top_5="many"),
