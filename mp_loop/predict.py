@@ -95,11 +95,7 @@ def run(_config: Any, flag_values: Any) -> int:
     if not paths or flag_values.dataset or flag_values.split or flag_values.output:
         output = _output(folder, flag_values, config.model.task)
         names.check_data_set(config.data)
-    startup.prefer_onednn()
-    with startup.quiet_start():
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
+    startup.start_tensorflow()
     with errors.bad_input(errors.ModelError, flag="run", value=flag_values.run):
         predictor = prediction.SavedPredictor.read(folder, config)
     code = outcomes.DONE

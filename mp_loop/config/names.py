@@ -121,11 +121,21 @@ def local_path(dataset: str) -> tuple[str, str] | None:
 
 def hint(name: str, known: Collection[str]) -> str:
     """Returns " Did you mean X or Y?", or "" where nothing is close."""
+    found = similar(name, known)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def similar(name: str, known: Collection[str], cutoff: float = 0.7) -> list[str]:
+    """Returns which known words are close, the closest first, upper case or lower.
+
+    Args:
+      name: what was written.
+      known: what there is.
+      cutoff: how close, from 0 to 1, as in `difflib.get_close_matches`.
+    """
     lower = {word.lower(): word for word in known}
-    close = difflib.get_close_matches(name.lower(), lower, cutoff=0.7)
-    return (
-        f" Did you mean {' or '.join(lower[word] for word in close)}?" if close else ""
-    )
+    found = difflib.get_close_matches(name.lower(), lower, cutoff=cutoff)
+    return [lower[word] for word in found]
 
 
 def _check_model(model: sections.Model) -> None:

@@ -245,6 +245,7 @@ def _pipeline(
         images = images.map(examples.not_held.row, **parallel)
         images = images.batch(size, drop_remainder=batch_size is None)
 
+        @tf.autograph.experimental.do_not_convert
         def read_before(images: tf.Tensor, columns: tuple) -> tuple:
             index, *rest = columns
             return prepared(images, examples.take_labels(index), *rest)
@@ -252,6 +253,7 @@ def _pipeline(
         dataset = tf.data.Dataset.zip((images, dataset)).map(read_before, **parallel)
     else:
 
+        @tf.autograph.experimental.do_not_convert  # which takes half a second
         def taken(index: tf.Tensor, *rest: tf.Tensor) -> tuple:
             return prepared(*examples.take(index), *rest)
 
