@@ -1,7 +1,9 @@
 """Examples of a data set as people see them, small enough for a page.
 
-shown_examples.of(source, source.test, place)
-# {"image": "data:image/png;base64,..."}, {"text": "..."}, or {"row": [[name, 0.5]]}
+    shown_examples.of(source, source.test, place)
+    # {"image": "data:image/png;base64,..."}, {"text": "..."}, {"row": [[name, 0.5]]}
+
+Pictures are shrunk, texts and rows are cut.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ def of(source: sources.Source, split: decoding.Split, place: int) -> dict[str, A
         pairs = zip(names, inputs.tolist(), strict=True)
         return {"row": [list(pair) for pair in pairs][:_MOST_COLUMNS]}
     text = source.tokenize.text(inputs)
+    if not text:
+        return {}
     cut = text[: _MOST_CHARACTERS - 1] + "…"
     return {"text": text if len(text) <= _MOST_CHARACTERS else cut}
 
@@ -54,9 +58,9 @@ def masked(source: sources.Source, place: int, mask: np.ndarray) -> str:
       As `data_uri`.
     """
     image = source.middle(_inputs(source.test, place)[np.newaxis])[0].astype(np.float32)
-    gray = image if image.shape[-1] == 3 else image.mean(axis=-1, keepdims=True)
+    below = image if image.shape[-1] == 3 else image.mean(axis=-1, keepdims=True)
     colors = np.array([_rgb(i) for i in range(source.num_classes)], np.float32)
-    over = np.where(mask[..., np.newaxis] >= 0, (gray + colors[mask]) / 2, gray)
+    over = np.where(mask[..., np.newaxis] >= 0, (below + colors[mask]) / 2, below)
     return data_uri(np.round(over).astype(np.uint8))
 
 

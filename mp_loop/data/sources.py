@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
         """Returns int32 [n, length] of n texts in UTF-8."""
 
     def text(self, tokens: np.ndarray) -> str:
-        """Returns the text of a row of tokens."""
+        """Returns the text of a row of tokens; "" where it cannot."""
 
     def save(self, folder: str) -> None:
         """Writes itself into a new folder."""

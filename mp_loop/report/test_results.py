@@ -14,6 +14,8 @@ from typing import Any
 from mp_loop.rendering import numbers
 from mp_loop.report import class_tables, example_cards, scatter_chart, sections
 
+_MOST_CHARTS, _MOST_TOLD = 12, 4  # targets with a chart, and told of an example
+
 Results = Mapping[str, Any]
 
 
@@ -131,15 +133,16 @@ def _of_targets(found: Results) -> str:
     names = [str(one["name"]) for one in found["targets"]]
 
     def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
-        several = len(names) > 1
+        some = [f" {name}" for name in names[:_MOST_TOLD]] if names[1:] else [""]
         return [
-            (f"{what} {name}" if several else what, numbers.short(value))
+            (f"{what}{name}", numbers.short(value))
             for what, key in (("predicted", "predictions"), ("true", "labels"))
-            for name, value in zip(names, example[key], strict=True)
+            for name, value in zip(some, example[key], strict=False)
         ]
 
     charts = "".join(
-        scatter_chart.draw(str(one["name"]), one["points"]) for one in found["targets"]
+        scatter_chart.draw(str(one["name"]), one["points"])
+        for one in found["targets"][:_MOST_CHARTS]
     )
     return (
         sections.table(rows)

@@ -1,11 +1,13 @@
 """What a classifier gets right and wrong, class by class.
 
-scores = ClassScores(("cat", "dog"), from_logits=True)
-for labels, outputs in batches:
-scores.add(labels, outputs)
-scores.values()                 # counts of each class, and what is taken for what
-scores.shown()                  # {"worst": places of examples, "best": ...}
-scores.example(place)           # its class, the predicted one, and probabilities
+    scores = ClassScores(("cat", "dog"), from_logits=True)
+    for labels, outputs in batches:
+        scores.add(labels, outputs)
+    scores.values()                 # counts of each class, and what is taken for what
+    scores.shown()                  # {"worst": places of examples, "best": ...}
+    scores.example(place)           # its class, the predicted one, and probabilities
+
+An example whose output is NaN or infinite has no predicted class.
 """
 
 from __future__ import annotations

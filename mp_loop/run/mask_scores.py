@@ -1,11 +1,13 @@
 """What a segmentation gets right and wrong, class by class of its pixels.
 
-scores = MaskScores(source)
-for labels, outputs, weights in batches:
-scores.add(labels, outputs, weights)
-scores.values()                 # pixels of each class, and what is taken for what
-scores.shown()                  # {"worst": places of images}
-scores.example(place)           # how much is right, and both masks over the image
+    scores = MaskScores(source)
+    for labels, outputs, weights in batches:
+        scores.add(labels, outputs, weights)
+    scores.values()             # pixels of each class, and what is taken for what
+    scores.shown()              # {"worst": places of images}
+    scores.example(place)       # how much is right, and both masks over the image
+
+A pixel with an output that is NaN or infinite has no predicted class.
 """
 
 from __future__ import annotations

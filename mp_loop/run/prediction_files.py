@@ -45,12 +45,12 @@ def replacing(
     """
     names = (name, *_columns(wanted))
     with (
-        _masks(path, wanted) as masks,
         whole_files.replacing(path, whole_files.temporary(path)) as temporary,
         # Names of files may be no UTF-8: their bytes are written as they are.
         open(
             temporary, "w", encoding="utf-8", errors="surrogateescape", newline=""
         ) as file,
+        _masks(path, wanted) as masks,  # in place before the file that names them
     ):
         if path.suffix == ".csv":
             rows = csv.writer(file, lineterminator="\n")

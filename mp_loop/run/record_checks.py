@@ -192,7 +192,7 @@ _EXAMPLE_OF_LABELS = _EXAMPLE | dict.fromkeys(
 )
 _ALL = {"task": _is_text, "examples": _is_count, "unusable": _is_count}
 # What test_results.json must hold, by task; `top_5` alone may be missing.
-TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
+_TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
     "classification": _ALL
     | {
         "top_1": _is_number,
@@ -223,7 +223,7 @@ TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
 
 def test_results_damage(found: Mapping[str, Any]) -> str:
     """Says what of test_results.json is not what it must be, or returns ""."""
-    checks = TEST_RESULTS.get(str(found.get("task")))
+    checks = _TEST_RESULTS.get(str(found.get("task")))
     if checks is None:
         return described("task", found.get("task"))
     missing = [name for name in checks if name not in found]

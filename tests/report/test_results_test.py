@@ -120,6 +120,14 @@ def test_a_regression(folder):
     assert page.tags.count("circle") == 3
 
 
+def test_many_targets(folder):
+    worst = [{"index": 4, "labels": [1.5] * 20, "predictions": [2.5] * 20}]
+    given = [target(f"t{i}") for i in range(20)]
+    page, said = written(folder, of_targets(*given, worst=worst))
+    assert page.tags.count("circle") == 12 * 2 and "t19" in said
+    assert "predicted t3" in said and "predicted t4" not in said
+
+
 def of_labels(worst=()):
     counts = {"count": 9, "predicted": 4, "right": 3}
     labels = [
@@ -166,6 +174,7 @@ def test_masks(folder):
 
 def test_names_that_look_like_numbers_and_a_run_without_results(folder):
     assert "Right and wrong" not in read_page(run_page.write(folder))[1]
+    written(folder, of_classes(["half a character: \ud800", "b"]))
     _, said = written(folder, of_classes(["nan", "-inf"], [(1, 0, 1)]))
     assert "damaged" not in said and "-inf, predicted nan: 1" in said
 
