@@ -124,7 +124,8 @@ def _compared(run: _Run, other: _Run) -> str:
     return (
         f"<p>Keras' loop in {html.escape(_precision(other))} ({link}), with the same "
         f"settings, data and seed: {html.escape(', '.join(theirs))}. This run: "
-        f"{html.escape(', '.join(ours))}.{note}</p>"
+        f"{html.escape(', '.join(ours))}.{note} What of it is chance, a comparison of "
+        "several runs tells (python -m mp_loop.compare).</p>"
     )
 
 

@@ -55,7 +55,8 @@ def test_metric_time_and_memory_of_a_run_beside_it(tmp_path):
         '<p>Keras\' loop in float16 (<a href="../th%3Ceirs/report.html">th&lt;eirs'
         "</a>), with the same settings, data and seed: accuracy 0.7500, 20.0 ms/step, "
         "600 MiB. This run: accuracy +0.1250, 0.50 of the time per step, 0.50 of the "
-        "memory.</p>"
+        "memory. What of it is chance, a comparison of several runs tells (python -m "
+        "mp_loop.compare).</p>"
     )
     assert keras_baseline.paragraph(run, {}) == ""  # it has not finished
     assert told(tmp_path / "float32") == "" and told(tmp_path / "no flags") == ""
