@@ -31,7 +31,7 @@ from absl import flags
 from mp_loop.cli import app, outcomes, signals
 from mp_loop.config import errors, names, sections
 from mp_loop.hardware import startup
-from mp_loop.rendering import numbers
+from mp_loop.rendering import numbers, whole_files
 from mp_loop.run import files
 
 _FLAGS = (
@@ -102,9 +102,9 @@ def run(_config: Any, flag_values: Any) -> int:
             signals.stop_requested() as asked,
         ):
             shown = _Progress(record_writing.count(data), asked)
-            temporary = files.temporary(output)
+            temporary = whole_files.temporary(output)
             temporary.mkdir()
-            with files.replacing(output, temporary):
+            with whole_files.replacing(output, temporary):
                 manifest = record_writing.write(data, temporary, shown)
                 files.flush_tree(temporary)
     except _Stopped as stop:
@@ -134,7 +134,7 @@ def _output(given: str) -> pathlib.Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for path in folder.parent.glob(f".{folder.name}.*"):
             if files.is_leftover(path):
-                files.remove(path)
+                whole_files.remove(path)
     except OSError as error:
         raise errors.UsageError(
             f"{named} must be writable: {error.strerror}."

@@ -38,14 +38,14 @@ class Records:
 
     Attributes:
       paths: of the files, in order.
-      names: of the images, for messages and predictions.
+      index: the file of what is known of each.
       labels: class numbers, int64 [n].
       channels: of the images, 1 or 3.
       side: of the squares that they are resized to; 0: as they are.
     """
 
     paths: tuple[str, ...]
-    names: tuple[str, ...]
+    index: pathlib.Path
     labels: np.ndarray
     channels: int
     side: int
@@ -56,11 +56,16 @@ class Records:
         return array_record_modules()[0].ArrayRecordDataSource(list(self.paths))
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.labels)
+
+    @functools.cached_property
+    def _names(self) -> np.ndarray:
+        # Read where one is asked for: of millions they take gigabytes.
+        return _read(self.index, "names")
 
     def place(self, index: int) -> str:
         """What an image was called before it was a record."""
-        return self.names[index]
+        return str(self._names[index])
 
     def decoded(self, index: int) -> np.ndarray:
         """Decodes an image; see `image_files.decoded`."""
@@ -180,12 +185,12 @@ class Store:
         Raises:
           DataError: they cannot be read.
         """
-        described, index = self.manifest["splits"][split], self._index(split)
-        labels, names = index["labels"], tuple(index["names"].tolist())
+        described, index = self.manifest["splits"][split], self.folder / index_of(split)
+        labels = _read(index, "labels")
         files = [file for file in described["bytes"] if file != index_of(split)]
         paths = tuple(str(self.folder / file) for file in files)
-        found = Records(paths, names, labels, self.manifest["channels"], side)
-        if not len(labels) == len(names) == described["count"] == len(found.source):
+        found = Records(paths, index, labels, self.manifest["channels"], side)
+        if not len(labels) == described["count"] == len(found.source):
             raise errors.DataError(
                 f"Data set '{self.name}', split '{split}', has not as many images as "
                 f"its manifest says ({described['count']})."
@@ -197,20 +202,20 @@ class Store:
         if self.manifest["resized_to"] != side:
             return None
         found = image_stores.Counted(tuple(self.manifest["shape"]))
-        found.pixel_counts = self._index(split)["pixel_counts"]
+        found.pixel_counts = _read(self.folder / index_of(split), "pixel_counts")
         found.checksum = self.manifest["splits"][split]["crc32_decoded"]
         return found
 
-    def _index(self, split: str) -> dict[str, np.ndarray]:
-        """What is known of the images of a split, one by one."""
-        path = self.folder / index_of(split)
-        try:
-            with np.load(path, allow_pickle=False) as index:
-                return dict(index)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise errors.DataError(
-                errors.because(f"'{path}' cannot be read", error)
-            ) from error
+
+def _read(path: pathlib.Path, name: str) -> np.ndarray:
+    """Reads an array of the file of what is known of each image."""
+    try:
+        with np.load(path, allow_pickle=False) as index:
+            return index[name]
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        raise errors.DataError(
+            errors.because(f"'{path}' cannot be read", error)
+        ) from error
 
 
 def index_of(split: str) -> str:
