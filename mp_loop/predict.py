@@ -49,6 +49,8 @@ if TYPE_CHECKING:  # It imports TensorFlow, which takes seconds.
     from mp_loop.data import raw_examples
 
 _FILE = "predictions.csv"
+# What an example is called by, by the kind of its data set; else its place.
+_COLUMNS = {"folder": "file", "array_record": "file", "csv": "row", "jsonl": "row"}
 
 
 class _Stopped(Exception):
@@ -136,7 +138,7 @@ def _predict(
         examples = raw_examples.read(data, predictor.wanted, split, ahead=size)
         found = prediction.of(predictor, examples, size)
         kind, _, _ = data.dataset.partition(":")
-        column = {"folder": "file", "csv": "row", "jsonl": "row"}.get(kind, "index")
+        column = _COLUMNS.get(kind, "index")
         scores, unreadable = _write(found, output, column, predictor.wanted)
     for line in scores.lines():
         print(line)

@@ -25,13 +25,13 @@ OWN_DECODERS = ("small_decoder",)
 OWN_SEGMENTERS = ("unet",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine, `kind:PATH`, or code.
-LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl", "module")
+LOCAL_DATA = ("text", "folder", "array_record", "npz", "csv", "jsonl", "module")
 # Those that may hold more than one label of an example, or numbers.
 _OF_COLUMNS = ("npz", "csv", "jsonl", "module")
 # What an example has of each task that not all data sets are for.
 _LABELS = {"regression": "targets", "multilabel": "columns of labels"}
-# Those that hold no images.
-_WITHOUT_IMAGES = ("csv", "jsonl", "text")
+# Those that hold no masks.
+_WITHOUT_MASKS = ("array_record", "csv", "jsonl", "text")
 PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels: class numbers, or of
 # several labels 0 and 1.
@@ -86,7 +86,7 @@ def require_labels(dataset: str, task: str) -> None:
       UsageError: the message names what has them.
     """
     kind, _ = local_path(dataset) or ("", "")
-    if task == "segmentation" and kind in _WITHOUT_IMAGES:
+    if task == "segmentation" and kind in _WITHOUT_MASKS:
         raise errors.UsageError(
             f"--dataset ({dataset}) has no masks; --task=segmentation reads "
             "folder:PATH, npz:PATH, module:package.module:function and TFDS data sets."
@@ -301,6 +301,7 @@ def _require_local(dataset: str, kind: str, path: str) -> None:
         return _check_function("dataset", path, "module:")
     exists, wanted = {
         "folder": (os.path.isdir, "folder"),
+        "array_record": (os.path.isdir, "folder"),
         "npz": (os.path.isfile, "file"),
     }.get(kind, (os.path.exists, "file or folder"))
     if not exists(path):

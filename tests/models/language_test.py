@@ -31,6 +31,13 @@ EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+def in_ci(dtypes, *quick):
+    """Dtypes that differ in nothing but their rounding here; the others are slow."""
+    return [
+        pytest.param(x, marks=[] if x in quick else [pytest.mark.slow]) for x in dtypes
+    ]
+
+
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
     """A small BERT in a folder, of keras_hub's own files."""
@@ -314,7 +321,7 @@ def training_gradients(model):
     return compute, *map(tf.constant, batch())
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", in_ci(HALVES, "float16"))
 def test_no_sum_and_no_softmax_below_float32(twin_of, mixed_of, dtype):
     arguments = training_gradients(twin_of(dtype))
     assert audit.half_precision_sums(*arguments) == []
@@ -433,7 +440,7 @@ def test_keras_twin_computes_what_keras_does(model, mixed_of, dtype):
 # Training.
 
 
-@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+@pytest.mark.parametrize("dtype", in_ci(("float32", *HALVES), "float16", "bfloat16"))
 def test_steps_reduce_the_loss(preset, dtype):
     step = mp_loop.TrainStep(build(preset), keras.optimizers.Adam(3e-3), LOSS, dtype)
     ids, labels = batch(16)
@@ -441,7 +448,7 @@ def test_steps_reduce_the_loss(preset, dtype):
     assert np.mean(losses[-3:]) < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", in_ci(HALVES, "bfloat16"))
 def test_a_skip_changes_nothing(preset, dtype):
     model, (ids, labels) = build(preset), batch()
     optimizer = keras.optimizers.AdamW(1e-2)
@@ -460,7 +467,7 @@ def test_a_skip_changes_nothing(preset, dtype):
     assert [np.asarray(v).tobytes() for v in variables] != before
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", in_ci(HALVES, "float16"))
 def test_the_baseline_trains(preset, dtype):
     model, (ids, labels) = build(preset), batch(16)
     step = keras_step.KerasStep(model, keras.optimizers.Adam(3e-3), LOSS, dtype)
@@ -469,7 +476,7 @@ def test_the_baseline_trains(preset, dtype):
     np.testing.assert_allclose(step.export()(ids), step.twin(ids), atol=0.2)
 
 
-@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+@pytest.mark.parametrize("dtype", in_ci(("float32", *HALVES), "bfloat16"))
 def test_recomputed_gradients_are_equal(preset, dtype):
     """Dropout as well: the same masks in both runs of a segment."""
     weights = []
