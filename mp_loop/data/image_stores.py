@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -86,7 +86,6 @@ def decode(
     count: int,
     others: int | np.ndarray | decoding.NotHeld,
     bad: list[str],
-    tell: Callable[[], Any] = lambda: None,
 ) -> tuple[np.ndarray | decoding.NotHeld, list[int]]:
     """Decodes images, in order; those that cannot be are left out.
 
@@ -97,7 +96,6 @@ def decode(
       others: of the other split: how many images there are, or these, of the same
         shape.
       bad: gets the place and the reason of each that cannot be read.
-      tell: called after each image.
 
     Returns:
       The images, and the indices of those that were decoded.
@@ -115,7 +113,6 @@ def decode(
             return str(error)
 
     for index, pixels in enumerate(image_files.in_parallel(read, range(count))):
-        tell()
         if isinstance(pixels, str):
             bad.append(f"{encoded.place(index)}: {pixels}")
             continue
