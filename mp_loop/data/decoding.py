@@ -52,10 +52,12 @@ class Split:
         that are read as they are needed.
       labels: class numbers, int64 [n]; targets, float64 [n, targets]; 0 and 1, uint8
         [n, classes]; or masks, uint8 [n, h, w], of the size of the images.
+      names: of examples to evaluate on that are files, their paths; else none.
     """
 
     inputs: np.ndarray | NotHeld
     labels: np.ndarray
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

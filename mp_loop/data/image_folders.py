@@ -217,7 +217,8 @@ def _decoded(
     """Decodes images, in order; see `image_stores.decode`."""
     files = _Files(folder, decoding.whole_side(data), images)
     found, kept = image_stores.decode(data, files, len(images), others, bad)
-    return classes.Part(found, _labels([images[i] for i in kept]))
+    images = tuple(images[i] for i in kept)
+    return classes.Part(found, _labels(images), tuple(x.file for x in images))
 
 
 def _labels(images: Sequence[_Image]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Examples of a data set as people see them, small enough for a page.
 
     shown_examples.of(source, source.test, place)
-    # {"image": "data:image/png;base64,..."}, {"text": "..."}, {"row": [[name, 0.5]]}
+    # {"image": "data:image/png;base64,..."}, {"text": "..."}, {"row": [[name, 0.5]]},
+    # and "name" where it is a file
 
 Pictures are shrunk, texts and rows are cut.
 """
@@ -24,14 +25,19 @@ _MOST_COLUMNS = 30
 
 
 def of(source: sources.Source, split: decoding.Split, place: int) -> dict[str, Any]:
-    """Returns one example, as JSON can hold it; nothing where it cannot be shown.
+    """Returns one example, as JSON can hold it: its name, and what can be shown.
 
     Args:
       source: the data set.
       split: of it.
       place: of the example in the split.
     """
-    inputs = _inputs(split, place)
+    name = {"name": split.names[place]} if split.names else {}
+    return name | _shown(source, _inputs(split, place))
+
+
+def _shown(source: sources.Source, inputs: np.ndarray) -> dict[str, Any]:
+    """Returns an image, a text or a row; nothing where it cannot be shown."""
     if source.kind == "image":
         uri = data_uri(inputs)
         return {"image": uri} if uri else {}

@@ -44,7 +44,9 @@ def draw(examples: Sequence[Example], told: Told) -> str:
 
 def _card(example: Example, told: Sequence[tuple[str, str]]) -> str:
     """An image or a text, and what is said of it."""
-    said = [*told, ("example", str(example["index"]))]
+    place = {"file": example["name"]} if "name" in example else {}
+    place = place or {"example": example["index"]}
+    said = [*told, *((what, str(value)) for what, value in place.items())]
     shown = ""
     alt = html.escape(", ".join(f"{name} {value}" for name, value in said))
     for key, what in _PICTURES:

@@ -18,7 +18,7 @@ Check = Callable[[Any], bool]
 
 _BEYOND_INT64 = 2**63
 # What an example may have to be seen.
-_SHOWN = ("image", "text", "row", "true_mask", "predicted_mask")
+_SHOWN = ("name", "image", "text", "row", "true_mask", "predicted_mask")
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*")
 
 
@@ -157,6 +157,7 @@ SUMMARY: Mapping[str, Check] = {
 
 _EXAMPLE = {
     "index": _is_count,
+    "name": _is_name,
     "image": _is_picture,
     "text": _is_name,
     "row": _is_list_of(_is_named_number),

@@ -137,6 +137,8 @@ def test_what_is_bad_is_named_or_left_out(tmp_path, caplog, name):
         made = load(tmp_path, skip_bad_examples=True)
     assert made.class_names == ("cat", "dog")
     assert (values(made.train)[0], values(made.test)[0]) == left
+    # The names are those of what is left; all images to evaluate on are dogs.
+    assert [name.split("/")[1] for name in made.test.names] == ["dog"] * len(made.test)
     (record,) = caplog.records
     assert "(left out: " in record.getMessage()
 
@@ -223,5 +225,7 @@ def test_a_file_that_is_gone_is_an_error_that_names_it(tmp_path):
     source = load(tmp_path, max_data_gib=1e-9)
     path = tmp_path / source.test.inputs.files[0]
     path.unlink()
-    with pytest.raises(tf.errors.NotFoundError, match=path.name):
+    with pytest.raises(tf.errors.NotFoundError) as raised:
         list(batching.evaluation_batches(source, 1))
+    said = batching.why_unreadable(raised.value)
+    assert said == f"{path}; No such file or directory"

@@ -61,6 +61,7 @@ def written(folder, found):
 
 def test_classes_of_images(folder):
     worst = [example(17, 1, 2, image=PICTURE), example(3, 2, None, image=PICTURE)]
+    worst[1]["name"] = "cat/<3>.jpg"
     names = ["none here", "cat", HOSTILE]
     page, said = written(
         folder,
@@ -70,7 +71,7 @@ def test_classes_of_images(folder):
     for part in (
         "Right and wrong", "1,234 test examples: top-1 accuracy 0.6250.",
         "Confusion matrix", f"cat, predicted {HOSTILE}: 4 (40.0%)",
-        f"{HOSTILE} 0.750", "none", "cat 0.125", "17",
+        f"{HOSTILE} 0.750", "none", "cat 0.125", "17", "cat/<3>.jpg",
     ):  # fmt: skip
         assert part in said, part
     text = (folder / "report.html").read_text()
