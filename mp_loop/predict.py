@@ -5,7 +5,8 @@ Without --dataset it predicts on the test split of the run's own data. With
 own folder is its label if it is that of a class. --output names the file, of a row for
 each example: its file (or its place in the split), the most probable class, the
 probability of that class, and the label if it has one; of several labels the
-probability of each class. Examples are read as they are
+probability of each class; of a segmentation the file of its mask, in a folder beside
+the output. Examples are read as they are
 needed: a data set may be larger than memory.
 
 --export=saved_model,tflite writes the predictor for programs without Keras, into
@@ -25,13 +26,11 @@ Exit codes:
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from absl import flags
 
 from mp_loop.cli import app, outcomes, signals
@@ -42,6 +41,7 @@ from mp_loop.run import (
     file_errors,
     prediction,
     prediction_files,
+    prediction_scores,
     records,
 )
 
@@ -93,7 +93,7 @@ def run(_config: Any, flag_values: Any) -> int:
     paths = _exported(folder, flag_values)
     output = None
     if not paths or flag_values.dataset or flag_values.split or flag_values.output:
-        output = _output(folder, flag_values)
+        output = _output(folder, flag_values, config.model.task)
         names.check_data_set(config.data)
     startup.prefer_onednn()
     with startup.quiet_start():
@@ -141,10 +141,16 @@ def _predict(
         found = prediction.of(predictor, examples, size)
         kind, _, _ = data.dataset.partition(":")
         column = {"folder": "file", "csv": "row", "jsonl": "row"}.get(kind, "index")
-        counts = _write(found, output, column, predictor.wanted)
-    counts.show(predictor.wanted.task)
+        scores, unreadable = _write(found, output, column, predictor.wanted)
+    for line in scores.lines():
+        print(line)
+    if unreadable:
+        all_ = scores.readable + unreadable
+        print(f"{unreadable} of {all_} examples left out", file=sys.stderr)
+    if predictor.wanted.task == "segmentation":
+        print(f"Masks: {prediction_files.masks_folder(output)}")
     print(f"Predictions: {output}")
-    complete = not counts.unreadable or flag_values.skip_bad_examples
+    complete = not unreadable or flag_values.skip_bad_examples
     return outcomes.DONE if complete else outcomes.FAILED
 
 
@@ -160,8 +166,8 @@ def _data(folder: pathlib.Path, flag_values: Any) -> tuple[settings.Config, str]
         return config.replace(dataset=dataset, data_dir=data_dir), split
 
 
-def _output(folder: pathlib.Path, flag_values: Any) -> pathlib.Path:
-    """The file to write, which is not there."""
+def _output(folder: pathlib.Path, flag_values: Any, task: str) -> pathlib.Path:
+    """The file to write, which is not there; nor is the folder of masks."""
     path = pathlib.Path(flag_values.output or folder / _FILE)
     named = f"--output ({path})"
     if path.suffix not in prediction_files.SUFFIXES:
@@ -172,6 +178,12 @@ def _output(folder: pathlib.Path, flag_values: Any) -> pathlib.Path:
     if path.is_dir() or (path.exists() and not flag_values.overwrite):
         raise errors.UsageError(
             f"{named} is there already: name another file, or add --overwrite."
+        )
+    masks = prediction_files.masks_folder(path)
+    if task == "segmentation" and masks.exists() and not flag_values.overwrite:
+        raise errors.UsageError(
+            f"{named}: '{masks}', for its masks, is there already: name another file, "
+            "or add --overwrite."
         )
     return path
 
@@ -195,79 +207,37 @@ def _exported(folder: pathlib.Path, flag_values: Any) -> dict[str, pathlib.Path]
     return paths
 
 
-@dataclasses.dataclass
-class _Counts:
-    """What was found; `known` is of labels that are classes of the run, or targets."""
-
-    labelled: int = 0
-    known: int = 0
-    right: int = 0
-    error: float = 0.0  # of all examples, each the mean over its targets or labels
-    readable: int = 0
-    unreadable: int = 0
-
-    def add(self, found: prediction.Prediction, wanted: raw_examples.Wanted) -> None:
-        label = found.example.label
-        self.readable += 1
-        self.labelled += label is not None
-        if found.numbers and label:
-            numbers = np.array(found.numbers)
-            if wanted.task == "multilabel":
-                numbers = numbers >= 0.5
-            self.known += 1
-            self.error += float(np.mean(np.abs(np.subtract(numbers, label))))
-            return
-        self.known += label in wanted.class_names
-        self.right += label == found.class_name
-
-    def show(self, task: str) -> None:
-        """Prints accuracy or error, and how many examples were left out."""
-        if self.known and task == "regression":
-            error = self.error / self.known
-            print(f"mean absolute error {error:g} on {self.known} examples with labels")
-        elif self.known:
-            right, kind = self.right / self.known, "accuracy"
-            if task == "multilabel":
-                right, kind = 1 - self.error / self.known, "binary accuracy"
-            print(f"{kind} {right:.4f} on {self.known} examples with labels")
-        if self.labelled > self.known:
-            others = self.labelled - self.known
-            print(f"{others} labels are no classes of the run")
-        if self.unreadable:
-            all_ = self.readable + self.unreadable
-            print(f"{self.unreadable} of {all_} examples left out", file=sys.stderr)
-
-
 def _write(
     predictions: Iterable[prediction.Prediction],
     output: pathlib.Path,
     column: str,
     wanted: raw_examples.Wanted,
-) -> _Counts:
-    """Writes the predictions, and names what cannot be read; returns the counts."""
+) -> tuple[prediction_scores.Scores, int]:
+    """Writes the predictions, and names what cannot be read.
+
+    Returns:
+      How good they are, and how many examples cannot be read.
+    """
     import tqdm
 
-    counts = _Counts()
-    columns = prediction_files.columns_of(wanted)
+    scores, unreadable = prediction_scores.Scores(wanted), 0
     with (
         signals.stop_requested() as stop_requested,
-        prediction_files.replacing(output, column, columns) as write,
+        prediction_files.replacing(output, wanted, column) as write,
     ):
         for found in tqdm.tqdm(predictions, unit=" examples", disable=None):
             if number := stop_requested():
                 raise _Stopped(number)
             if found.example.problem:
-                counts.unreadable += 1
+                unreadable += 1
                 said = f"{found.example.name}: {found.example.problem}"
                 tqdm.tqdm.write(errors.one_line(said), file=sys.stderr)
                 continue
             write(found)
-            counts.add(found, wanted)
-        if not counts.readable:
-            raise errors.DataError(
-                f"None of the {counts.unreadable} examples can be used."
-            )
-    return counts
+            scores.add(found)
+        if not scores.readable:
+            raise errors.DataError(f"None of the {unreadable} examples can be used.")
+    return scores, unreadable
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from mp_loop.config import errors, settings
 from mp_loop.distributed import cluster
 from mp_loop.rendering import figures
 from mp_loop.report import numerics_plots, recorded_runs, run_page, training_plot
-from mp_loop.run import build, locking, records, run_folder
+from mp_loop.run import build, input_hint, locking, records, run_folder
 
 if TYPE_CHECKING:  # They import TensorFlow, which takes seconds.
     from mp_loop.run import callbacks, loop, session
@@ -136,6 +136,8 @@ def _write_results(current: session.Session, result: loop.Result) -> int:
     page = _write_report(current, recorded=recorded)
     if not own.quiet:
         print(summary_table.text(summary))
+        if hint := input_hint.text(recorded.metrics):
+            print(f"Note: {hint}", file=sys.stderr)
         print(f"Model, metrics and checkpoints: {own.output_dir}")
         print(f"Picture: {picture}" if picture else f"No picture: {figures.MISSING}")
         print(f"Report: {page}")

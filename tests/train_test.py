@@ -64,7 +64,12 @@ def lines(folder):
     """metrics.jsonl without what time decides."""
     found = records.read_metrics(pathlib.Path(folder))
     return [
-        {k: v for k, v in line.items() if k != "examples_per_second"} for line in found
+        {
+            k: v
+            for k, v in line.items()
+            if k not in ("examples_per_second", "input_wait")
+        }
+        for line in found
     ]
 
 

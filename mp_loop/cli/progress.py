@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from mp_loop.rendering import numbers
-from mp_loop.run import records
+from mp_loop.run import input_hint, records
 
 # How long nothing may be said while the first steps are made.
 _SILENT_SECONDS = 20.0
@@ -84,6 +84,8 @@ class Progress:
             f"skipped {line['skipped_steps']}, "
             f"{line['examples_per_second']:.0f} examples/s"
         )
+        if input_hint.is_large(line.get("input_wait")):
+            text += f", waits for data {line['input_wait']:.0%} of the time"
         if self._bar is None:
             text += self._left(step)
             self._write(f"step {step}/{self._total}: {text}", sys.stderr)

@@ -17,7 +17,7 @@ FIRST = (
 )
 PRECISIONS = ("float16", "bfloat16", "float32")
 HALF_PRECISIONS = ("float16", "bfloat16")
-TASKS = ("classification", "multilabel", "regression", "causal_lm")
+TASKS = ("classification", "multilabel", "segmentation", "regression", "causal_lm")
 LOOPS = ("custom", "keras")
 LOSS_SCALES = ("dynamic", "static", "none")
 # Systems whose dynamic loss scale can be reproduced.

@@ -22,6 +22,7 @@ from mp_loop.config import choices, errors, sections, settings
 
 OWN_MODELS = ("mlp", "cnn", "resnet9", "vit_tiny")
 OWN_DECODERS = ("small_decoder",)
+OWN_SEGMENTERS = ("unet",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine, `kind:PATH`, or code.
 LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl", "module")
@@ -29,6 +30,8 @@ LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl", "module")
 _OF_COLUMNS = ("npz", "csv", "jsonl", "module")
 # What an example has of each task that not all data sets are for.
 _LABELS = {"regression": "targets", "multilabel": "columns of labels"}
+# Those that hold no images.
+_WITHOUT_IMAGES = ("csv", "jsonl", "text")
 PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels: class numbers, or of
 # several labels 0 and 1.
@@ -37,6 +40,7 @@ _ALIASES = {
     "acc": "{}_accuracy",
     "crossentropy": "{}_crossentropy",
     "ce": "{}_crossentropy",
+    "mean_iou": "MeanIoU",
 }
 _EXAMPLES = {
     "loss": "sparse_categorical_crossentropy",
@@ -58,6 +62,8 @@ def check(config: settings.Config) -> None:
     model = config.model
     if model.task == "causal_lm":
         _check_decoder(model.model)
+    elif model.task == "segmentation":
+        _check_segmenter(model.model)
     else:
         _check_model(model)
     if model.weights:
@@ -80,6 +86,11 @@ def require_labels(dataset: str, task: str) -> None:
       UsageError: the message names what has them.
     """
     kind, _ = local_path(dataset) or ("", "")
+    if task == "segmentation" and kind in _WITHOUT_IMAGES:
+        raise errors.UsageError(
+            f"--dataset ({dataset}) has no masks; --task=segmentation reads "
+            "folder:PATH, npz:PATH, module:package.module:function and TFDS data sets."
+        )
     if task in _LABELS and kind not in _OF_COLUMNS:
         raise errors.UsageError(
             f"--dataset ({dataset}) has no {_LABELS[task]}; --task={task} reads "
@@ -128,6 +139,8 @@ def _check_model(model: sections.Model) -> None:
         known = {*OWN_MODELS, *architectures}
         if name in OWN_DECODERS:
             raise errors.UsageError(f"--model ({name}) needs --task=causal_lm.")
+        if name.lower() in OWN_SEGMENTERS:
+            raise errors.UsageError(f"--model ({name}) needs --task=segmentation.")
         depth = re.fullmatch(r"resnet([1-9]\d{0,3})", name.lower())
         valid = depth and int(depth[1]) % 6 == 2 and int(depth[1]) >= 8
         if not architectures or valid or name.lower() in {n.lower() for n in known}:
@@ -156,6 +169,20 @@ def _check_decoder(name: str) -> None:
             "keras_hub:PRESET_OR_FOLDER, a path ending in .keras, or "
             "package.module:function for --task=causal_lm."
             f"{hint(name, OWN_DECODERS)}"
+        )
+
+
+def _check_segmenter(name: str) -> None:
+    """Refuses what does not name the classes of pixels."""
+    if name.endswith(".keras"):
+        _require_file("model", name)
+    elif ":" in name and not name.startswith(_TEXT_MODEL):
+        _check_function("model", name)
+    elif name.lower() not in OWN_SEGMENTERS:
+        raise errors.UsageError(
+            f"--model ({name}) must be {', '.join(OWN_SEGMENTERS)}, a path ending in "
+            ".keras, or package.module:function for --task=segmentation."
+            f"{hint(name, OWN_SEGMENTERS)}"
         )
 
 

@@ -28,6 +28,7 @@ _OF_THE_LOSS = (
     ("perplexity", "classification"),
     ("perplexity", "multilabel"),
     ("perplexity", "regression"),
+    ("perplexity", "segmentation"),
 )
 
 # Kinds of local data for classification.
@@ -95,6 +96,21 @@ RULES = (
         ),
         "--label_smoothing ({label_smoothing}) is of --loss=binary_crossentropy for "
         "--task=multilabel, not {trained_by}.",
+    ),
+    # Segmentation.
+    Rule(
+        lambda s: s.task != "segmentation" and s.ignore_label >= 0,
+        "--ignore_label ({ignore_label}) is for --task=segmentation.",
+    ),
+    Rule(
+        lambda s: s.task == "segmentation" and s.rand_augment,
+        "--rand_augment ({rand_augment}) is not for --task=segmentation: it would move "
+        "images away from their masks.",
+    ),
+    Rule(
+        lambda s: s.task == "segmentation" and (s.dropout or s.weights == "imagenet"),
+        "--dropout ({dropout}) and --weights ({weights}) are for a new head, which "
+        "--task=segmentation does not make.",
     ),
     # Language models.
     Rule(

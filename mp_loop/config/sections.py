@@ -19,7 +19,8 @@ class Data(fields.Section):
     dataset: str = fields.setting(
         "fashion_mnist_mini",
         "TFDS data set, the default being part of this package; folder:PATH, images "
-        "in a folder for each class; npz:PATH, arrays x_train, y_train, x_test, "
+        "in a folder for each class, or, for --task=segmentation, in images/ with "
+        "their masks in masks/; npz:PATH, arrays x_train, y_train, x_test, "
         "y_test; csv:PATH or jsonl:PATH, a table of texts or numbers; "
         "module:package.module:function, which returns arrays (runs that code); or "
         "text:PATH, a file of text or a folder of .txt files, for --task=causal_lm.",
@@ -74,6 +75,13 @@ class Data(fields.Section):
         "hold the targets, of --task=multilabel those that hold 0 or 1 for a class "
         "each, comma-separated (or one column of jsonl, of lists of names).",
     )
+    ignore_label: int = fields.setting(
+        -1,
+        "Pixels of --task=segmentation whose mask holds this number count in neither "
+        "loss nor metric; -1: all count.",
+        at_least=-1,
+        at_most=255,
+    )
     skip_bad_examples: bool = fields.setting(
         False,
         "Leave out examples of local files that cannot be used, with a warning that "
@@ -127,16 +135,16 @@ class Model(fields.Section):
     task: str = fields.setting(
         "classification",
         "classification: of images, texts or rows; multilabel: several classes of "
-        "each, or none; regression: numbers of them; causal_lm: the next token of "
-        "texts.",
+        "each, or none; segmentation: of an image's pixels; regression: numbers of "
+        "them; causal_lm: the next token of texts.",
         choices=choices.TASKS,
     )
     model: str = fields.setting(
         "cnn",
         "mlp, cnn, resnet9, resnet20 (any 6n+2), vit_tiny, a keras.applications "
-        "name, a .keras file, keras_hub:PRESET_OR_FOLDER (for texts), "
-        "small_decoder (for --task=causal_lm), or package.module:function (runs that "
-        "code).",
+        "name, a .keras file, keras_hub:PRESET_OR_FOLDER (for texts), unet (for "
+        "--task=segmentation), small_decoder (for causal_lm), or "
+        "package.module:function (runs that code).",
     )
     weights: str = fields.setting(
         "",
@@ -185,7 +193,8 @@ class Model(fields.Section):
         "auto",
         "Keras identifier of the metric, or perplexity. auto: perplexity for "
         "--task=causal_lm, mean_absolute_error for regression, auc (the mean AUROC of "
-        "the classes) for multilabel, else sparse_categorical_accuracy.",
+        "the classes) for multilabel, mean_iou for segmentation, else "
+        "sparse_categorical_accuracy.",
     )
 
     @property
@@ -205,6 +214,7 @@ class Model(fields.Section):
             "causal_lm": "perplexity",
             "regression": "mean_absolute_error",
             "multilabel": "auc",
+            "segmentation": "mean_iou",
         }
         return by_task.get(self.task, "sparse_categorical_accuracy")
 

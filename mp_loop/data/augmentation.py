@@ -67,6 +67,7 @@ def flip_crop(
     y: tf.Tensor,
     x: tf.Tensor,
     size: tuple[int, int],
+    method: str = "bilinear",
 ) -> tf.Tensor:
     """Crops a part of each image, flipped or not, and resizes it bilinearly.
 
@@ -77,6 +78,7 @@ def flip_crop(
       y: float32 [b], where the part is, from 0 (top) to 1 (bottom).
       x: float32 [b], likewise from 0 (left) to 1 (right).
       size: height and width of the returned images.
+      method: of resizing, `bilinear` or `nearest`.
 
     Returns:
       uint8 [b, *size, c].
@@ -86,12 +88,42 @@ def flip_crop(
     right = left + side
     left, right = tf.where(flip == 1, right, left), tf.where(flip == 1, left, right)
     boxes = tf.stack([top, left, top + side, right], axis=1)
-    made = tf.image.crop_and_resize(images, boxes, tf.range(images.shape[0]), size)
+    places = tf.range(images.shape[0])
+    made = tf.image.crop_and_resize(images, boxes, places, size, method)
     return tf.cast(tf.round(made), tf.uint8)
 
 
-# By name: what is drawn for each position of an epoch, and what is done with it.
+def flip_shift_masks(
+    labels: tf.Tensor, flip: tf.Tensor, dy: tf.Tensor, dx: tf.Tensor
+) -> tf.Tensor:
+    """Does to masks, uint8 [b, h, w], what `flip_shift` does to images.
+
+    What moves in is ignored.
+    """
+    # As an image, of which 0 moves in: numbers are one more here.
+    moved = flip_shift((labels + 1)[..., tf.newaxis], flip, dy, dx)
+    return moved[..., 0] - 1
+
+
+def flip_crop_masks(
+    labels: tf.Tensor,
+    flip: tf.Tensor,
+    area: tf.Tensor,
+    y: tf.Tensor,
+    x: tf.Tensor,
+    size: tuple[int, int],
+) -> tf.Tensor:
+    """Does to masks, uint8 [b, h, w], what `flip_crop` does to images.
+
+    Each pixel is that of the nearest one; returns uint8 [b, *size].
+    """
+    made = flip_crop(labels[..., tf.newaxis], flip, area, y, x, size, "nearest")
+    return made[..., 0]
+
+
+# By name: what is drawn for each position of an epoch, what is done with it to images,
+# and what to masks.
 AUGMENTATIONS = {
-    "flip_shift": (draw_flip_shift, flip_shift),
-    "flip_crop": (draw_flip_crop, flip_crop),
+    "flip_shift": (draw_flip_shift, flip_shift, flip_shift_masks),
+    "flip_crop": (draw_flip_crop, flip_crop, flip_crop_masks),
 }

@@ -77,7 +77,8 @@ def training_batches(
       regression, they are float32 [batch, targets], standardized. Of texts that are
       packed, they are int32 [batch, length], and where some of them are padding there
       are weights as well, float32 of that shape: the weighted mean over a batch is
-      that of what counts.
+      that of what counts. Of masks they are int32 [batch, h, w], with weights where
+      some pixels do not count.
 
     Raises:
       DataError: an argument is out of range.
@@ -106,6 +107,8 @@ def training_batches(
 
     prepare = _prepare(source, raw)
 
+    moves = recipe.augment == "flip_shift"
+
     def prepared(inputs: tf.Tensor, labels: tf.Tensor, *columns: tf.Tensor) -> tuple:
         labels = source.prepare_labels(labels)
         weights = _weights(labels, *columns[: len(weighed)])
@@ -113,6 +116,8 @@ def training_batches(
         for change in changes:
             its = itertools.islice(rest, len(change.drawn))
             inputs, labels = change.apply(inputs, labels, *its)
+        if source.masks is not None:
+            return prepare(inputs), *source.of_pixels(labels, 0, may_ignore=moves)
         return prepare(inputs), labels, *weights
 
     return _pipeline(source.train, columns, prepared)
@@ -143,6 +148,8 @@ def evaluation_batches(
 
     def prepared(inputs: tf.Tensor, labels: tf.Tensor, *weighed: tf.Tensor) -> tuple:
         labels = source.prepare_labels(labels)
+        if source.masks is not None:
+            return prepare(inputs), *source.of_pixels(labels, 1)
         return prepare(inputs), labels, *_weights(labels, *weighed)
 
     return _pipeline(source.test, columns, prepared, batch_size)

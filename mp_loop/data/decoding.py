@@ -40,7 +40,8 @@ class Split:
       inputs: images, uint8 [n, h, w, c], not smaller than those that a model receives;
         tokens, int32 [n, length]; or rows of numbers, float64 [n, columns]. Or images
         that are read as they are needed.
-      labels: class numbers, int64 [n]; or targets, float64 [n, targets].
+      labels: class numbers, int64 [n]; targets, float64 [n, targets]; 0 and 1, uint8
+        [n, classes]; or masks, uint8 [n, h, w], of the size of the images.
     """
 
     inputs: np.ndarray | NotHeld
@@ -99,6 +100,7 @@ class Labelled:
       kind: `image`, `text` or `row`: what the inputs are.
       columns: of a table, the names of those that the inputs are made of.
       targets: what the labels of a regression are, which has no classes; else None.
+      mask_values: of a segmentation, the number in masks of each class; else none.
     """
 
     train: Split
@@ -107,6 +109,7 @@ class Labelled:
     kind: str = "image"
     columns: tuple[str, ...] = ()
     targets: targets.Targets | None = None
+    mask_values: tuple[int, ...] = ()
 
 
 def in_host_memory(values: np.ndarray) -> tf.Tensor:

@@ -3,7 +3,8 @@
 x_train           images, uint8 [n, h, w] or [n, h, w, c]; rows of numbers,
 [n, columns]; or texts, strings [n]
 y_train           integers or strings, [n] or [n, 1]; of a regression numbers,
-[n] or [n, targets]; of several labels 0 and 1, [n, classes]
+[n] or [n, targets]; of several labels 0 and 1, [n, classes];
+of a segmentation integers from 0 to 255, [n, h, w]
 x_test, y_test    likewise; without them, some are held out
 class_names       optional: strings, of the labels 0, 1, ...
 """
@@ -20,6 +21,7 @@ from mp_loop.config import errors, sections
 from mp_loop.data import (
     classes,
     decoding,
+    masks,
     multilabel,
     number_rows,
     regression,
@@ -48,7 +50,8 @@ def make(
         held out by a hash of its index.
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: there
         must be no texts.
-      task: `classification`, `multilabel` or `regression`: what labels are.
+      task: `classification`, `multilabel`, `segmentation` or `regression`: what labels
+        are.
 
     Raises:
       DataError: a name, a dtype, a shape or a length does not fit, there is too much
@@ -62,6 +65,11 @@ def make(
     if "class_names" in found:
         class_names = _of_strings(name, found["class_names"])
     kind = _kind(name, "x_train", found["x_train"], tokenize)
+    if task == "segmentation" and kind != "image":
+        raise errors.DataError(
+            f"Data set '{name}': x_train is {_told(found['x_train'])}; "
+            "--task=segmentation needs images, uint8 [n, h, w] or [n, h, w, c]."
+        )
     usable = functools.partial(_usable, kind, task, bad)
     train = _part(data, found, "train", tokenize, task)
     _check_labels(name, "y_train", train.labels, class_names)
@@ -89,6 +97,8 @@ def make(
     if task == "multilabel":
         names = class_names or list(map(str, range(train.labels.shape[1])))
         return multilabel.assemble(data, (train, test), bad, _HINT, names, kind)
+    if task == "segmentation":
+        return masks.assemble(data, (train, test), bad, _HINT, class_names)
     return classes.assemble(data, (train, test), bad, _HINT, class_names, kind)
 
 
@@ -210,12 +220,19 @@ def _part(
     x, y = found[f"x_{split}"], found[f"y_{split}"]
     kind = _kind(data.dataset, f"x_{split}", x, tokenize)
     labels = _READERS[task](data.dataset, f"y_{split}", y)
+    if task == "segmentation" and labels.shape[1:] != x.shape[1:3]:
+        raise errors.DataError(
+            f"Data set '{data.dataset}': x_{split} is {_told(x)} and y_{split} "
+            f"{_told(y)}: a mask must have the size of its image."
+        )
     if len(x) != len(labels):
         raise errors.DataError(
             f"Data set '{data.dataset}': x_{split} is {_told(x)} and y_{split} "
             f"{_told(y)}: there must be one label for each example."
         )
     if kind == "image":
+        if task == "segmentation" and data.image_size:
+            labels = masks.resized(labels, decoding.whole_side(data))
         return classes.Part(_images(data, x), labels)
     if kind == "row":
         return classes.Part(x.astype(np.float64), labels)
@@ -285,15 +302,37 @@ def _flags(name: str, which: str, labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.float64)
 
 
+def _masks(name: str, which: str, labels: np.ndarray) -> np.ndarray:
+    """Returns uint8 [n, h, w]."""
+    flat = labels[..., 0] if labels.ndim == 4 and labels.shape[3] == 1 else labels
+    if flat.ndim != 3 or labels.dtype.kind not in "biu" or not labels.size:
+        raise errors.DataError(
+            f"Data set '{name}': {which} is {_told(labels)}; labels of "
+            "--task=segmentation must be integers, [n, h, w]."
+        )
+    low, high = int(flat.min()), int(flat.max())
+    if low < 0 or high > 255:
+        raise errors.DataError(
+            f"Data set '{name}': {which} has numbers from {low} to {high}; those of "
+            "classes must be in [0, 255]."
+        )
+    return flat.astype(np.uint8)
+
+
 # By task: what makes an array of what was given.
-_READERS = {"classification": _labels, "multilabel": _flags, "regression": _targets}
+_READERS = {
+    "classification": _labels,
+    "multilabel": _flags,
+    "segmentation": _masks,
+    "regression": _targets,
+}
 
 
 def _check_labels(
     name: str, which: str, labels: np.ndarray, class_names: Sequence[str] | None
 ) -> None:
     """Refuses labels that do not fit `class_names`, if there are such."""
-    if class_names is None or not len(labels):
+    if class_names is None or not len(labels) or labels.ndim == 3:
         return
     if labels.ndim == 2:
         if labels.shape[1] != len(class_names):

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from mp_loop.config import errors, names, sections
 from mp_loop.data import (
@@ -23,6 +24,8 @@ from mp_loop.data import (
     download,
     image_files,
     image_folders,
+    mask_folders,
+    mask_tfds,
     multilabel,
     number_rows,
     sources,
@@ -41,14 +44,14 @@ class Example:
       name: its file, relative to the folder of the data set, or its place in the split.
       inputs: an image, uint8 [h, w, channels], a text in UTF-8, its tokens, or a row of
         numbers, float64 [columns].
-      label: the name of its class; its targets; or of several labels 0 or 1 for each
-        class. None if it has none.
+      label: the name of its class; its targets; of several labels 0 or 1 for each
+        class; or its mask, integers [h, w]. None if it has none.
       problem: why it cannot be used.
     """
 
     name: str | int
     inputs: bytes | np.ndarray | None = None
-    label: str | tuple[float, ...] | None = None
+    label: str | tuple[float, ...] | np.ndarray | None = None
     problem: str = ""
 
 
@@ -65,6 +68,7 @@ class Wanted:
       columns: of a table, the names of those that an input is made of.
       targets: of a regression, their names, which are those of columns of a table.
       task: of the run, as of `--task`.
+      mask_values: of a segmentation, the numbers of its classes in masks.
     """
 
     shape: tuple[int, ...]
@@ -74,6 +78,7 @@ class Wanted:
     columns: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     task: str = "classification"
+    mask_values: tuple[int, ...] = ()
 
 
 def read(
@@ -99,6 +104,8 @@ def read(
         while it is read: an image of another shape, or unreadable files of TFDS.
     """
     local = names.local_path(data.dataset)
+    if local is None and wanted.task == "segmentation":
+        return _checked(data.dataset, _of_tfds_masks(data, wanted, split), wanted)
     if local is None:
         return _of_tfds(data, wanted, split, ahead)
     kind, path = local
@@ -111,7 +118,42 @@ def read(
         raise errors.DataError(
             f"Data set '{data.dataset}' holds images, which the model does not read."
         )
+    if wanted.task == "segmentation" and (split or mask_folders.is_one(path)):
+        return _of_mask_folder(data, path, wanted, split, ahead)
     return _of_folder(data, path, wanted, split, ahead)
+
+
+def _of_mask_folder(
+    data: sections.Data, folder: str, wanted: Wanted, split: str, ahead: int
+) -> Iterator[Example]:
+    """The images of a folder that have masks, named by their paths in it."""
+    splits = [split] if split else [splitting.TRAIN, splitting.TEST[0]]
+    pairs = [x for name in splits for x in mask_folders.of_split(data, folder, name)]
+    if not pairs:
+        raise errors.DataError(f"Data set '{data.dataset}' has no image with a mask.")
+
+    def read_pair(pair: mask_folders.Pair) -> Example:
+        try:
+            size = wanted.resized_to
+            channels = wanted.shape[-1]
+            return Example(pair.image, *mask_folders.read(folder, pair, size, channels))
+        except errors.DataError as error:
+            return Example(pair.image, problem=str(error))
+
+    examples = image_files.in_parallel(read_pair, pairs, ahead)
+    return _checked(data.dataset, examples, wanted)
+
+
+def _of_tfds_masks(
+    data: sections.Data, wanted: Wanted, split: str
+) -> Iterator[Example]:
+    """The examples of a split of TFDS that has masks, named by their places."""
+    name = data.dataset
+    builder, split = _prepared(data, split)
+    keys = mask_tfds.features(name, builder.info)
+    found = mask_tfds.examples(name, builder, split, keys, wanted.resized_to)
+    for place, (image, mask) in enumerate(found):
+        yield Example(place, image[0], mask[0])
 
 
 def _of_tfds(
@@ -119,18 +161,8 @@ def _of_tfds(
 ) -> Iterator[Example]:
     """The examples of a split of TFDS, named by their places."""
     name = data.dataset
-    builder = download.prepared_builder(name, data.data_dir)
+    builder, split = _prepared(data, split)
     keys = decoding.feature_names(name, builder.info, text=wanted.tokenizer is not None)
-    split = split or ("test" if "test" in builder.info.splits else "validation")
-    try:
-        count = builder.info.splits[split].num_examples
-    except (KeyError, ValueError, TypeError) as error:
-        raise errors.DataError(
-            f"Data set '{name}' has the splits {sorted(builder.info.splits)}, not "
-            f"'{split}'."
-        ) from error
-    if not count:
-        raise errors.DataError(f"Data set '{name}', split '{split}', has no example.")
     labels = builder.info.features[keys[1]].names
 
     def examples() -> Iterator[Example]:
@@ -143,6 +175,23 @@ def _of_tfds(
             yield Example(place, inputs[0], labels[label[0]] if known else None)
 
     return _checked(name, examples(), wanted)
+
+
+def _prepared(data: sections.Data, split: str) -> tuple[tfds.core.DatasetBuilder, str]:
+    """Finds a data set of TFDS, and the split that is meant, which has examples."""
+    name = data.dataset
+    builder = download.prepared_builder(name, data.data_dir)
+    split = split or ("test" if "test" in builder.info.splits else "validation")
+    try:
+        count = builder.info.splits[split].num_examples
+    except (KeyError, ValueError, TypeError) as error:
+        raise errors.DataError(
+            f"Data set '{name}' has the splits {sorted(builder.info.splits)}, not "
+            f"'{split}'."
+        ) from error
+    if not count:
+        raise errors.DataError(f"Data set '{name}', split '{split}', has no example.")
+    return builder, split
 
 
 def _of_folder(
@@ -254,7 +303,9 @@ def _of_memory(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Exam
     part = source.train if split == splitting.TRAIN else source.test
     pairs = zip(part.inputs, part.labels, strict=True)
 
-    def label_of(label: np.ndarray) -> str | tuple[float, ...]:
+    def label_of(label: np.ndarray) -> str | tuple[float, ...] | np.ndarray:
+        if source.masks is not None:
+            return source.masks.numbers(label)
         if wanted.task == "classification":
             return source.class_names[label]
         if wanted.task == "regression":

@@ -67,13 +67,15 @@ class Recipe:
             raise errors.DataError(
                 f"`augment` ('{self.augment}') must be one of {choices.AUGMENTATIONS}."
             )
+        if source.masks is not None and self.rand_augment:
+            raise errors.DataError("`rand_augment` would move images from their masks.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value != field.default and source.kind != "image":
                 raise errors.DataError(
                     f"`{field.name}` ('{value}') is for images, not for {source.kind}s."
                 )
-        if self.mixes and not source.class_names:
+        if self.mixes and source.task != "classification":
             raise errors.DataError("`mixup` and `cutmix` are for one class per image.")
         if self.mixes and batch_size // replicas % 2:
             raise errors.DataError(
@@ -95,10 +97,15 @@ class Recipe:
         count = len(words)
         found = []
         if self.augment != "none":
-            draw, change = augmentation.AUGMENTATIONS[self.augment]
+            draw, change, of_masks = augmentation.AUGMENTATIONS[self.augment]
             if self.augment == "flip_crop":
-                change = functools.partial(change, size=source.input_shape[:2])
-            found.append(Change(draw(words[:, 1]), _of_images(change)))
+                size = {"size": source.input_shape[:2]}
+                change = functools.partial(change, **size)
+                of_masks = functools.partial(of_masks, **size)
+            apply = _of_images(change)
+            if source.masks is not None:
+                apply = _of_both(change, of_masks)
+            found.append(Change(draw(words[:, 1]), apply))
         if self.rand_augment:
             change = functools.partial(rand_augment.change, magnitude=self.rand_augment)
             drawn = rand_augment.draw(count, seed, epoch)
@@ -113,6 +120,15 @@ class Recipe:
 def from_settings(data: sections.Data) -> Recipe:
     """Returns the recipe of the settings."""
     return Recipe(data.augment, data.rand_augment, data.mixup, data.cutmix)
+
+
+def _of_both(
+    change: Callable[..., tf.Tensor], of_masks: Callable[..., tf.Tensor]
+) -> _Apply:
+    return lambda images, labels, *drawn: (
+        change(images, *drawn),
+        of_masks(labels, *drawn),
+    )
 
 
 def _of_images(change: Callable[..., tf.Tensor]) -> _Apply:

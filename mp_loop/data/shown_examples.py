@@ -15,6 +15,7 @@ import tensorflow as tf
 from mp_loop.data import decoding, sources
 
 MOST_PIXELS = 128  # the longer side of a picture
+_EXACT_PIXELS = 64  # up to this the pixels are kept as they are
 _MOST_CHARACTERS = 500
 _MOST_COLUMNS = 30
 
@@ -42,7 +43,7 @@ def of(source: sources.Source, split: decoding.Split, place: int) -> dict[str, A
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """Encodes an image for a page, as PNG or, where that is smaller, as JPEG.
+    """Encodes an image for a page: as PNG, or a larger one as JPEG if that is smaller.
 
     Args:
       pixels: uint8 [h, w, channels]; a large image is shrunk to `MOST_PIXELS`.
@@ -56,7 +57,7 @@ def data_uri(pixels: np.ndarray) -> str:
     with tf.device("CPU:0"):
         small = tf.constant(_shrunk(pixels))
         encoded = {"png": tf.io.encode_png(small)}
-        if channels in (1, 3):
+        if channels in (1, 3) and max(small.shape[:2]) > _EXACT_PIXELS:
             encoded["jpeg"] = tf.io.encode_jpeg(small, quality=90)
     contents = {kind: made.numpy() for kind, made in encoded.items()}
     kind = min(contents, key=lambda kind: len(contents[kind]))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -26,8 +26,12 @@ from mp_loop.data import (
     decoding,
     download,
     image_folders,
+    mask_folders,
+    mask_tfds,
+    masks,
     number_rows,
     sequences,
+    splitting,
     tables,
     targets,
     texts,
@@ -78,6 +82,7 @@ class Source:
       columns: of a table, the names of those that the inputs are made of, in order.
       targets: of a regression, what the labels are; None for all else.
       task: what is learned, as of `--task`.
+      masks: of a segmentation, what the labels are; None for all else.
     """
 
     name: str
@@ -95,6 +100,7 @@ class Source:
     columns: tuple[str, ...] = ()
     targets: targets.Targets | None = None
     task: str = "classification"
+    masks: masks.Masks | None = None
 
     @property
     def is_text(self) -> bool:
@@ -109,6 +115,27 @@ class Source:
         if self.task == "multilabel":
             return keras.ops.cast(labels, "float32")
         return labels if self.targets is None else self.targets.standardized(labels)
+
+    def class_counts(self) -> np.ndarray:
+        """Counts the training examples, or pixels, of each class, int64 [classes]."""
+        if self.masks is not None:
+            counts = decoding.pixel_counts(self.train.labels[..., np.newaxis])[0]
+            return counts[: self.num_classes]
+        return np.bincount(self.train.labels, minlength=self.num_classes)
+
+    def of_pixels(
+        self, labels: tf.Tensor, split: int, may_ignore: bool = False
+    ) -> tuple[tf.Tensor, ...]:
+        """Makes what a loss takes of masks, where pixels do not count with weights.
+
+        Args:
+          labels: uint8 [b, h, w], of the size of the held images or of the inputs.
+          split: 0 to train, 1 to evaluate on.
+          may_ignore: whether the training ignores pixels that are not held.
+        """
+        weight = self.masks.weights[split]
+        numbers, weights = masks.prepare(self.middle(labels), weight)
+        return (numbers, weights) if may_ignore or weight != 1 else (numbers,)
 
     @property
     def prepare_in_step(self) -> Callable[[tf.Tensor], Any] | None:
@@ -174,8 +201,8 @@ def load(
       tokenize: makes tokens, int32 [n, length], from n texts in UTF-8; None: the data
         set must hold images, or rows of numbers.
       task: `classification`; `regression`: labels are then numbers, of a table, an
-        array or a function; or `multilabel`: they say of each class whether it is
-        right.
+        array or a function; `multilabel`: they say of each class whether it is right;
+        or `segmentation`: they are the classes of an image's pixels.
       **settings: others of `sections.Data`, by the names of their flags.
 
     Returns:
@@ -217,7 +244,7 @@ def from_settings(
         resized_to = decoding.whole_side(data)
     if resized_to:
         shape = (data.image_size, data.image_size, shape[-1])
-    return Source(
+    source = Source(
         name=data.dataset,
         train=found.train,
         test=found.test,
@@ -233,6 +260,12 @@ def from_settings(
         targets=found.targets,
         task=task,
     )
+    if not found.mask_values:
+        return source
+    # Of the middle, which is what counts.
+    splits = (found.train, found.test)
+    weights = tuple(masks.weight(source.middle(split.labels)) for split in splits)
+    return dataclasses.replace(source, masks=masks.Masks(found.mask_values, weights))
 
 
 def _labelled(
@@ -250,13 +283,16 @@ def _labelled(
     if kind in _ARRAYS:
         return _ARRAYS[kind](data, path, tokenize, task)
     names.require_labels(data.dataset, task)
+    if not kind and task == "segmentation":
+        return mask_tfds.load(data)
     if not kind:
         return _of_tfds(data, tokenize)
     if tokenize is not None:
         raise errors.DataError(
             f"Data set '{data.dataset}' holds images, and the model reads texts."
         )
-    return image_folders.load(data, path)
+    of_folder = mask_folders if task == "segmentation" else image_folders
+    return of_folder.load(data, path)
 
 
 def _of_tfds(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labelled:
@@ -265,7 +301,7 @@ def _of_tfds(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labell
     builder = download.prepared_builder(name, data.data_dir)
     info = builder.info
     feature, label = decoding.feature_names(name, info, text=is_text)
-    test_split = _test_split(name, info.splits)
+    test_split = splitting.of_tfds(name, info.splits)
     if is_text:
         convert, at_once = tokenize, 1024
     elif data.image_size:
@@ -350,15 +386,3 @@ def _texts_of_tfds(
     found = [x for x in found if splits[x].num_examples]
     test = texts.of_split(name, builder, key, found[0]) if found else None
     return texts.of_split(name, builder, key, "train"), test
-
-
-def _test_split(name: str, splits: Mapping[str, Any]) -> str:
-    """Returns the name of the split to evaluate on; checks that both have examples."""
-    test_split = "test" if "test" in splits else "validation"
-    for split in ("train", test_split):
-        if split not in splits or not splits[split].num_examples:
-            raise errors.DataError(
-                f"Data set '{name}' has the splits {sorted(splits)}; 'train' and "
-                "'test' or 'validation', with examples, are needed."
-            )
-    return test_split

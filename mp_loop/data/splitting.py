@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -45,3 +46,19 @@ def held_out(names: Iterable[str], fraction: float) -> np.ndarray:
       fraction: see `is_held_out`.
     """
     return np.fromiter((is_held_out(name, fraction) for name in names), bool)
+
+
+def of_tfds(name: str, splits: Mapping[str, Any]) -> str:
+    """Returns the name of the split to evaluate on.
+
+    Raises:
+      DataError: it, or `train`, is missing or has no example.
+    """
+    test_split = "test" if "test" in splits else "validation"
+    for split in ("train", test_split):
+        if split not in splits or not splits[split].num_examples:
+            raise errors.DataError(
+                f"Data set '{name}' has the splits {sorted(splits)}; 'train' and "
+                "'test' or 'validation', with examples, are needed."
+            )
+    return test_split

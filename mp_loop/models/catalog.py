@@ -14,6 +14,7 @@ same initial weights, whatever random numbers were drawn before. Valid names:
     MobileNetV2, ...     every architecture of keras.applications, any case
     folder/model.keras   a saved model
     package.module:f     f(input_shape, num_classes): this runs your code
+    unet                 four sizes of 3x3 convolutions; gives logits of each pixel
 
 `resnet50` and `resnet152` are 6n+2 too; these names mean keras.applications'.
 
@@ -51,6 +52,7 @@ def build(
     seed: int = 0,
     weights: str = "",
     dropout: float = 0.0,
+    per_pixel: bool = False,
 ) -> keras.Model:
     """Builds a float32 model whose outputs are logits.
 
@@ -67,6 +69,7 @@ def build(
         downloads; or a file, `.keras` or `.weights.h5`, with the weights of the model,
         or of an architecture without its top (`.keras`: also with another top).
       dropout: dropout rate before the head of pretrained features.
+      per_pixel: whether logits are those of each pixel, [batch, h, w, num_classes].
 
     Returns:
       A `keras.Model` with one input and one output. A user's model may end in a
@@ -93,11 +96,12 @@ def build(
             f"`model` ('{name}') is for images; rows of numbers need mlp, "
             "package.module:function or a path ending in .keras."
         )
-    make = _maker(name, weights)
+    make = small_networks.PER_PIXEL.get(name.lower()) if per_pixel else None
+    make = make or _maker(name, weights)
     keras.utils.set_random_seed(seed)
     model = make(input_shape, num_classes)
     checks.check_input(name, model, input_shape)
-    features = len(model.outputs[0].shape) == 4
+    features = len(model.outputs[0].shape) == 4 and not per_pixel
 
     def remake(shape: heads.Shape) -> keras.Model:
         return make(shape, num_classes)
@@ -106,7 +110,8 @@ def build(
         saved_models.load_weights(weights, model, remake)
     if features:
         model = heads.with_head(model, num_classes, dropout)
-    checks.check_output(name, model, num_classes)
+    wanted = (*input_shape[:-1], num_classes) if per_pixel else (num_classes,)
+    checks.check_output(name, model, wanted)
     if weights not in ("", "imagenet") and not features:
         saved_models.load_weights(weights, model, remake)
     return model

@@ -53,15 +53,21 @@ def check_float32(name: str, model: Any) -> None:
             )
 
 
-def check_output(name: str, model: keras.Model, num_classes: int) -> None:
+def check_output(name: str, model: keras.Model, wanted: heads.Shape) -> None:
     """Checks that a model gives one number for each class or target.
+
+    Args:
+      name: of the model.
+      model: what is checked.
+      wanted: the shape of an example's outputs.
 
     Raises:
       ModelError: it does not.
     """
-    given = model.outputs[0].shape[1:]
-    if tuple(given) != (num_classes,):
+    given = tuple(model.outputs[0].shape[1:])
+    if given != wanted:
+        of_pixels = " of each pixel" if len(wanted) > 1 else " or targets"
         raise errors.ModelError(
-            f"`model` ('{name}') gives {tuple(given)} for each example; the "
-            f"{num_classes} classes or targets need ({num_classes},)."
+            f"`model` ('{name}') gives {given} for each example; the {wanted[-1]} "
+            f"classes{of_pixels} need {wanted}."
         )

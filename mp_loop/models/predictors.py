@@ -8,6 +8,9 @@
     found["class"], found["probability"]     # bytes [n], float32 [n, classes]
     found["prediction"]                      # of a regression: float64 [n, targets]
 
+Of a segmentation, `mask` is uint8 [n, h, w], the number that masks have for the most
+probable class, in the place of `class`, and `probability` [n, h, w, classes].
+
 Of several labels, `class` is [n, classes]: the name of each class that is more probable
 than not, and "" in the place of the others.
 
@@ -30,6 +33,7 @@ from mp_loop.models import heads
 
 _SQUARES = "squares"  # the layer after which images are of one size
 _STANDARDIZED = "standardized"  # the layer whose output a regression learned
+_VALUES = "mask_values"  # the layer that makes the numbers of masks of class numbers
 _UNITS = "units"  # the layer after which targets are in the units of the data
 
 
@@ -50,7 +54,7 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
       int32 [n, length], as `source.tokenize` makes them. Its outputs are `class`, the
       name of the most probable class, [n] strings in UTF-8, and `probability`, float32
       [n, classes]; of a regression `prediction`, float64 [n, targets]. Of several
-      labels `class` is [n, classes], see above.
+      labels `class` is [n, classes], and of a segmentation there is `mask`, see above.
 
     Raises:
       ModelError: the model cannot be part of another one.
@@ -76,6 +80,15 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
             found = numbers * keras.ops.cast(outputs >= 0.5, numbers.dtype)
         else:
             found = keras.ops.argmax(outputs, axis=-1)
+        if source.masks is not None:
+            table = keras.layers.Embedding(  # exact: a lookup in float32
+                source.num_classes, 1, dtype="float32", trainable=False, name=_VALUES
+            )
+            numbers = keras.ops.cast(table(found)[..., 0], "uint8")
+            table.set_weights([np.array(source.masks.values)[:, np.newaxis]])
+            return keras.Model(
+                raw, {"mask": numbers, "probability": outputs}, name="predictor"
+            )
         named = _names(source.class_names, mask="" if several else None)(found)
         return keras.Model(
             raw, {"class": named, "probability": outputs}, name="predictor"
@@ -89,12 +102,20 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
 def class_names(predictor: keras.Model) -> tuple[str, ...]:
     """Returns the names of the classes, in the order of the probabilities.
 
-    There is none of a regression.
+    There is none of a regression, and a segmentation has them in no layer.
     """
-    if "prediction" in predictor.output:
+    if "class" not in predictor.output:
         return ()
     names = predictor.get_layer("class")
     return tuple(map(str, names.get_vocabulary(include_special_tokens=False)))
+
+
+def mask_values(predictor: keras.Model) -> tuple[int, ...]:
+    """Returns the numbers that the masks of a segmentation have for its classes."""
+    if "mask" not in predictor.output:
+        return ()
+    (values,) = predictor.get_layer(_VALUES).get_weights()
+    return tuple(map(int, values[:, 0]))
 
 
 def numbers_alone(predictor: keras.Model) -> keras.Model:

@@ -1,7 +1,7 @@
 """The project's own networks for images, as functions of (input_shape, num_classes).
 
 All of them are float32 Keras models from [batch, h, w, c] to logits, [batch,
-num_classes].
+num_classes], of `PER_PIXEL` [batch, h, w, num_classes].
 """
 
 from __future__ import annotations
@@ -137,6 +137,34 @@ class PositionEmbedding(keras.layers.Layer):
         return input_shape
 
 
+def unet(input_shape: heads.Shape, num_classes: int) -> keras.Model:
+    """A small U-Net (Ronneberger et al. 2015), padded and with batch norm.
+
+    Two 3x3 convolutions at each of four sizes, the image being halved in between. On
+    the way back a map is enlarged by a convolution, and joined with that of its new
+    size. Sides may be odd: what was enlarged is cut to its partner's size.
+
+    Returns:
+      A float32 model from [batch, h, w, c] to logits, [batch, h, w, num_classes].
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x, skipped = _conv_bn(_conv_bn(inputs, 16), 16), []
+    for width in (32, 64, 128):
+        skipped.append(x)
+        x = keras.layers.MaxPooling2D(2, padding="same")(x)
+        x = _conv_bn(_conv_bn(x, width), width)
+    for other in reversed(skipped):
+        height, across, width = other.shape[1:]
+        x = keras.layers.Conv2DTranspose(width, 2, strides=2)(x)
+        over = ((0, x.shape[1] - height), (0, x.shape[2] - across))
+        if over != ((0, 0), (0, 0)):
+            x = keras.layers.Cropping2D(over)(x)
+        x = keras.layers.Concatenate()([other, x])
+        x = _conv_bn(_conv_bn(x, width), width)
+    outputs = keras.layers.Conv2D(num_classes, 1, name="logits")(x)
+    return keras.Model(inputs, outputs, name="unet")
+
+
 def _conv_bn(x, width: int, size: int = 3, stride: int = 1, relu: bool = True):
     x = keras.layers.Conv2D(
         width,
@@ -151,4 +179,6 @@ def _conv_bn(x, width: int, size: int = 3, stride: int = 1, relu: bool = True):
     return keras.layers.ReLU()(x) if relu else x
 
 
+# Those that name the class of each pixel.
+PER_PIXEL = {"unet": unet}
 BY_NAME = {"mlp": mlp, "cnn": cnn, "resnet9": resnet9, "vit_tiny": vit_tiny}

@@ -134,7 +134,7 @@ def _line(one: Series, area: _PlotArea, color: int, first: bool) -> Iterator[str
     faint = "" if first else ' class="faint"'
     for path in _paths(one, area):
         yield f'<path{faint} style="stroke:var(--c{color})" d="{path}"/>'
-    if len(one.x) > _FEW_POINTS or one.stairs:
+    if len(one.x) > (1 if one.stairs else _FEW_POINTS):
         return
     for x, y in zip(one.x, one.y, strict=True):
         if math.isfinite(y):

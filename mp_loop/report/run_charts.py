@@ -43,6 +43,9 @@ def curves(runs: Sequence[recorded_runs.RecordedRun]) -> str:
         line_chart.draw("Examples/s", _metrics(runs, "examples_per_second")),
         line_chart.draw("Learning rate", _metrics(runs, "learning_rate")),
     ]
+    if any("input_wait" in line for run in runs for line in run.metrics):
+        waits = _metrics(runs, "input_wait")
+        charts.append(line_chart.draw("Share of the time waiting for data", waits))
     if any("memory_bytes" in line for run in runs for line in run.metrics):
         memory = _metrics(runs, "memory_bytes")
         charts.append(line_chart.draw("Memory, bytes", memory))
@@ -103,7 +106,7 @@ def _of_both(
         dataclasses.replace(trained[0], label="training"),
         dataclasses.replace(evaluated[0], label="evaluation"),
     ]
-    return [line_chart.draw(title.capitalize(), both)]
+    return [line_chart.draw(title[0].upper() + title[1:], both)]
 
 
 def _metrics(

@@ -19,7 +19,7 @@ from mp_loop.report import (
     sections,
     test_results,
 )
-from mp_loop.run import records
+from mp_loop.run import input_hint, records
 
 
 def write(
@@ -61,6 +61,7 @@ def write(
         sections.tiles(summary),
         test_results.section(found),
         "<h2>Training</h2>",
+        sections.paragraph(input_hint.text(run.metrics)),
         run_charts.curves([run]),
         sections.skipped_steps(run.metrics),
         run_charts.numerics(run.looks),

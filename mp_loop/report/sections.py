@@ -57,10 +57,12 @@ def answer(summary: Mapping[str, Any]) -> str:
     key = records.metric_key(summary)
     if summary.get(key) is None:
         return ""
-    said = f"{records.metric_title(key).capitalize()} {numbers.metric(summary[key])}"
+    title = records.metric_title(key)
+    said = f"{title[0].upper()}{title[1:]} {numbers.metric(summary[key])}"
     said += _baseline(summary, key)
     if summary.get("steps") is not None:
-        said += f" after {summary['steps']:,} steps"
+        steps = summary["steps"]
+        said += f" after {steps:,} step{'s' * (steps != 1)}"
     if summary.get("train_seconds"):
         said += f" in {numbers.duration(summary['train_seconds'])}"
     if summary.get("peak_memory_bytes") is not None:
@@ -75,6 +77,8 @@ def _baseline(summary: Mapping[str, Any], key: str) -> str:
     chance = summary.get("majority_accuracy")
     if chance is not None and key == "eval_accuracy":
         return f" (always the commonest class: {chance:.4f})"
+    if key == "eval_auc":
+        return " (by chance: 0.5)"
     mean, median = summary.get("mean_baseline"), summary.get("median_baseline")
     if mean is None or median is None:
         return ""

@@ -8,6 +8,7 @@ A task is a function from what the file holds to HTML, in the table at the end.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,9 @@ def _of_classes(found: Results) -> str:
         said += f", top-5 {found['top_5']:.4f}"
     confused = _confused_pairs(found, names)
     if 1 < len(names) <= confusion_chart.MOST_CLASSES:
-        confused = confusion_chart.draw(names, _matrix(found))
+        confused = confusion_chart.draw(
+            names, _matrix(found), [one["count"] for one in found["classes"]]
+        )
 
     def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
         predicted = example["predicted"]
@@ -58,7 +61,7 @@ def _of_classes(found: Results) -> str:
     worst = "Worst: the true class was given the lowest probability"
     return (
         sections.paragraph(f"{said}.")
-        + f'<div class="halves">{confused}{_class_table(found)}</div>'
+        + f'<div class="halves">{confused}{_class_table(found["classes"])}</div>'
         + _examples(worst, found["worst"], told)
         + _examples("Best: right, and the most certain", found["best"], told)
     )
@@ -93,14 +96,37 @@ def _confused_pairs(found: Results, names: Sequence[str]) -> str:
     return f"<div><h3>Most often confused</h3>{sections.table(rows)}</div>"
 
 
-def _class_table(found: Results) -> str:
+def _of_labels(found: Results) -> str:
+    """Numbers of each label, and the examples of the highest loss."""
+    names = [str(one["name"]) for one in found["labels"]]
+
+    def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return [
+            (what, ", ".join(names[number] for number in example[key]) or "none")
+            for what, key in (("predicted", "predictions"), ("true", "labels"))
+        ]
+
+    said = f"On {found['examples']:,} test examples: all labels are right in"
+    return (
+        sections.paragraph(
+            f"{said} {found['exact']:.4f} of them. A label is predicted where its "
+            "probability is 0.5 or more."
+        )
+        + _class_table(found["labels"])
+        + _examples("Worst: the highest loss", found["worst"], told)
+    )
+
+
+def _class_table(given: Sequence[Mapping[str, Any]]) -> str:
     """Precision, recall and F1 of each class; of many, the lowest F1 first."""
-    classes = list(found["classes"])
+    classes = list(given)
     title = "Classes"
     if len(classes) > confusion_chart.MOST_CLASSES:
         title = "Classes, the lowest F1 first"
-        classes.sort(key=_f1)
-    head = ("class", "examples", "precision", "recall", "F1")
+        classes.sort(key=lambda one: (not one["count"] + one["predicted"], _f1(one)))
+    head = ["class", "examples", "precision", "recall", "F1"]
+    if classes and "auroc" in classes[0]:
+        head.append("AUROC")
     rows = [_class_row(one) for one in classes[:_MOST_CLASSES]]
     first = sections.table([head, *rows[:_FIRST_CLASSES]])
     rest = ""
@@ -115,7 +141,7 @@ def _class_table(found: Results) -> str:
     return f"<div><h3>{title}</h3>{first}{rest}</div>"
 
 
-def _class_row(one: Mapping[str, Any]) -> tuple[str, ...]:
+def _class_row(one: Mapping[str, Any]) -> list[str]:
     """A row of the table; what cannot be computed is a dash."""
     ratios = [
         (one["right"], one["predicted"]),
@@ -123,7 +149,10 @@ def _class_row(one: Mapping[str, Any]) -> tuple[str, ...]:
         (2 * one["right"], one["count"] + one["predicted"]),
     ]
     shown = (f"{x / y:.3f}" if y else "-" for x, y in ratios)
-    return str(one["name"]), f"{one['count']:,}", *shown
+    row = [str(one["name"]), f"{one['count']:,}", *shown]
+    if "auroc" in one:
+        row.append("-" if math.isnan(one["auroc"]) else f"{one['auroc']:.3f}")
+    return row
 
 
 def _f1(one: Mapping[str, Any]) -> float:
@@ -165,5 +194,6 @@ def _of_targets(found: Results) -> str:
 
 _TASKS: Mapping[str, Callable[[Results], str]] = {
     "classification": _of_classes,
+    "multilabel": _of_labels,
     "regression": _of_targets,
 }

@@ -97,7 +97,7 @@ def _fill(
     losses.set_title("Loss: training (line), evaluation (dashes)", loc="left")
     losses.set_ylabel("loss")
     both = any(records.training_key(key) in x for run in runs for x in run.metrics)
-    title = f"{metric.capitalize()}: training (line), evaluation (dashes)"
+    title = f"{metric[0].upper()}{metric[1:]}: training (line), evaluation (dashes)"
     metrics.set_title(title if both else f"Evaluation: {metric}", loc="left")
     metrics.set_ylabel(metric)
     scales.set_ylabel("loss scale")

@@ -29,9 +29,9 @@ def parse(text: str, source: sources.Source) -> tuple[float, ...]:
     if not text:
         return ()
     if text == BALANCED:
-        counts = np.bincount(source.train.labels, minlength=source.num_classes)
+        counts = source.class_counts()
         present = np.count_nonzero(counts)
-        weights = len(source.train) / (present * np.maximum(counts, 1))
+        weights = counts.sum() / (present * np.maximum(counts, 1))
         return tuple(np.where(counts, weights, 1.0).tolist())
     found = dict.fromkeys(source.class_names, 1.0)
     for part in text.split(","):

@@ -20,10 +20,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from mp_loop.hardware import devices
 from mp_loop.run import (
     checkpointing,
     counters,
     divergence,
+    input_wait,
     mean_metrics,
     planning,
     profiling,
@@ -112,6 +114,7 @@ class Loop:
         self._values: dict[str, float | None] = {}
         self._evaluation: dict[str, float] = {}
         self._origin = ""  # of the last overflow
+        self._wait = input_wait.InputWait(devices.has_gpu())
         self._timer = timing.StepTimer(self.plan.batch_size, self.clock)
         self._divergence = divergence.DivergenceCheck(self.step, self.plan)
         self._best_step = self._saved_best()
@@ -179,6 +182,7 @@ class Loop:
             if due.anything:
                 self._values = _last_values(metrics)  # waits for the device
         self._means.add(metrics)
+        self._wait.add(metrics)
         self.watcher.remember(self._position, metrics)
         self._position += count
         self.profile.after(self._position, metrics)
@@ -190,6 +194,7 @@ class Loop:
             **self._values,
             **self._means.take(),
             "examples_per_second": self._timer.close_window(),
+            "input_wait": self._wait.take(),
             "overflowed": counters.new_overflows(self.step),
             "skip_reasons": counters.skip_reasons(self.step.state),
             **self.watcher.report(self._position),

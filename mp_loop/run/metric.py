@@ -127,7 +127,8 @@ def make(name: str, from_logits: bool, source: sources.Source) -> EvaluationMetr
       name: the identifier, or `perplexity`. `accuracy`, `acc`, `crossentropy` and
         `ce` mean what `compile` makes of them for such labels.
       from_logits: whether the model's outputs are logits; a metric that asks is told.
-      source: whose labels are class numbers, targets, or 0 and 1 of several classes.
+      source: whose labels are class numbers (of examples, tokens or pixels), targets,
+        or 0 and 1 of several classes. `mean_iou` is of class numbers of pixels.
         Of the last, metrics get probabilities. `auc` is the mean AUROC of the classes,
         each against all others; see `auc`.
 
@@ -136,8 +137,15 @@ def make(name: str, from_logits: bool, source: sources.Source) -> EvaluationMetr
     """
     if name == names.PERPLEXITY:
         return EvaluationMetric(None, f"eval_{name}", higher_is_better=False)
+    identifier = names.metric_identifier(name, source.task)
+    if source.task == "segmentation" and identifier in ("MeanIoU", "mean_io_u"):
+        # float64: float32 would not count more than 2**24 pixels one by one.
+        found = keras.metrics.MeanIoU(
+            source.num_classes, "mean_iou", dtype="float64", sparse_y_pred=False
+        )
+        return EvaluationMetric(found, "eval_mean_iou", higher_is_better=True)
     try:
-        found = keras.metrics.get(names.metric_identifier(name, source.task))
+        found = keras.metrics.get(identifier)
     except TypeError as error:
         raise ValueError(
             f"needs arguments that a flag cannot give ({error})."

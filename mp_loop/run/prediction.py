@@ -38,12 +38,14 @@ class Prediction:
       probability: of that class.
       numbers: of a regression, its targets in the units of the data, and no class; of
         several labels the probability of each, and no class.
+      mask: of a segmentation, the number of each pixel's class, uint8 [h, w].
     """
 
     example: raw_examples.Example
     class_name: str = ""
     probability: float = 0.0
     numbers: tuple[float, ...] = ()
+    mask: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +88,23 @@ class SavedPredictor:
         shape = tuple(model.inputs[0].shape[1:])
         if side:
             shape = (side, side, shape[-1])
-        columns = _columns(folder / records.COLUMNS_FILE)
+        columns = _names(folder / records.COLUMNS_FILE)
         names = predictors.class_names(model)
         named: tuple[str, ...] = ()
-        if not names:
+        if config.model.task == "segmentation":
+            names = _names(folder / records.CLASSES_FILE)
+        elif not names:
             count = model.output["prediction"].shape[-1]
             named = targets.names_of(config.data.label_column, count)
         wanted = raw_examples.Wanted(
-            shape, side, names, tokenizer, columns, named, config.model.task
+            shape,
+            side,
+            names,
+            tokenizer,
+            columns,
+            named,
+            config.model.task,
+            predictors.mask_values(model),
         )
         return cls(model, wanted)
 
@@ -104,6 +115,8 @@ class SavedPredictor:
         found = self.model.predict_on_batch(batch)
         if self.wanted.task == "regression":
             return [{"numbers": tuple(row.tolist())} for row in found["prediction"]]
+        if self.wanted.task == "segmentation":
+            return [{"mask": mask} for mask in found["mask"]]
         if self.wanted.task == "multilabel":
             rows = np.round(found["probability"].astype(np.float64), 6)
             return [{"numbers": tuple(row.tolist())} for row in rows]
@@ -178,8 +191,8 @@ def _predicted(
         yield Prediction(example, **({} if example.problem else next(found)))
 
 
-def _columns(path: pathlib.Path) -> tuple[str, ...]:
-    """Reads the names of a table's columns; none where there is no such file."""
+def _names(path: pathlib.Path) -> tuple[str, ...]:
+    """Reads names of columns or classes; none where there is no such file."""
     if not path.exists():
         return ()
     try:

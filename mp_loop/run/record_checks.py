@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Check = Callable[[Any], bool]
@@ -107,7 +107,7 @@ _COUNTS = (
 )  # fmt: skip
 _NUMBERS = (
     "loss", "accuracy", "learning_rate", "loss_scale", "grad_norm",
-    "examples_per_second",
+    "examples_per_second", "input_wait",
 )  # fmt: skip
 METRICS: Mapping[str, Check] = {
     **dict.fromkeys(_COUNTS, _is_count),
@@ -174,6 +174,10 @@ _TARGET = {
     **dict.fromkeys(("mae", "rmse", "r2", "median_mae", "mean_rmse"), _is_number),
     "points": _is_list_of(_is_pair),
 }
+_LABEL = _CLASS | {"auroc": _is_number}
+_EXAMPLE_OF_LABELS = _EXAMPLE | dict.fromkeys(
+    ("labels", "predictions"), _is_list_of(_is_count)
+)
 _ALL = {"task": _is_text, "examples": _is_count, "unusable": _is_count}
 # What test_results.json must hold, by task; `top_5` alone may be missing.
 TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
@@ -183,6 +187,12 @@ TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
         "classes": _is_list_of_whole(_CLASS),
         "confused": _is_list_of_whole(_CONFUSED),
         **dict.fromkeys(("worst", "best"), _is_list_of_examples(_EXAMPLE_OF_CLASSES)),
+    },
+    "multilabel": _ALL
+    | {
+        "exact": _is_number,
+        "labels": _is_list_of_whole(_LABEL),
+        "worst": _is_list_of_examples(_EXAMPLE_OF_LABELS),
     },
     "regression": _ALL
     | {
@@ -204,19 +214,21 @@ def test_results_damage(found: Mapping[str, Any]) -> str:
         return said
     if "top_5" in found and not _is_number(found["top_5"]):
         return described("top_5", found["top_5"])
-    if found["task"] == "regression":
-        size = len(found["targets"])
-        lists = [x[name] for x in found["worst"] for name in ("labels", "predictions")]
-        return "" if {*map(len, lists)} <= {size} else "worst is of other targets"
-    size = len(found["classes"])
-    numbers = [
-        number
-        for name in ("confused", "worst", "best")
-        for one in found[name]
-        for number in (one["label"], one["predicted"])
-    ]
-    beyond = any(number is not None and number >= size for number in numbers)
-    return "a class has no name" if beyond else ""
+    if found["task"] == "classification":
+        rows = [*found["confused"], *found["worst"], *found["best"]]
+        numbers = [x for one in rows for x in (one["label"], one["predicted"])]
+        return _beyond(numbers, found["classes"])
+    lists = [x[name] for x in found["worst"] for name in ("labels", "predictions")]
+    if found["task"] == "multilabel":
+        return _beyond([number for one in lists for number in one], found["labels"])
+    size = len(found["targets"])
+    return "" if {*map(len, lists)} <= {size} else "worst is of other targets"
+
+
+def _beyond(numbers: Sequence[int | None], classes: Sequence[Any]) -> str:
+    """Says that a class number is none, or returns ""."""
+    wrong = any(number is not None and number >= len(classes) for number in numbers)
+    return "a class has no name" if wrong else ""
 
 
 def evaluation_checks(line: Mapping[str, Any], check: Check = _is_number) -> dict:

@@ -46,8 +46,9 @@ def metric_key(line: Mapping[str, Any]) -> str:
 
 
 def metric_title(key: str) -> str:
-    """The name of a metric for people: "accuracy", "mean squared error"."""
-    return training_key(key).replace("_", " ")
+    """The name of a metric for people: "accuracy", "mean squared error", "AUC"."""
+    name = training_key(key).replace("_", " ")
+    return "AUC" if name == "auc" else name
 
 
 def training_key(key: str) -> str:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from mp_loop.data import batching, shown_examples, sources
 from mp_loop.models import heads
-from mp_loop.run import class_scores, target_scores
+from mp_loop.run import class_scores, label_scores, target_scores
 
 
 class Scores(Protocol):
@@ -80,6 +80,11 @@ def _scores(source: sources.Source, model: keras.Model) -> Scores | None:
     """What counts for the task of a data set."""
     if source.task == "regression":
         return target_scores.TargetScores(source.targets, source.train.labels)
-    if source.task == "classification":
-        return class_scores.ClassScores(source.class_names, heads.from_logits(model))
-    return None
+    counted = _OF_CLASSES.get(source.task)
+    return counted and counted(source.class_names, heads.from_logits(model))
+
+
+_OF_CLASSES = {
+    "classification": class_scores.ClassScores,
+    "multilabel": label_scores.LabelScores,
+}

@@ -86,6 +86,7 @@ def _labelled_task(config: settings.Config, strategy: tf.distribute.Strategy) ->
                 seed,
                 named.weights,
                 named.dropout,
+                per_pixel=named.task == "segmentation",
             )
         else:
             model = language.build(

@@ -52,7 +52,8 @@ def check(
         outputs = tf.cast(model(inputs, training=False), tf.float32)
     shapes = f"labels {labels.shape} and outputs {outputs.shape}"
     name = named.trained_by
-    hint = _sparse(name) if source.task == "classification" else ""
+    of_numbers = source.targets is None and source.task != "multilabel"
+    hint = _sparse(name) if of_numbers else ""
     with _blamed("loss", name, f"does not fit {shapes}", hint):
         value = losses.of(loss)(labels, outputs)
         if source.targets:
@@ -115,6 +116,8 @@ def _try_metric(
                 "several classes may be right, as for auc, binary_accuracy and f1_score"
             )
         return _measure(found, labels, outputs)
+    if task == "segmentation" and isinstance(found, keras.metrics.MeanIoU):
+        return _measure(found, labels, outputs)
     count = outputs.shape[-1]
     if getattr(found, "k", 0) >= count:
         raise ValueError(f"of {count} classes one of {found.k} is always right")
@@ -122,10 +125,10 @@ def _try_metric(
     of_class_numbers = type(found).__name__.startswith("Sparse")
     fits = outputs.shape[1:] in ([], [1]) or labels.shape == outputs.shape
     if is_kerass and not (of_class_numbers or fits):
-        raise ValueError(
-            "labels are class numbers, as for accuracy, auc and "
-            "sparse_top_k_categorical_accuracy"
-        )
+        fitting = "accuracy, auc and sparse_top_k_categorical_accuracy"
+        if task == "segmentation":
+            fitting = "accuracy and mean_iou"
+        raise ValueError(f"labels are class numbers, as for {fitting}")
     return _measure(found, labels, outputs)
 
 
@@ -138,7 +141,8 @@ def _measure(
     def measure(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         return batch_metrics.of_one_batch(found, labels, outputs)
 
-    float(np.asarray(measure(labels, outputs)))
+    traced = measure.get_concrete_function(labels, outputs)
+    float(np.asarray(traced(labels, outputs)))
 
 
 def _is_function(found: keras.metrics.Metric) -> bool:

@@ -38,8 +38,8 @@ class MeanAuc(keras.metrics.AUC):
         yes, no = (keras.ops.sqrt(keras.ops.sqrt(p)) for p in (y_pred, 1 - y_pred))
         super().update_state(y_true, yes / (yes + no), sample_weight)
 
-    def result(self) -> Any:
-        """Returns the value, float32 []."""
+    def of_each_class(self) -> tuple[Any, Any]:
+        """Returns the area of each class, float32 [classes], and whether it has one."""
         # [thresholds, classes]; the lowest threshold takes every example for positive.
         right, wrong = self.true_positives, self.false_positives
         with_it, without = right[0], wrong[0]
@@ -47,7 +47,12 @@ class MeanAuc(keras.metrics.AUC):
         widths = keras.ops.divide_no_nan(wrong, without)
         heights = (rises[:-1] + rises[1:]) / 2
         areas = keras.ops.sum((widths[:-1] - widths[1:]) * heights, axis=0)
-        counts = keras.ops.cast((with_it > 0) & (without > 0), areas.dtype)
+        return areas, (with_it > 0) & (without > 0)
+
+    def result(self) -> Any:
+        """Returns the value, float32 []."""
+        areas, known = self.of_each_class()
+        counts = keras.ops.cast(known, areas.dtype)
         number = keras.ops.sum(counts)
         mean = keras.ops.divide_no_nan(keras.ops.sum(areas * counts), number)
         return keras.ops.where(number > 0, mean, 0.5)

@@ -156,9 +156,9 @@ class KerasStep:
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
         ours = ("grad_norm", "skip_reason")
-        dtypes = {k: v for k, v in metrics.METRICS.items() if k not in ours}
+        dtypes = {k: v for k, v in metrics.OF_RUN.items() if k not in ours}
         dtypes |= self._measure.dtypes
-        return metrics.stack_steps(lambda: self._step(*next(iterator)), dtypes, steps)
+        return metrics.stack_steps(metrics.on_next(self, iterator), dtypes, steps)
 
     def _one_step(
         self, inputs: Any, labels: Any, sample_weight: Any = None

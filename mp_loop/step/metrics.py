@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import config
 
 # What every step returns, scalars by name. `KerasStep` has no `grad_norm` and no
 # `skip_reason`.
@@ -24,12 +27,17 @@ METRICS = {
 # have written something that is not.
 SKIP_REASONS = ("", "forward", "gradient", "norm", "rate", "update")
 
+# When a step of `run` began to wait for its batch, and when it had it: seconds since
+# 1970, by the host's clock; NaN with deterministic operations.
+FETCHES = {"fetch_began": tf.float64, "fetch_ended": tf.float64}
+OF_RUN = METRICS | FETCHES
+
 Metrics = dict[str, tf.Tensor]
 
 
 def of_batch(returned: Mapping[str, tf.Tensor]) -> list[str]:
     """Names of what is a mean over the batch: the loss, and metrics asked for."""
-    return [name for name in returned if name == "loss" or name not in METRICS]
+    return [name for name in returned if name == "loss" or name not in OF_RUN]
 
 
 def skip_reason(causes: Mapping[str, tf.Tensor], applied: tf.Tensor) -> tf.Tensor:
@@ -51,7 +59,8 @@ def stack_steps(
 ) -> Metrics:
     """Calls a step many times and stacks its scalar metrics.
 
-    They travel as one float32 row: a loop pays for every tensor it carries.
+    They travel as one float64 row, which holds each of them exactly: a loop pays for
+    every tensor it carries.
 
     Args:
       one_step: takes one step and returns at least the metrics of `dtypes`.
@@ -64,10 +73,10 @@ def stack_steps(
 
     def body(i: tf.Tensor, rows: tf.TensorArray) -> tuple:
         metrics = one_step()
-        row = tf.stack([tf.cast(metrics[name], tf.float32) for name in dtypes])
+        row = tf.stack([tf.cast(metrics[name], tf.float64) for name in dtypes])
         return i + 1, rows.write(i, row)
 
-    rows = tf.TensorArray(tf.float32, size=steps, element_shape=[len(dtypes)])
+    rows = tf.TensorArray(tf.float64, size=steps, element_shape=[len(dtypes)])
     _, rows = tf.while_loop(
         lambda i, _: i < steps, body, (tf.constant(0), rows), parallel_iterations=1
     )
@@ -76,6 +85,39 @@ def stack_steps(
         name: tf.cast(column, dtype)
         for (name, dtype), column in zip(dtypes.items(), columns, strict=True)
     }
+
+
+def on_next(
+    one_step: Callable[..., Metrics], iterator: Iterator[Any]
+) -> Callable[[], Metrics]:
+    """Makes the function that takes a step on the next batch, for `stack_steps`.
+
+    Args:
+      one_step: of a batch.
+      iterator: of batches.
+
+    Returns:
+      A function that returns the metrics of the step, and `FETCHES`.
+    """
+
+    def call() -> Metrics:
+        with tf.device("CPU:0"):
+            began = _now()
+        with tf.control_dependencies([began]):
+            batch = next(iterator)
+        parts = tf.nest.flatten(batch, expand_composites=True)
+        with tf.device("CPU:0"), tf.control_dependencies(parts):
+            ended = _now()
+        return one_step(*batch) | {"fetch_began": began, "fetch_ended": ended}
+
+    return call
+
+
+def _now() -> tf.Tensor:
+    """The time, float64 []; NaN with deterministic operations, which have no clock."""
+    if config.is_op_determinism_enabled():
+        return tf.constant(math.nan, tf.float64)
+    return tf.timestamp()
 
 
 @contextlib.contextmanager

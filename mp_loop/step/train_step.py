@@ -246,7 +246,7 @@ class TrainStep:
           steps: how many; another number does not retrace.
 
         Returns:
-          The metrics of `__call__`, each of shape [steps].
+          The metrics of `__call__` and `metrics.FETCHES`, each of shape [steps].
 
         Raises:
           tf.errors.OutOfRangeError: the iterator ended; the steps on the batches that
@@ -389,6 +389,5 @@ class TrainStep:
         return self._replicas.each(preparing.before(step, self.prepare, check))
 
     def _many_steps(self, iterator: Any, steps: tf.Tensor) -> metrics.Metrics:
-        return metrics.stack_steps(
-            lambda: self(*next(iterator)), metrics.METRICS | self._dtypes, steps
-        )
+        dtypes = metrics.OF_RUN | self._dtypes
+        return metrics.stack_steps(metrics.on_next(self, iterator), dtypes, steps)

@@ -1,5 +1,6 @@
 """A user's own data, by one flag: trained, stopped, resumed bit for bit."""
 
+import contextlib
 import csv
 import json
 
@@ -9,9 +10,9 @@ import pytest
 import tensorflow as tf
 
 from mp_loop import predict, train
-from mp_loop.cli import app
+from mp_loop.cli import app, signals
 from mp_loop.config import errors
-from mp_loop.data import sources
+from mp_loop.data import mask_files, sources
 from mp_loop.run import records
 from tests.support import encoders, photos
 
@@ -242,3 +243,56 @@ def test_a_model_that_ends_in_a_softmax_has_one_class(tmp_path, of_several):
     model.save(tmp_path / "a.keras")
     with pytest.raises(errors.UsageError, match="makes one class of all"):
         run(*of_several, f"--model={tmp_path / 'a.keras'}", "--output_dir=unused")
+
+
+def test_a_segmentation_is_resumed_bit_for_bit_and_writes_masks(
+    tmp_path, capsys, monkeypatch
+):
+    numbers = np.random.default_rng(0).choice([0, 9, 255], (24, 2, 2))
+    numbers = numbers.astype(np.uint8).repeat(4, 1).repeat(4, 2)
+    np.savez(tmp_path / "a.npz", x_train=numbers // 2, y_train=numbers)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(8, 1, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Conv2D(2, 1),
+        ]
+    )
+    model.save(tmp_path / "net.keras")
+    words = (
+        *WORDS[1:],
+        "--task=segmentation",
+        f"--dataset=npz:{tmp_path / 'a.npz'}",
+        f"--model={tmp_path / 'net.keras'}",
+        "--batch_size=6",
+        "--ignore_label=9",
+        "--validation_fraction=0.3",
+        "--augment=flip_shift",
+        "--learning_rate=0.05",
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(*words, "--steps=12", f"--output_dir={whole}") == 0
+    for more in (["--steps=5"], ["--steps=12", "--resume"]):
+        assert run(*words, *more, f"--output_dir={parts}") == 0
+    assert weights(whole) == weights(parts)
+    found = records.read_summary(whole)
+    assert found["eval_mean_iou"] > 0.9 and "majority_accuracy" not in found
+    rows = predicted(whole)
+    assert [*rows[0]] == ["index", "mask", "accuracy"]
+    said = f"mean IoU {found['eval_mean_iou']:.4f}, pixel accuracy"
+    assert said in capsys.readouterr().out
+    masks = [mask_files.decoded(str(tmp_path / row["mask"])) for row in rows]
+    assert {*np.unique(masks)} == {0, 255}
+    (tmp_path / "found.csv").unlink()
+    with pytest.raises(errors.UsageError, match="found_masks', for its"):
+        predicted(whole)
+    monkeypatch.setattr(signals, "stop_requested", stopped)
+    words = ["predict", f"--run={whole}", f"--output={tmp_path / 'more.csv'}"]
+    assert predict.run(*app.parse(words, predict.declare, of_experiment=False)) == 130
+    assert not [*tmp_path.glob("more*")]
+
+
+@contextlib.contextmanager
+def stopped():
+    yield lambda: 2

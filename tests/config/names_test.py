@@ -31,6 +31,15 @@ REFUSED = {
         "--dataset (fashion_mnist_mini) has no targets; --task=regression reads csv:",
     ),
     "a decoder that classifies": ({"model": "small_decoder"}, "needs --task=causal_lm"),
+    "pixels that classify": ({"model": "unet"}, "needs --task=segmentation"),
+    "images that are segmented": (
+        {"model": "resnet20", "task": "segmentation"},
+        "--model (resnet20) must be unet, a path ending in .keras, or package.module",
+    ),
+    "a table of masks": (
+        {"model": "unet", "task": "segmentation", "dataset": "csv:x.csv"},
+        "there is no file or folder 'x.csv'",
+    ),
     "a classifier of tokens": (
         {"model": "cnn", "task": "causal_lm"},
         "--model (cnn) must be one of small_decoder, keras_hub:PRESET_OR_FOLDER",

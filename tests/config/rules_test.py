@@ -49,6 +49,34 @@ REFUSED = {
         {"task": "regression", "class_weights": "balanced"},
         "--label_smoothing (0.0) and --class_weights (balanced) are for classes",
     ),
+    "weights of several labels": (
+        {"task": "multilabel", "class_weights": "balanced"},
+        "--class_weights (balanced) is for examples of one class, not --task=multi",
+    ),
+    "smoothing of several labels": (
+        {"task": "multilabel", "label_smoothing": 0.1, "loss": "bce"},
+        "--label_smoothing (0.1) is of --loss=binary_crossentropy for --task=multi",
+    ),
+    "perplexity of several labels": (
+        {"task": "multilabel", "metric": "perplexity"},
+        "--loss (binary_crossentropy) must be sparse_categorical_crossentropy, of",
+    ),
+    "pixels of images that are ignored": (
+        {"ignore_label": 3},
+        "--ignore_label (3) is for --task=segmentation.",
+    ),
+    "images that leave their masks": (
+        {"task": "segmentation", "rand_augment": 9},
+        "--rand_augment (9) is not for --task=segmentation",
+    ),
+    "a head of pixels": (
+        {"task": "segmentation", "dropout": 0.1},
+        "--dropout (0.1) and --weights () are for a new head, which",
+    ),
+    "mixed masks": (
+        {"task": "segmentation", "mixup": 0.2},
+        "--mixup (0.2) and --cutmix (0.0) are for --task=classification",
+    ),
     "mixed numbers": (
         {"task": "regression", "cutmix": 1.0},
         "--mixup (0.0) and --cutmix (1.0) are for --task=classification with --loss=sp",

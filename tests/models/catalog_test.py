@@ -219,3 +219,18 @@ def test_bad_name_or_model_is_refused_in_one_line(name, law, user_module):
 def test_argument_out_of_range_is_refused(arguments, law):
     with pytest.raises(errors.ModelError, match=law):
         catalog.build("mlp", *arguments)
+
+
+@pytest.mark.parametrize("shape", [(16, 24, 3), (21, 13, 1)], ids=["even", "odd"])
+def test_a_unet_gives_logits_of_each_pixel(shape):
+    model = catalog.build("unet", shape, 4, per_pixel=True)
+    assert model.output_shape == (None, *shape[:2], 4)
+    assert heads.from_logits(model) and model.count_params() < 500_000
+
+
+def test_a_model_of_whole_images_is_refused_for_pixels():
+    said = (
+        r"gives \(4,\) for each example; the 4 classes of each pixel need \(8, 8, 4\)"
+    )
+    with pytest.raises(errors.ModelError, match=said):
+        catalog.build("cnn", (8, 8, 3), 4, per_pixel=True)

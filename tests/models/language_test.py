@@ -488,6 +488,7 @@ def test_a_saved_tokenizer_gives_the_same_tokens_without_its_preset(preset, tmp_
     again = language.saved_tokenizer(str(tmp_path / "tokenizer"))
     sentences = [b"The quick fox", b"dogs"]
     np.testing.assert_array_equal(again(sentences), encode(sentences))
+    assert [again.text(row) for row in again(sentences)] == ["the quick fox", "dogs"]
     (tmp_path / "tokenizer" / "assets" / "tokenizer" / "vocabulary.txt").unlink()
     with pytest.raises(errors.ModelError, match="cannot be read as a tokenizer: "):
         language.saved_tokenizer(str(tmp_path / "tokenizer"))

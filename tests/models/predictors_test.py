@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.config import errors
-from mp_loop.data import decoding, targets
+from mp_loop.data import decoding, masks, targets
 from mp_loop.models import applications, predictors
 from tests.support import data_sets
 
@@ -157,3 +157,23 @@ def test_several_labels_are_named_where_they_are_more_probable_than_not(
     assert right.any(axis=0).all() and not right.all()
     spelled = np.where(right, [name.encode() for name in names], b"")
     np.testing.assert_array_equal(found["class"].numpy().astype("S"), spelled)
+
+
+def test_masks_have_the_numbers_of_the_users(tmp_path):
+    source = dataclasses.replace(
+        source_of(resized_to=12, classes=3),
+        task="segmentation",
+        masks=masks.Masks((0, 7, 255), (1.0, 1.0)),
+    )
+    layers = [keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3, padding="same")]
+    model = keras.Sequential(layers)
+    predictor = again(again(predictors.make(source, model), tmp_path), tmp_path)
+    assert predictors.class_names(predictor) == ()
+    assert predictors.mask_values(predictor) == (0, 7, 255)
+    images = pixels((20, 12))
+    found = predictor.predict(images, verbose=0)
+    inputs = source.prepare(tf.constant(decoding.resized(images, 12)))
+    wanted = np.array([0, 7, 255], np.uint8)[np.argmax(model(inputs), -1)]
+    assert found["mask"].dtype == np.uint8 and len(np.unique(wanted)) == 3
+    np.testing.assert_array_equal(found["mask"], wanted)
+    assert found["probability"].shape == (3, 8, 8, 3)

@@ -78,7 +78,8 @@ class Session:
 
 
 def untimed(lines):
-    return [{k: v for k, v in x.items() if k != "examples_per_second"} for x in lines]
+    timed = ("examples_per_second", "input_wait")
+    return [{k: v for k, v in x.items() if k not in timed} for x in lines]
 
 
 def test_lines_counters_and_result(tmp_path):

@@ -151,3 +151,17 @@ def test_of_shares_the_largest_counts():
     assert (float(found.result()), found.name) == (0.5, "accuracy")
     found.reset_state()
     assert float(found.result()) == 0
+
+
+def test_mean_iou_is_of_the_pixels_that_count():
+    pixels = dataclasses.replace(data_sets.source(3), task="segmentation")
+    made = metric.make("mean_iou", True, pixels)
+    assert (made.key, made.higher_is_better) == ("eval_mean_iou", True)
+    labels = np.array([[[0, 0], [1, 2]], [[1, 1], [0, 2]]])
+    guesses = np.array([[[0, 1], [1, 0]], [[1, 0], [0, 0]]])
+    weights = np.where(labels == 2, 0, 1.5).astype(np.float32)
+    for i in range(2):
+        logits = np.eye(3, dtype=np.float32)[guesses[i : i + 1]] - 0.5
+        made.metric.update_state(labels[i : i + 1], logits, weights[i : i + 1])
+    # Of each class two of four pixels that are it or are taken for it.
+    assert float(made.metric.result()) == pytest.approx(2 / 4)

@@ -71,6 +71,18 @@ def test_errors_and_baselines_are_in_the_units_of_the_data():
     assert constant["mean_baseline"] == pytest.approx(error, rel=1e-5)
 
 
+def test_several_labels():
+    source = data_sets.source(3, test_count=3)
+    flags = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1]], np.uint8)
+    test = decoding.Split(source.test.inputs, flags)
+    source = dataclasses.replace(source, test=test, task="multilabel")
+    model = classifier(source.input_shape, 3, activation="sigmoid")
+    found = scoring.of(source, model, batch_size=2)
+    assert record_checks.test_results_damage(read_back(found)) == ""
+    assert [one["count"] for one in found["labels"]] == [2, 1, 2]
+    assert baselines.of(source, metric.make("auc", False, source)) == {}
+
+
 def test_what_has_neither_classes_nor_targets_has_nothing_to_tell():
     source = dataclasses.replace(data_sets.source(3), task="causal_lm")
     assert scoring.of(source, classifier(source.input_shape, 3), 2) is None

@@ -23,7 +23,7 @@ from mp_loop.run import checkpoint_files, manifests, records
 from tests.support import run_folders
 
 ROOT = pathlib.Path(__file__).parents[2]
-TIMED = {"examples_per_second"}
+TIMED = {"examples_per_second", "input_wait"}
 TIMED_SUMMARY = {
     "train_seconds",
     "examples_per_second",
