@@ -11,7 +11,6 @@ model, and shares those of its variables that a 16-bit copy would hurt.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -80,12 +79,13 @@ class _Attention(keras.layers.MultiHeadAttention):
         if return_attention_scores:
             scores = self._scores(query, key, bias)
             return self._combined(scores, value, seed), scores
-        return _again(
-            lambda query, key, value: self._combined(
-                self._scores(query, key, bias), value, seed
-            ),
+        made = again.run(
+            lambda query, key, value: [
+                self._combined(self._scores(query, key, bias), value, seed)
+            ],
             (query, key, value),
-        ), None
+        )
+        return made[0], None
 
     def _scores(self, query: tf.Tensor, key: tf.Tensor, bias: Any) -> tf.Tensor:
         """Returns the weight of each key for each query, float32 [..., T, S]."""
@@ -105,25 +105,6 @@ class _Attention(keras.layers.MultiHeadAttention):
     def _product(self, equation: str, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         a, b = tf.cast(a, self.compute_dtype), tf.cast(b, self.compute_dtype)
         return tf.cast(keras.ops.einsum(equation, a, b), self.variable_dtype)
-
-
-def _again(
-    compute: Callable[..., tf.Tensor], tensors: Sequence[tf.Tensor]
-) -> tf.Tensor:
-    """Computes something of 16-bit tensors, which alone are kept for its gradients."""
-
-    @tf.custom_gradient
-    def run(*tensors: tf.Tensor) -> Any:
-        def gradient(dy: tf.Tensor) -> list[tf.Tensor]:
-            anew = again.after([dy], tensors)
-            with tf.GradientTape() as tape:
-                tape.watch(anew)
-                y = compute(*anew)
-            return tape.gradient(y, anew, dy)
-
-        return compute(*tensors), gradient
-
-    return run(*tensors)
 
 
 def attention(
