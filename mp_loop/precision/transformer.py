@@ -11,6 +11,7 @@ model, and shares those of its variables that a 16-bit copy would hurt.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import keras
@@ -76,7 +77,7 @@ class _Attention(keras.layers.MultiHeadAttention):
         seed = None
         if self._dropout > 0 and training:
             seed = self._dropout_layer.seed_generator.next()
-        if return_attention_scores:
+        if return_attention_scores or not self._grows(query, key):
             scores = self._scores(query, key, bias)
             return self._combined(scores, value, seed), scores
         made = again.run(
@@ -86,6 +87,14 @@ class _Attention(keras.layers.MultiHeadAttention):
             (query, key, value),
         )
         return made[0], None
+
+    def _grows(self, query: tf.Tensor, key: tf.Tensor) -> bool:
+        """Whether there are more weights than numbers they are made of; see `spans`."""
+        lengths = [
+            math.prod(x.shape[axis] or math.inf for axis in self._attention_axes)
+            for x in (query, key)
+        ]
+        return math.prod(lengths) >= sum(lengths) * self._key_dim
 
     def _scores(self, query: tf.Tensor, key: tf.Tensor, bias: Any) -> tf.Tensor:
         """Returns the weight of each key for each query, float32 [..., T, S]."""

@@ -77,7 +77,7 @@ def step(function, x):
 
 
 def kept(graph, size=2 * T * T):
-    """Names of what is as large as all weights, and is used on both sides of the loss."""
+    """Names of what is as large as the weights and used on both sides of the loss."""
     backward = set()
     after = graph.get_operation_by_name("end")
     for op in graph.get_operations():
