@@ -32,13 +32,9 @@ def declare(flag_values: flags.FlagValues) -> None:
 
 def run(_config: Any, flag_values: Any) -> int:
     """Examines the machine and prints what it found; returns the exit code."""
-    startup.prefer_onednn()
-    with startup.quiet_start():
-        import tensorflow as tf
+    startup.start_tensorflow()
+    from mp_loop.hardware import machine
 
-        from mp_loop.hardware import machine
-
-        tf.config.list_physical_devices()
     findings = machine.examine()
     print(strict_json.to_document(findings) if flag_values.json else report(findings))
     return 0

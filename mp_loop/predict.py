@@ -49,6 +49,8 @@ if TYPE_CHECKING:  # It imports TensorFlow, which takes seconds.
     from mp_loop.data import raw_examples
 
 _FILE = "predictions.csv"
+# What an example is called by, by the kind of its data set; else its place.
+_COLUMNS = {"folder": "file", "array_record": "file", "csv": "row", "jsonl": "row"}
 
 
 class _Stopped(Exception):
@@ -95,11 +97,7 @@ def run(_config: Any, flag_values: Any) -> int:
     if not paths or flag_values.dataset or flag_values.split or flag_values.output:
         output = _output(folder, flag_values, config.model.task)
         names.check_data_set(config.data)
-    startup.prefer_onednn()
-    with startup.quiet_start():
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
+    startup.start_tensorflow()
     with errors.bad_input(errors.ModelError, flag="run", value=flag_values.run):
         predictor = prediction.SavedPredictor.read(folder, config)
     code = outcomes.DONE
@@ -140,7 +138,7 @@ def _predict(
         examples = raw_examples.read(data, predictor.wanted, split, ahead=size)
         found = prediction.of(predictor, examples, size)
         kind, _, _ = data.dataset.partition(":")
-        column = {"folder": "file", "csv": "row", "jsonl": "row"}.get(kind, "index")
+        column = _COLUMNS.get(kind, "index")
         scores, unreadable = _write(found, output, column, predictor.wanted)
     for line in scores.lines():
         print(line)

@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = (
     "train",
     "predict",
+    "convert",
     "compare",
     "report",
     "benchmark",

@@ -71,8 +71,10 @@ def test_two_dashes_end_the_flags(capsys):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
-    words = [sys.executable, "-m", "mp_loop.formats", *map(str, range(1, 120))]
-    command = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    words = [sys.executable, "-m", "mp_loop.formats", *map(str, range(1, 16))]
+    command = subprocess.Popen(  # 20 KiB, which neither pipe nor reader hold
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pipesize=4096
+    )
     command.stdout.readline()
     command.stdout.close()
     assert command.stderr.read() == b""

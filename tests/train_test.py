@@ -33,7 +33,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 QUICK = ("--model=mlp", "--steps=12", "--log_every=4", "--eval_every=8")
 # A run that has to be the same twice: dropout, shifts, several steps in a call.
 EXACT = (
-    "--model=vit_tiny",
+    "--model=tests.claims.victim:model",
     "--augment=flip_shift",
     "--batch_size=16",
     "--steps_per_call=3",
@@ -78,8 +78,25 @@ def weights(folder):
     return [np.asarray(w).tobytes() for w in model.get_weights()]
 
 
-@pytest.mark.parametrize("loop", ["custom", "keras"])
-@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of `QUICK` that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("quick") / "run"
+    assert train.run(config(*QUICK, f"--output_dir={folder}"), None) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("precision", "loop"),
+    [
+        ("float16", "custom"),
+        ("float16", "keras"),
+        ("float32", "custom"),
+        ("bfloat16", "keras"),
+        pytest.param("bfloat16", "custom", marks=pytest.mark.slow),
+        pytest.param("float32", "keras", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     folder = tmp_path / "run"
     words = [*QUICK, f"--precision={precision}", f"--loop={loop}"]
@@ -190,13 +207,12 @@ def test_a_profile_that_outlives_the_run_is_written(tmp_path):
     assert len(list(folder.glob("tensorboard/plugins/profile/*/*.xplane.pb"))) == 1
 
 
-def test_flags_txt_replays_the_run(tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    train.run(config(*QUICK, f"--output_dir={first}"), None)
-    again = config(f"--flagfile={first / 'flags.txt'}", f"--output_dir={second}")
+def test_flags_txt_replays_the_run(tmp_path, whole):
+    folder = tmp_path / "run"
+    again = config(f"--flagfile={whole / 'flags.txt'}", f"--output_dir={folder}")
     train.run(again, None)
-    assert lines(first) == lines(second)
-    assert weights(first) == weights(second)
+    assert lines(folder) == lines(whole)
+    assert weights(folder) == weights(whole)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +222,7 @@ def test_flags_txt_replays_the_run(tmp_path):
 )
 def test_a_signal_saves_and_the_printed_command_resumes(tmp_path, number):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert process(*EXACT, f"--output_dir={whole}").returncode == 0
+    assert train.run(config(*EXACT, f"--output_dir={whole}"), None) == 0
     running = subprocess.Popen(
         [sys.executable, "-m", "mp_loop.train", *EXACT, f"--output_dir={parts}"],
         stderr=subprocess.PIPE,
@@ -224,14 +240,13 @@ def test_a_signal_saves_and_the_printed_command_resumes(tmp_path, number):
     stop = re.search(r"Interrupted at step (\d+); a checkpoint was saved\.", said)
     assert stop and 10 <= int(stop[1]) < 40
     words = re.search(r"Continue with: python -m mp_loop.train (.*)", said)[1].split()
-    assert process(*words).returncode == 0
+    assert train.run(*app.parse(["train", *words])) == 0
     assert lines(parts) == lines(whole)
     assert weights(parts) == weights(whole)
 
 
-def test_a_finished_run_is_continued(tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train.run(config(*QUICK, f"--output_dir={whole}"), None)
+def test_a_finished_run_is_continued(tmp_path, whole):
+    parts = tmp_path / "parts"
     train.run(config(*QUICK, "--steps=8", f"--output_dir={parts}"), None)
     train.run(config(*QUICK, f"--output_dir={parts}", "--resume"), None)
     assert lines(parts) == lines(whole)
@@ -295,11 +310,8 @@ def test_a_language_model_is_adapted_resumed_and_generates(tmp_path, capsys):
     assert model.generate("the ", max_length=8).startswith("the ")
 
 
-@pytest.mark.parametrize("module", ["model", "report"])
-def test_the_folder_is_locked_until_the_last_file_is_written(
-    tmp_path, capsys, monkeypatch, module
-):
-    """A second process is refused while the first writes its model, or its report."""
+def test_the_folder_is_locked_until_the_last_file_is_written(tmp_path, monkeypatch):
+    """A second process is refused while the first writes its model, and its report."""
     folder = tmp_path / "run"
     resumed = []
 
@@ -310,22 +322,19 @@ def test_the_folder_is_locked_until_the_last_file_is_written(
 
         return write
 
-    owner, name = {
-        "model": (run_folder.RunFolder, "write_model"),
-        "report": (run_page, "write"),
-    }[module]
-    monkeypatch.setattr(owner, name, refused_meanwhile(getattr(owner, name)))
+    for owner, name in ((run_folder.RunFolder, "write_model"), (run_page, "write")):
+        monkeypatch.setattr(owner, name, refused_meanwhile(getattr(owner, name)))
     assert train.run(config(*QUICK, f"--output_dir={folder}"), None) == 0
-    (second,) = resumed
-    assert second.returncode == 2 and second.stderr.count("\n") == 1
-    assert "is being written by another process" in second.stderr
+    assert len(resumed) == 2
+    for second in resumed:
+        assert second.returncode == 2 and second.stderr.count("\n") == 1
+        assert "is being written by another process" in second.stderr
     assert (folder / "model.keras").exists() and (folder / "report.html").exists()
     locking.FolderLock(folder).release()  # was given back
 
 
-def test_resume_auto_begins_and_continues(tmp_path, capsys):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train.run(config(*QUICK, f"--output_dir={whole}"), None)
+def test_resume_auto_begins_and_continues(tmp_path, whole):
+    parts = tmp_path / "parts"
     words = [*QUICK, f"--output_dir={parts}", "--resume=auto"]
     assert train.run(config(*words, "--steps=8"), None) == 0
     assert train.run(config(*words), None) == 0
@@ -466,11 +475,12 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_used_folder_and_contradictions_are_refused(tmp_path, capsys, monkeypatch):
+def test_a_used_folder_and_contradictions_are_refused(
+    tmp_path, capsys, monkeypatch, whole
+):
     folder = tmp_path / "run"
     out = f"--output_dir={folder}"
-    train.run(config(*QUICK, out), None)
-    capsys.readouterr()
+    shutil.copytree(whole, folder)
 
     def content():
         return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
@@ -512,6 +522,14 @@ TINY = (
 )
 
 
+@pytest.fixture(scope="module")
+def whole_tiny(tmp_path_factory):
+    """The folder of a run of `TINY` that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    assert train.run(config(*TINY, f"--output_dir={folder}"), None) == 0
+    return folder
+
+
 @contextlib.contextmanager
 def at_evaluation(monkeypatch, which, action):
     """Inside, something happens in the evaluation of that number."""
@@ -551,10 +569,9 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("loss", [vanish, fill], ids=["vanished", "full disk"])
 def test_a_run_whose_folder_is_lost_is_saved_elsewhere_and_goes_on_there(
-    tmp_path, small_disk, capsys, monkeypatch, loss
+    tmp_path, small_disk, capsys, monkeypatch, whole_tiny, loss
 ):
-    whole, folder = tmp_path / "whole", small_disk / "run"
-    assert train.run(config(*TINY, f"--output_dir={whole}"), None) == 0
+    whole, folder = whole_tiny, small_disk / "run"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     written = folder / "checkpoints" / "step-00000012"
 

@@ -162,6 +162,7 @@ def main(argv: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tf.config.experimental.enable_op_determinism()
     source = sources.load("fashion_mnist_mini")
+    tests = list(batching.evaluation_batches(source, 500))
     runs = []
     for name in flags.FLAGS.settings:
         setting = SETTINGS[name]
@@ -169,7 +170,7 @@ def main(argv: list[str]) -> None:
             seeds = flags.FLAGS.seeds if value == setting.chosen else 1
             for seed in range(seeds):
                 for arm in ARMS:
-                    run = train(setting, arm, value, seed, source)
+                    run = train(setting, arm, value, seed, source, tests)
                     runs.append({"setting": name, **run})
                     print(
                         f"{name} {setting.knob} {value:g} seed {seed} {arm}: "
@@ -187,9 +188,14 @@ def main(argv: list[str]) -> None:
 
 
 def train(
-    setting: Setting, arm: str, value: float, seed: int, source: sources.Source
+    setting: Setting,
+    arm: str,
+    value: float,
+    seed: int,
+    source: sources.Source,
+    tests: list[Any],
 ) -> dict[str, Any]:
-    """Trains one arm; `curve` holds (step, metric on the test examples)."""
+    """Trains one arm; `curve` holds (step, metric on the batches of tests)."""
     begun = time.monotonic()
     model, step, batch = prepare(setting, arm, value, seed)
     # The same weights, always evaluated in float32 and with float32 sums.
@@ -204,7 +210,7 @@ def train(
             round_to_float16(step.master_weights)
         if number % max(steps // EVALUATIONS, 1) == 0 or number == steps:
             judge.set_weights(model.get_weights())
-            curve.append((number, evaluate(judge, setting, source)))
+            curve.append((number, evaluate(judge, setting, tests)))
         if number == steps:
             break
     return {
@@ -265,10 +271,10 @@ def round_to_float16(masters: list[tf.Variable]) -> None:
         master.assign(tf.cast(tf.cast(master, tf.float16), tf.float32))
 
 
-def evaluate(model: keras.Model, setting: Setting, source: sources.Source) -> float:
+def evaluate(model: keras.Model, setting: Setting, tests: list[Any]) -> float:
     """Returns the metric over all test examples."""
     found = []
-    for batch in batching.evaluation_batches(source, 500):
+    for batch in tests:
         inputs, labels = example(setting, *batch)
         outputs = model(inputs, training=False)
         if setting.reconstructs:

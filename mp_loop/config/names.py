@@ -25,13 +25,13 @@ OWN_DECODERS = ("small_decoder",)
 OWN_SEGMENTERS = ("unet",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine, `kind:PATH`, or code.
-LOCAL_DATA = ("text", "folder", "npz", "csv", "jsonl", "module")
+LOCAL_DATA = ("text", "folder", "array_record", "npz", "csv", "jsonl", "module")
 # Those that may hold more than one label of an example, or numbers.
 _OF_COLUMNS = ("npz", "csv", "jsonl", "module")
 # What an example has of each task that not all data sets are for.
 _LABELS = {"regression": "targets", "multilabel": "columns of labels"}
-# Those that hold no images.
-_WITHOUT_IMAGES = ("csv", "jsonl", "text")
+# Those that hold no masks.
+_WITHOUT_MASKS = ("array_record", "csv", "jsonl", "text")
 PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels: class numbers, or of
 # several labels 0 and 1.
@@ -86,7 +86,7 @@ def require_labels(dataset: str, task: str) -> None:
       UsageError: the message names what has them.
     """
     kind, _ = local_path(dataset) or ("", "")
-    if task == "segmentation" and kind in _WITHOUT_IMAGES:
+    if task == "segmentation" and kind in _WITHOUT_MASKS:
         raise errors.UsageError(
             f"--dataset ({dataset}) has no masks; --task=segmentation reads "
             "folder:PATH, npz:PATH, module:package.module:function and TFDS data sets."
@@ -121,11 +121,21 @@ def local_path(dataset: str) -> tuple[str, str] | None:
 
 def hint(name: str, known: Collection[str]) -> str:
     """Returns " Did you mean X or Y?", or "" where nothing is close."""
+    found = similar(name, known)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def similar(name: str, known: Collection[str], cutoff: float = 0.7) -> list[str]:
+    """Returns which known words are close, the closest first, upper case or lower.
+
+    Args:
+      name: what was written.
+      known: what there is.
+      cutoff: how close, from 0 to 1, as in `difflib.get_close_matches`.
+    """
     lower = {word.lower(): word for word in known}
-    close = difflib.get_close_matches(name.lower(), lower, cutoff=0.7)
-    return (
-        f" Did you mean {' or '.join(lower[word] for word in close)}?" if close else ""
-    )
+    found = difflib.get_close_matches(name.lower(), lower, cutoff=cutoff)
+    return [lower[word] for word in found]
 
 
 def _check_model(model: sections.Model) -> None:
@@ -291,6 +301,7 @@ def _require_local(dataset: str, kind: str, path: str) -> None:
         return _check_function("dataset", path, "module:")
     exists, wanted = {
         "folder": (os.path.isdir, "folder"),
+        "array_record": (os.path.isdir, "folder"),
         "npz": (os.path.isfile, "file"),
     }.get(kind, (os.path.exists, "file or folder"))
     if not exists(path):

@@ -20,7 +20,8 @@ class Data(fields.Section):
         "fashion_mnist_mini",
         "TFDS data set, the default being part of this package; folder:PATH, images "
         "in a folder for each class, or, for --task=segmentation, in images/ with "
-        "their masks in masks/; npz:PATH, arrays x_train, y_train, x_test, "
+        "their masks in masks/; array_record:PATH, images that `python -m "
+        "mp_loop.convert` has written; npz:PATH, arrays x_train, y_train, x_test, "
         "y_test; csv:PATH or jsonl:PATH, a table of texts or numbers; "
         "module:package.module:function, which returns arrays (runs that code); or "
         "text:PATH, a file of text or a folder of .txt files, for --task=causal_lm.",

@@ -236,27 +236,32 @@ def _pipeline(
         dataset = tf.data.Dataset.from_tensor_slices(columns)
     if batch_size is not None:
         dataset = dataset.batch(batch_size)
-    parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     if isinstance(examples, decoding.Split) and examples.not_held is not None:
         # One by one: a batch at a time would keep fewer cores busy.
         size = batch_size or columns[0].shape[1]
         with tf.device("CPU:0"):
             images = tf.data.Dataset.from_tensor_slices(columns[0].reshape(-1))
-        images = images.map(examples.not_held.row, **parallel)
-        images = images.batch(size, drop_remainder=batch_size is None)
+        images = examples.not_held.rows(images).batch(
+            size, drop_remainder=batch_size is None
+        )
 
+        @tf.autograph.experimental.do_not_convert
         def read_before(images: tf.Tensor, columns: tuple) -> tuple:
             index, *rest = columns
             return prepared(images, examples.take_labels(index), *rest)
 
-        dataset = tf.data.Dataset.zip((images, dataset)).map(read_before, **parallel)
+        dataset = tf.data.Dataset.zip((images, dataset))
+        dataset = dataset.map(read_before, **decoding.PARALLEL)
     else:
 
+        @tf.autograph.experimental.do_not_convert  # which takes half a second
         def taken(index: tf.Tensor, *rest: tf.Tensor) -> tuple:
             return prepared(*examples.take(index), *rest)
 
-        dataset = dataset.map(taken, **parallel)
+        dataset = dataset.map(taken, **decoding.PARALLEL)
     options = tf.data.Options()
+    # To rewrite the graph, tf.data copies the data that are held.
+    options.experimental_optimization.apply_default_optimizations = False
     # There are no files to divide among workers.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,14 +20,17 @@ class Part:
       inputs: [n, ...], as `decoding.Split` holds them.
       labels: the class of each: int64 or str, [n]; or its targets, float64
         [n, targets].
+      names: of each, if it is a file; else none.
     """
 
     inputs: np.ndarray | decoding.NotHeld
     labels: np.ndarray
+    names: tuple[str, ...] = ()
 
     def where(self, kept: np.ndarray) -> Part:
         """Returns the examples of a mask, bool [n]."""
-        return Part(self.inputs[kept], self.labels[kept])
+        names = tuple(itertools.compress(self.names, kept))
+        return Part(self.inputs[kept], self.labels[kept], names)
 
 
 def assemble(
@@ -64,7 +68,7 @@ def assemble(
     shown = known if class_names is None else np.array(class_names)[known]
     return decoding.Labelled(
         decoding.Split(train.inputs, _numbers(train.labels, known)),
-        decoding.Split(test.inputs, _numbers(test.labels, known)),
+        decoding.Split(test.inputs, _numbers(test.labels, known), test.names),
         tuple(map(str, shown)),
         kind,
     )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow.python.framework import ops
 
 from mp_loop.config import errors, sections
 from mp_loop.data import checksums, targets
 
 MAX_DECODED_BYTES = 4 * 2**30
+_ALIGNMENT = 64  # bytes: tsl::Allocator::kAllocatorAlignment
 
 
 class NotHeld(Protocol):
@@ -29,7 +32,14 @@ class NotHeld(Protocol):
     checksum: str
 
     def row(self, index: tf.Tensor) -> tf.Tensor:
-        """Returns one of them, in the graph of a `tf.data` pipeline."""
+        """Returns one of them."""
+
+    def rows(self, indices: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns those of these indices, one by one, in order."""
+
+
+# How a data set makes elements of others.
+PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,10 +52,12 @@ class Split:
         that are read as they are needed.
       labels: class numbers, int64 [n]; targets, float64 [n, targets]; 0 and 1, uint8
         [n, classes]; or masks, uint8 [n, h, w], of the size of the images.
+      names: of examples to evaluate on that are files, their paths; else none.
     """
 
     inputs: np.ndarray | NotHeld
     labels: np.ndarray
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -113,10 +125,27 @@ class Labelled:
 
 
 def in_host_memory(values: np.ndarray) -> tf.Tensor:
-    """Makes a tensor that all traced functions can read."""
+    """Makes a tensor that all traced functions can read.
+
+    It shares the memory of an array of numbers that `empty` made, which must not change
+    any more.
+    """
     # With an explicit device: TensorFlow would put it on a GPU.
     with tf.init_scope(), tf.device("CPU:0"):
-        return tf.convert_to_tensor(values)
+        if values.dtype == object:
+            return tf.convert_to_tensor(values)
+        device = tf.config.list_logical_devices("CPU")[0].name
+        dtype = tf.as_dtype(values.dtype).as_datatype_enum
+        # What `tf.convert_to_tensor` does after it has copied the array.
+        return ops.EagerTensor(np.ascontiguousarray(values), device, dtype)
+
+
+def empty(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
+    """Makes an array whose memory TensorFlow can use: it begins where vectors may."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def feature_names(
@@ -272,7 +301,7 @@ def allocate(
     total += count * int(np.prod(shape)) * values.itemsize
     if total > MAX_DECODED_BYTES:
         raise too_large(name, total)
-    return np.empty((count, *shape), values.dtype)
+    return empty((count, *shape), values.dtype)
 
 
 def unequal(
@@ -291,7 +320,8 @@ def too_large(name: str, size: int) -> errors.DataError:
     return errors.DataError(
         f"Data set '{name}' takes {size / 2**30:.1f} GiB decoded; at most "
         f"{MAX_DECODED_BYTES / 2**30:.3g} GiB fit: it is held in memory. Images in a "
-        "folder (folder:PATH) are read as they are needed."
+        "folder (folder:PATH) are read as they are needed, and so are those that "
+        "`python -m mp_loop.convert` has written."
     )
 
 
@@ -301,6 +331,7 @@ def stored(
     split: str,
     features: Sequence[str],
     at_once: int,
+    decoders: Mapping[str, tfds.decode.Decoder] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches of some features of a split, in stored order.
 
@@ -310,6 +341,7 @@ def stored(
       split: its name.
       features: their names.
       at_once: examples in a batch.
+      decoders: other than the usual, by feature.
 
     Raises:
       DataError: files cannot be read, or hold another number of examples.
@@ -324,7 +356,9 @@ def stored(
             read_config=tfds.ReadConfig(
                 try_autocache=False, interleave_cycle_length=1, assert_cardinality=True
             ),
-            decoders=tfds.decode.PartialDecoding({key: known[key] for key in features}),
+            decoders=tfds.decode.PartialDecoding(
+                {key: known[key] for key in features}, decoders
+            ),
         )
         yield from examples.batch(at_once).as_numpy_iterator()
     except (tf.errors.OpError, OSError, AssertionError) as error:

@@ -60,6 +60,10 @@ class FileImages:
         pixels = decode(tf.io.read_file(tf.gather(self._paths, index)))
         return tf.ensure_shape(pixels, self.shape[1:])
 
+    def rows(self, indices: tf.data.Dataset) -> tf.data.Dataset:
+        """Decodes images, one by one; see `row`."""
+        return indices.map(self.row, **decoding.PARALLEL)
+
     @functools.cached_property
     def _paths(self) -> tf.Tensor:
         paths = [os.fsencode(os.path.join(self.folder, name)) for name in self.files]

@@ -106,10 +106,23 @@ def decoded(path: str, channels: int = 3, size: int = 0) -> np.ndarray:
     Raises:
       DataError: it cannot be read; the message is the reason, without the path.
     """
+    return decoded_content(content(path), channels, size)
+
+
+def content(path: str) -> bytes:
+    """Reads a file.
+
+    Raises:
+      DataError: it cannot be read; the message is the reason, without the path.
+    """
     try:
-        content = pathlib.Path(path).read_bytes()
+        return pathlib.Path(path).read_bytes()
     except OSError as error:
         raise errors.DataError(f"{error.strerror}.") from error
+
+
+def decoded_content(content: bytes, channels: int = 3, size: int = 0) -> np.ndarray:
+    """Decodes what an image file holds; see `decoded`."""
     if _has_color_table(content):
         raise errors.DataError("A BMP of 8 bits with a table of colors is not read.")
     try:

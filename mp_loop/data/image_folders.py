@@ -10,9 +10,7 @@ class) is refused, all of it at once, or left out with a warning.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import logging
 import os
 from collections.abc import Sequence
 
@@ -21,17 +19,15 @@ import numpy as np
 from mp_loop.config import errors, sections
 from mp_loop.data import (
     bad_examples,
-    checksums,
     classes,
     decoding,
     file_images,
     image_files,
+    image_stores,
     splitting,
 )
 
-logger = logging.getLogger(__name__)
-
-_HINT = "PATH/train and PATH/test hold the classes"
+HINT = "PATH/train and PATH/test hold the classes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +61,44 @@ def load(data: sections.Data, folder: str) -> decoding.Labelled:
       DataError: something cannot be used, there are fewer than two classes, or images
         are of unequal size without `image_size`.
     """
-    name, bad = data.dataset, []
+    train, test = _usable(data, folder)
+    bad: list[str] = []
+    train = _decoded(data, folder, train, len(test), bad)
+    test = _decoded(data, folder, test, train.inputs, bad)
+    return classes.assemble(data, (train, test), bad, HINT)
+
+
+def listed(
+    data: sections.Data, folder: str
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Lists the images of both splits that `load` would decode.
+
+    Args:
+      data: as for `load`.
+      folder: its path.
+
+    Returns:
+      For each split the path of each image, relative to the folder, and its class.
+
+    Raises:
+      DataError: as of `load`, without the images being read.
+    """
+    train, test = (
+        [(image.file, image.label) for image in images]
+        for images in _usable(data, folder)
+    )
+    return train, test
+
+
+def _usable(data: sections.Data, folder: str) -> tuple[_Images, _Images]:
+    """The images of both splits, if one can learn from them; see `load`."""
+    bad: list[str] = []
     train, test = _splits(data, folder, bad)
     kept = classes.with_training(_labels(train), _labels(test), bad)
     test = tuple(itertools.compress(test, kept))
-    bad_examples.settle(name, bad, data.skip_bad_examples)
-    classes.check(data, _labels(train), _labels(test), _HINT)
-    bad = []
-    train = _decoded(data, folder, train, len(test), bad)
-    test = _decoded(data, folder, test, train.inputs, bad)
-    return classes.assemble(data, (train, test), bad, _HINT)
+    bad_examples.settle(data.dataset, bad, data.skip_bad_examples)
+    classes.check(data, _labels(train), _labels(test), HINT)
+    return train, test
 
 
 def of_split(data: sections.Data, folder: str, split: str) -> list[tuple[str, str]]:
@@ -155,115 +179,46 @@ def _of_folder(folder: str, before: str, bad: list[str]) -> _Images:
     return tuple(found)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """The images of a split: an `image_stores.Encoded`."""
+
+    folder: str
+    side: int
+    images: _Images
+
+    def place(self, index: int) -> str:
+        """The path of an image, for messages."""
+        return self.images[index].file
+
+    def decoded(self, index: int) -> np.ndarray:
+        """Decodes an image; see `image_files.decoded`."""
+        path = os.path.join(self.folder, self.images[index].file)
+        return image_files.decoded(path, size=self.side)
+
+    def not_held(
+        self, kept: Sequence[int], counted: image_stores.Counted
+    ) -> file_images.FileImages:
+        """Returns some of the images, to be read again."""
+        files = tuple(self.images[i].file for i in kept)
+        shape = (len(files), *counted.shape)
+        return file_images.FileImages(
+            self.folder, files, shape, self.side, counted.pixel_counts, counted.checksum
+        )
+
+
 def _decoded(
     data: sections.Data,
     folder: str,
     images: _Images,
-    others: int | np.ndarray | file_images.FileImages,
+    others: int | np.ndarray | decoding.NotHeld,
     bad: list[str],
 ) -> classes.Part:
-    """Decodes images, in order; those that cannot be are left out, and named in `bad`.
-
-    Args:
-      data: see `load`.
-      folder: of all images.
-      images: one at least.
-      others: of the other split: how many images there are, or these, of the same
-        shape.
-      bad: gets the place and the reason of each that cannot be read.
-    """
-    kept = []
-    store: _Held | _Counted | None = None
-    read = functools.partial(_read, folder, decoding.whole_side(data))
-    results = image_files.in_parallel(read, images)
-    for image, pixels in zip(images, results, strict=True):
-        if isinstance(pixels, str):
-            bad.append(f"{image.file}: {pixels}")
-            continue
-        if store is None:
-            store = _store(data, folder, len(images), others, pixels)
-        if pixels.shape[1:] != store.shape:
-            raise decoding.unequal(data.dataset, store.shape, pixels, image.file)
-        store.add(pixels)
-        kept.append(image)
-    if store is None:
-        return classes.Part(np.empty((0, 1, 1, 3), np.uint8), _labels(kept))
-    files = tuple(image.file for image in kept)
-    return classes.Part(store.found(files), _labels(kept))
-
-
-def _store(
-    data: sections.Data,
-    folder: str,
-    count: int,
-    others: int | np.ndarray | file_images.FileImages,
-    pixels: np.ndarray,
-) -> _Held | _Counted:
-    """Decides where the images go, seeing the first of them."""
-    side = decoding.whole_side(data)
-    if isinstance(others, file_images.FileImages):
-        return _Counted(others.shape[1:], folder, side)
-    if isinstance(others, np.ndarray) and len(others):
-        return _Held(count, others.shape[1:])
-    more = others if isinstance(others, int) else 0
-    size = (count + more) * pixels.nbytes / 2**30
-    if size <= data.max_data_gib:
-        return _Held(count, pixels.shape[1:])
-    logger.warning(
-        "'%s' takes %.3g GiB decoded, more than --max_data_gib (%g): its images are "
-        "read as they are needed.",
-        data.dataset,
-        size,
-        data.max_data_gib,
-    )
-    return _Counted(pixels.shape[1:], folder, side)
-
-
-class _Held:
-    """Holds images in memory."""
-
-    def __init__(self, count: int, shape: tuple[int, ...]):
-        self.shape, self._filled = shape, 0
-        self._images = np.empty((count, *shape), np.uint8)
-
-    def add(self, pixels: np.ndarray) -> None:
-        """Takes uint8 [1, h, w, 3]."""
-        self._images[self._filled] = pixels[0]
-        self._filled += 1
-
-    def found(self, files: tuple[str, ...]) -> np.ndarray:
-        """Returns all images, those of so many files."""
-        return self._images[: len(files)]
-
-
-class _Counted:
-    """Counts the pixels of images and leaves them where they are."""
-
-    def __init__(self, shape: tuple[int, ...], folder: str, side: int):
-        self.shape, self._folder, self._side = shape, folder, side
-        self._counts = np.zeros((shape[-1], 256), np.int64)
-        self._checksum = checksums.crc32(b"")
-
-    def add(self, pixels: np.ndarray) -> None:
-        """Takes uint8 [1, h, w, 3]."""
-        self._counts += decoding.pixel_counts(pixels)
-        self._checksum = checksums.crc32(pixels, int(self._checksum, 16))
-
-    def found(self, files: tuple[str, ...]) -> file_images.FileImages:
-        """Returns what reads them again."""
-        shape = (len(files), *self.shape)
-        return file_images.FileImages(
-            self._folder, files, shape, self._side, self._counts, self._checksum
-        )
-
-
-def _read(folder: str, size: int, image: _Image) -> np.ndarray | str:
-    """Returns uint8 [1, h, w, 3], or why a file cannot be read."""
-    try:
-        path = os.path.join(folder, image.file)
-        return image_files.decoded(path, size=size)[np.newaxis]
-    except errors.DataError as error:
-        return str(error)
+    """Decodes images, in order; see `image_stores.decode`."""
+    files = _Files(folder, decoding.whole_side(data), images)
+    found, kept = image_stores.decode(data, files, len(images), others, bad)
+    images = tuple(images[i] for i in kept)
+    return classes.Part(found, _labels(images), tuple(x.file for x in images))
 
 
 def _labels(images: Sequence[_Image]) -> np.ndarray:

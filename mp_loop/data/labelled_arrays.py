@@ -92,14 +92,26 @@ def make(
         held = splitting.held_out(indices, data.validation_fraction)
         test = usable("train", train, held)
         train = usable("train", train, ~held)
+    return _assembled(data, task, (train, test), bad, class_names, kind)
+
+
+def _assembled(
+    data: sections.Data,
+    task: str,
+    parts: tuple[classes.Part, classes.Part],
+    bad: list[str],
+    class_names: list[str] | None,
+    kind: str,
+) -> decoding.Labelled:
+    """Makes both splits of parts to train and to evaluate on, as a task has them."""
     if task == "regression":
-        return regression.assemble(data, (train, test), bad, _HINT, kind)
+        return regression.assemble(data, parts, bad, _HINT, kind)
     if task == "multilabel":
-        names = class_names or list(map(str, range(train.labels.shape[1])))
-        return multilabel.assemble(data, (train, test), bad, _HINT, names, kind)
+        names = class_names or list(map(str, range(parts[0].labels.shape[1])))
+        return multilabel.assemble(data, parts, bad, _HINT, names, kind)
     if task == "segmentation":
-        return masks.assemble(data, (train, test), bad, _HINT, class_names)
-    return classes.assemble(data, (train, test), bad, _HINT, class_names, kind)
+        return masks.assemble(data, parts, bad, _HINT, class_names)
+    return classes.assemble(data, parts, bad, _HINT, class_names, kind)
 
 
 def _usable(

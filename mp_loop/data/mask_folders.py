@@ -186,7 +186,7 @@ def _decoded(
             return str(error)
 
     images = labels = None
-    filled = 0
+    filled, names = 0, []
     found = image_files.in_parallel(one, pairs)
     for pair, pixels in zip(pairs, found, strict=True):
         if isinstance(pixels, str):
@@ -202,10 +202,11 @@ def _decoded(
                 data.dataset, images.shape[1:], image[np.newaxis], pair.image
             )
         images[filled], labels[filled] = image, mask
+        names.append(pair.image)
         filled += 1
     if images is None:
         return classes.Part(np.empty((0, 1, 1, 3), np.uint8), np.empty((0, 1, 1), "u1"))
-    return classes.Part(images[:filled], labels[:filled])
+    return classes.Part(images[:filled], labels[:filled], tuple(names))
 
 
 def _check_size(data: sections.Data, size: int) -> None:

@@ -127,7 +127,9 @@ def assemble(
         )
     numbers = np.full(IGNORED + 1, IGNORED, np.uint8)
     numbers[known] = np.arange(len(known))
-    splits = [decoding.Split(part.inputs, numbers[part.labels]) for part in parts]
+    splits = [
+        decoding.Split(part.inputs, numbers[part.labels], part.names) for part in parts
+    ]
     return decoding.Labelled(
         *splits,
         tuple(names[number] for number in known),

@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from mp_loop.config import errors, names, sections
 from mp_loop.data import (
+    array_records,
     decoding,
     download,
     image_files,
@@ -112,12 +113,14 @@ def read(
     is_table = wanted.columns and kind in ("csv", "jsonl")
     if is_table and not split and not os.path.isdir(path):
         return _of_table(data, path, wanted, kind)
-    if kind != "folder":
+    if kind not in ("folder", "array_record"):
         return _of_memory(data, wanted, split or "test")
     if len(wanted.shape) != 3:
         raise errors.DataError(
             f"Data set '{data.dataset}' holds images, which the model does not read."
         )
+    if kind == "array_record":
+        return _of_records(data, path, wanted, split or "test", ahead)
     if wanted.task == "segmentation" and (split or mask_folders.is_one(path)):
         return _of_mask_folder(data, path, wanted, split, ahead)
     return _of_folder(data, path, wanted, split, ahead)
@@ -223,6 +226,28 @@ def _of_folder(
         return Example(name, pixels, known)
 
     examples = image_files.in_parallel(read_file, files, ahead)
+    return _checked(data.dataset, examples, wanted)
+
+
+def _of_records(
+    data: sections.Data, folder: str, wanted: Wanted, split: str, ahead: int
+) -> Iterator[Example]:
+    """The images of a store, named as before they were records."""
+    splitting.check_name(data.dataset, split)
+    store = array_records.Store.open(data.dataset, folder)
+    records = store.records(split, wanted.resized_to)
+    class_names = store.manifest["class_names"]
+
+    def read_record(index: int) -> Example:
+        name = records.place(index)
+        classified = wanted.task == "classification"
+        label = class_names[records.labels[index]] if classified else None
+        try:
+            return Example(name, records.decoded(index), label)
+        except errors.DataError as error:
+            return Example(name, None, label, str(error))
+
+    examples = image_files.in_parallel(read_record, range(len(records)), ahead)
     return _checked(data.dataset, examples, wanted)
 
 

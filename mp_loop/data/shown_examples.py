@@ -1,12 +1,16 @@
 """Examples of a data set as people see them, small enough for a page.
 
-shown_examples.of(source, source.test, place)
-# {"image": "data:image/png;base64,..."}, {"text": "..."}, or {"row": [[name, 0.5]]}
+    shown_examples.of(source, source.test, place)
+    # {"image": "data:image/png;base64,..."}, {"text": "..."}, {"row": [[name, 0.5]]},
+    # and "name" where it is a file
+
+Pictures are shrunk, texts and rows are cut.
 """
 
 from __future__ import annotations
 
 import base64
+import colorsys
 from typing import Any
 
 import numpy as np
@@ -21,15 +25,19 @@ _MOST_COLUMNS = 30
 
 
 def of(source: sources.Source, split: decoding.Split, place: int) -> dict[str, Any]:
-    """Returns one example, as JSON can hold it; nothing where it cannot be shown.
+    """Returns one example, as JSON can hold it: its name, and what can be shown.
 
     Args:
       source: the data set.
       split: of it.
       place: of the example in the split.
     """
-    away = split.not_held
-    inputs = split.inputs[place] if away is None else away.row(place).numpy()
+    name = {"name": split.names[place]} if split.names else {}
+    return name | _shown(source, _inputs(split, place))
+
+
+def _shown(source: sources.Source, inputs: np.ndarray) -> dict[str, Any]:
+    """Returns an image, a text or a row; nothing where it cannot be shown."""
     if source.kind == "image":
         uri = data_uri(inputs)
         return {"image": uri} if uri else {}
@@ -38,8 +46,45 @@ def of(source: sources.Source, split: decoding.Split, place: int) -> dict[str, A
         pairs = zip(names, inputs.tolist(), strict=True)
         return {"row": [list(pair) for pair in pairs][:_MOST_COLUMNS]}
     text = source.tokenize.text(inputs)
+    if not text:
+        return {}
     cut = text[: _MOST_CHARACTERS - 1] + "…"
     return {"text": text if len(text) <= _MOST_CHARACTERS else cut}
+
+
+def masked(source: sources.Source, place: int, mask: np.ndarray) -> str:
+    """Encodes a test image with the colours of a mask over it.
+
+    Args:
+      source: the data set.
+      place: of the image in the test split.
+      mask: class numbers, int [h, w], of the middle of the image; -1 has no colour.
+
+    Returns:
+      As `data_uri`.
+    """
+    image = source.middle(_inputs(source.test, place)[np.newaxis])[0].astype(np.float32)
+    below = image if image.shape[-1] == 3 else image.mean(axis=-1, keepdims=True)
+    colors = np.array([_rgb(i) for i in range(source.num_classes)], np.float32)
+    over = np.where(mask[..., np.newaxis] >= 0, (below + colors[mask]) / 2, below)
+    return data_uri(np.round(over).astype(np.uint8))
+
+
+def color_of(number: int) -> str:
+    """Returns the colour of a class in masks, as a page writes it."""
+    return "#" + "".join(f"{value:02x}" for value in _rgb(number))
+
+
+def _rgb(number: int) -> list[int]:
+    """Returns one of many colours, neighbours of which are far apart."""
+    hue = number * 0.618034 % 1  # the golden ratio
+    value = 0.95 if number % 2 else 0.7
+    return [round(255 * x) for x in colorsys.hsv_to_rgb(hue, 0.85, value)]
+
+
+def _inputs(split: decoding.Split, place: int) -> np.ndarray:
+    away = split.not_held
+    return split.inputs[place] if away is None else away.row(place).numpy()
 
 
 def data_uri(pixels: np.ndarray) -> str:

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from mp_loop.config import errors, fields, names, sections
 from mp_loop.data import (
+    array_records,
     arrays,
     decoding,
     download,
@@ -51,7 +52,7 @@ class Tokenizer(Protocol):
         """Returns int32 [n, length] of n texts in UTF-8."""
 
     def text(self, tokens: np.ndarray) -> str:
-        """Returns the text of a row of tokens."""
+        """Returns the text of a row of tokens; "" where it cannot."""
 
     def save(self, folder: str) -> None:
         """Writes itself into a new folder."""
@@ -291,6 +292,8 @@ def _labelled(
         raise errors.DataError(
             f"Data set '{data.dataset}' holds images, and the model reads texts."
         )
+    if kind == "array_record":
+        return array_records.load(data, path)
     of_folder = mask_folders if task == "segmentation" else image_folders
     return of_folder.load(data, path)
 

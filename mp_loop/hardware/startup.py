@@ -1,8 +1,7 @@
 """What must happen before, or while, TensorFlow is imported.
 
-    startup.prefer_onednn()            # sets an environment variable
-    with startup.quiet_start():
-        import tensorflow
+    startup.start_tensorflow()
+    import tensorflow
 
 Needs no TensorFlow itself.
 """
@@ -22,6 +21,19 @@ _NEURAL_INSTRUCTIONS = {
     *("avx512_vnni", "avx512_bf16", "avx_vnni"),
     *("amx_tile", "amx_int8", "amx_bf16"),
 }
+
+
+def start_tensorflow(*, slow_onednn: bool = False) -> None:
+    """Imports TensorFlow and finds its devices, without a word on stderr.
+
+    Args:
+      slow_onednn: whether oneDNN's kernels are slow for what will be computed.
+    """
+    prefer_onednn(unless=slow_onednn)
+    with quiet_start():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
 
 
 def prefer_onednn(*, unless: bool = False) -> None:

@@ -81,21 +81,7 @@ def build(
         arguments.
     """
     input_shape = tuple(input_shape)
-    if len(input_shape) not in (1, 3) or not all(
-        isinstance(n, int) and n > 0 for n in input_shape
-    ):
-        raise errors.ModelError(
-            f"`input_shape` ({input_shape}) must be (h, w, c) or (columns,), positive."
-        )
-    if num_classes < 1:
-        raise errors.ModelError(f"`num_classes` ({num_classes}) must be at least 1.")
-    if not 0 <= seed < 2**32:
-        raise errors.ModelError(f"`seed` ({seed}) must be in [0, 2**32).")
-    if len(input_shape) == 1 and not _takes_rows(name):
-        raise errors.ModelError(
-            f"`model` ('{name}') is for images; rows of numbers need mlp, "
-            "package.module:function or a path ending in .keras."
-        )
+    _check_arguments(name, input_shape, num_classes, seed)
     make = small_networks.PER_PIXEL.get(name.lower()) if per_pixel else None
     make = make or _maker(name, weights)
     keras.utils.set_random_seed(seed)
@@ -115,6 +101,27 @@ def build(
     if weights not in ("", "imagenet") and not features:
         saved_models.load_weights(weights, model, remake)
     return model
+
+
+def _check_arguments(
+    name: str, input_shape: heads.Shape, num_classes: int, seed: int
+) -> None:
+    """Refuses what no model can be built of."""
+    if len(input_shape) not in (1, 3) or not all(
+        isinstance(n, int) and n > 0 for n in input_shape
+    ):
+        raise errors.ModelError(
+            f"`input_shape` ({input_shape}) must be (h, w, c) or (columns,), positive."
+        )
+    if num_classes < 1:
+        raise errors.ModelError(f"`num_classes` ({num_classes}) must be at least 1.")
+    if not 0 <= seed < 2**32:
+        raise errors.ModelError(f"`seed` ({seed}) must be in [0, 2**32).")
+    if len(input_shape) == 1 and not _takes_rows(name):
+        raise errors.ModelError(
+            f"`model` ('{name}') is for images; rows of numbers need mlp, "
+            "package.module:function or a path ending in .keras."
+        )
 
 
 def _takes_rows(name: str) -> bool:

@@ -63,11 +63,15 @@ class Tokenizer:
         """Returns the text of a row of tokens, int32 [length], as the model saw it.
 
         It is cut where the tokens are, and of a preset that lowers letters in lower
-        case. Tokens that stand for no text (start, end, padding) are left out.
+        case. Tokens that stand for no text (start, end, padding) are left out. Of a
+        tokenizer that cannot go back it is "".
         """
         own = self.preprocessor.tokenizer
         kept = tokens[~np.isin(tokens, own.special_token_ids)]
-        return str(own.detokenize(kept))
+        try:
+            return str(own.detokenize(kept))
+        except NotImplementedError:
+            return ""
 
     def as_input(self) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Returns texts as the input of a model, and the tokens that it makes of them.

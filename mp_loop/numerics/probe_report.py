@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mp_loop.numerics import float_format, histogram, observation
@@ -54,14 +55,11 @@ def summarize(
             observed.variables, raw["grads"], raw["updates"], strict=True
         )
     ]
-    gradients = [
-        *((layer["dtype"], layer["activation_grads"]) for layer in layers),
-        *((variable["dtype"], variable["grads"]) for variable in variables),
-    ]
-    # Gradients that are stored in float32 do not limit the scale.
-    narrow = [entry for dtype, entry in gradients if dtype != "float32"]
-    common = histogram.common_scales(
-        [_range(entry) for entry in narrow or [entry for _, entry in gradients]]
+    common = _common_scales(
+        [
+            *((layer["dtype"], layer["activation_grads"]) for layer in layers),
+            *((variable["dtype"], variable["grads"]) for variable in variables),
+        ]
     )
     return {
         "step": int(raw["step"]),
@@ -74,6 +72,16 @@ def summarize(
         "layers": layers,
         "variables": variables,
     }
+
+
+def _common_scales(
+    gradients: Sequence[tuple[str, Mapping[str, Any] | None]],
+) -> tuple[int, int] | None:
+    """The powers of two that suit all gradients, given with the dtypes they are of."""
+    # Gradients that are stored in float32 do not limit the scale.
+    narrow = [entry for dtype, entry in gradients if dtype != "float32"]
+    every = [entry for _, entry in gradients]
+    return histogram.common_scales([_range(entry) for entry in narrow or every])
 
 
 def _entry(

@@ -12,6 +12,8 @@ row of logits.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import re
 from typing import Any
 
@@ -76,30 +78,61 @@ def half_precision_twin(
     )
     if not cloning.is_cloneable(model):
         return by_operation.model(model, how, float32_outputs)
-    outputs = cloning.output_operations(model)
     policy = keras.DTypePolicy(dtype)
-    product_policy = products.Float32Products(dtype) if float32_products else policy
-    calls = cloning.call_counts(model)
+    conversion = _Conversion(
+        how,
+        policy,
+        products.Float32Products(dtype) if float32_products else policy,
+        stays,
+        float32_outputs,
+        outputs=cloning.output_operations(model),
+        calls=cloning.call_counts(model),
+    )
+    return cloning.clone(model, conversion)
 
-    def convert(layer: Any) -> Any:
+
+@dataclasses.dataclass(frozen=True)
+class _Conversion:
+    """What becomes of each layer, and each other operation, of a functional model.
+
+    Attributes:
+      how: which 16 bits, for what has no twin of its own.
+      policy: dtype of tensors and variables.
+      product_policy: the same, and the dtype of products.
+      stays: finds the names of layers that stay in float32; None: of none.
+      float32_outputs: whether outputs that were made in 16 bits are cast.
+      outputs: ids of what makes the model's outputs.
+      calls: how often each layer is called, by id.
+    """
+
+    how: emission.Emission
+    policy: keras.DTypePolicy
+    product_policy: keras.DTypePolicy
+    stays: re.Pattern[str] | None
+    float32_outputs: bool
+    outputs: set[int]
+    calls: collections.Counter[int]
+
+    def __call__(self, layer: Any) -> Any:
+        """Returns what stands for a layer in the twin."""
+        is_output = id(layer) in self.outputs
+        wide = self.float32_outputs and is_output
         if not isinstance(layer, keras.layers.Layer):
-            wide = float32_outputs and id(layer) in outputs
-            return by_operation.operation(layer, how, wide)
-        if stays and stays.search(layer.name) or casting.is_foreign(layer):
+            return by_operation.operation(layer, self.how, wide)
+        if self.stays and self.stays.search(layer.name) or casting.is_foreign(layer):
             return layer
-        if id(layer) in outputs and not embeddings.is_reversible(layer):
-            if casting.is_head(layer) or not by_operation.gains(layer, how):
+        if is_output and not embeddings.is_reversible(layer):
+            if casting.is_head(layer) or not by_operation.gains(layer, self.how):
                 return layer
-            return by_operation.layer(layer, how, float32_outputs)
-        each_call = calls[id(layer)] > 1 and casting.has_copies(layer)
-        twin = casting.convert_layer(layer, policy, product_policy, each_call=each_call)
+            return by_operation.layer(layer, self.how, wide)
+        each_call = self.calls[id(layer)] > 1 and casting.has_copies(layer)
+        twin = casting.convert_layer(
+            layer, self.policy, self.product_policy, each_call=each_call
+        )
         if each_call and twin is not layer:
             copies.read_in_each_call(twin, layer)
-        if twin is layer and by_operation.gains(layer, how):
-            return by_operation.layer(layer, how)
+        if twin is layer and by_operation.gains(layer, self.how):
+            return by_operation.layer(layer, self.how)
         if twin is not layer and embeddings.is_reversible(layer):
-            wide = float32_outputs and id(layer) in outputs
-            twin.multiply_by(by_operation.layer(layer, how, wide))
+            twin.multiply_by(by_operation.layer(layer, self.how, wide))
         return twin
-
-    return cloning.clone(model, convert)

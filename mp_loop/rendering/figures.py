@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from mp_loop.rendering import whole_files
+
 if TYPE_CHECKING:
     from matplotlib import axes, figure
 
@@ -47,13 +49,8 @@ def draw(
     picture = figure.Figure(figsize=size, layout="constrained")
     fill(picture)
     final = pathlib.Path(path)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    try:
+    with whole_files.replacing(final, whole_files.temporary(final)) as temporary:
         picture.savefig(temporary, dpi=dpi, format="png")
-        os.replace(temporary, final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     return True
 
 

@@ -17,6 +17,12 @@ Example = Mapping[str, Any]
 Told = Callable[[Example], Sequence[tuple[str, str]]]
 
 _MOST_COLUMNS = 8
+# Pictures of an example, and what is said of them to who does not see them.
+_PICTURES = (
+    ("image", ""),
+    ("true_mask", "true mask: "),
+    ("predicted_mask", "predicted mask: "),
+)
 
 
 def draw(examples: Sequence[Example], told: Told) -> str:
@@ -30,19 +36,23 @@ def draw(examples: Sequence[Example], told: Told) -> str:
         return ""
     if not any("image" in one or "text" in one for one in examples):
         return f'<div class="wide">{tables.html(_rows(examples, told))}</div>'
-    wide = " texts" if any("text" in one for one in examples) else ""
+    several = any("text" in one or "true_mask" in one for one in examples)
+    wide = " texts" if several else ""
     cards = "".join(_card(one, told(one)) for one in examples)
     return f'<div class="examples{wide}">{cards}</div>'
 
 
 def _card(example: Example, told: Sequence[tuple[str, str]]) -> str:
     """An image or a text, and what is said of it."""
-    said = [*told, ("example", str(example["index"]))]
+    place = {"file": example["name"]} if "name" in example else {}
+    place = place or {"example": example["index"]}
+    said = [*told, *((what, str(value)) for what, value in place.items())]
     shown = ""
-    if "image" in example:
-        alt = html.escape(", ".join(f"{name} {value}" for name, value in said))
-        shown = f'<img src="{example["image"]}" alt="{alt}">'
-    elif "text" in example:
+    alt = html.escape(", ".join(f"{name} {value}" for name, value in said))
+    for key, what in _PICTURES:
+        if key in example:
+            shown += f'<img src="{example[key]}" alt="{what}{alt}">'
+    if "text" in example:
         shown = f"<blockquote>{html.escape(str(example['text']))}</blockquote>"
     lines = "".join(
         f"<div><span>{html.escape(name)}</span> {html.escape(value)}</div>"

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import os
 import pathlib
 import shlex
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mp_loop.config import errors, settings
 from mp_loop.rendering import numbers
-from mp_loop.report import page
+from mp_loop.report import page, sections
 from mp_loop.run import files, records, strict_json
 
 # What changes no result, or only how it is computed.
@@ -94,8 +96,9 @@ def _compared(run: _Run, other: _Run) -> str:
     """Says how the runs differ; times only where they are of one machine."""
     key = records.metric_key(run.summary)
     title = records.metric_title(key)
-    name = html.escape(other.folder.name)
-    link = f'<a href="../{name}/{page.FILE}">{name}</a>'
+    name = other.folder.name
+    to = urllib.parse.quote(os.fsencode(name))
+    link = f'<a href="../{to}/{page.FILE}">{html.escape(name)}</a>'
     theirs, ours = [], []
     values = run.summary.get(key), other.summary.get(key)
     if None not in values:
@@ -121,7 +124,8 @@ def _compared(run: _Run, other: _Run) -> str:
     return (
         f"<p>Keras' loop in {html.escape(_precision(other))} ({link}), with the same "
         f"settings, data and seed: {html.escape(', '.join(theirs))}. This run: "
-        f"{html.escape(', '.join(ours))}.{note}</p>"
+        f"{html.escape(', '.join(ours))}.{note} What of it is chance, a comparison of "
+        "several runs tells (python -m mp_loop.compare).</p>"
     )
 
 
@@ -137,12 +141,15 @@ def _how_to(run: _Run) -> str:
     except ValueError as error:
         said = errors.one_line(error)
         return f"<p>Keras' loop cannot be compared with: {html.escape(said)}</p>"
-    beside = run.folder.with_name(f"{run.folder.name}-keras")
+    folder = run.folder
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    beside = folder.with_name(f"{folder.name}-keras")
     words = [
-        "python", "-m", "mp_loop.train", f"--flagfile={run.folder}/flags.txt",
+        "python", "-m", "mp_loop.train", f"--flagfile={folder / records.FLAGS_FILE}",
         *map(_as_flag, changed.items()), "--loop=keras", f"--output_dir={beside}",
     ]  # fmt: skip
-    then = shlex.join(["python", "-m", "mp_loop.report", str(run.folder)])
+    then = shlex.join(["python", "-m", "mp_loop.report", str(folder)])
     return (
         "<details><summary>Against Keras' loop: not measured. How to</summary>"
         f"<pre>{html.escape(f'{shlex.join(words)} && {then}')}</pre></details>"
@@ -159,13 +166,11 @@ def _as_flag(setting: tuple[str, Any]) -> str:
 def _runs_beside(folder: pathlib.Path) -> Iterator[_Run]:
     """The finished runs of Keras' loop in the same folder, by name."""
     for path in _folders(folder.absolute().parent):
-        if not (path / records.SUMMARY_FILE).is_file():
+        if sections.read_flags(path).get("loop") != "keras":
             continue
         config = _config(path)
-        if config is None or config.precision.loop != "keras":
-            continue
         summary, damaged = records.summary_and_damage(path)
-        if summary and not damaged:
+        if config is not None and summary and not damaged:
             yield _Run(path, config, summary)
 
 
@@ -185,5 +190,5 @@ def _config(folder: pathlib.Path) -> settings.Config | None:
     try:
         text, _ = files.read_regular(folder / records.FLAGS_FILE)
         return settings.Config.from_flagfile(text.decode("utf-8", errors="replace"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         return None

@@ -35,6 +35,8 @@ def write(output_dir: str | os.PathLike[str], title: str, body: Sequence[str]) -
     start, middle, end = re.split(r"\{\{title\}\}|\{\{body\}\}", template)
     path = pathlib.Path(output_dir) / FILE
     text = "".join([start, html.escape(title), middle, "\n".join(body), end])
+    # Names of files and of classes may hold what is no character.
+    text = text.encode("utf-8", errors="replace").decode("utf-8")
     try:
         files.write_atomically(path, text)
     except OSError as error:

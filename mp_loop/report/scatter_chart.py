@@ -1,6 +1,8 @@
 """Predictions against targets as SVG: of a perfect model, all points on one line.
 
-draw("price", [(2.0, 2.5), (3.0, 2.9)])
+    draw("price", [(2.0, 2.5), (3.0, 2.9)])
+
+Both axes are of one range.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ def answer(summary: Mapping[str, Any]) -> str:
 
 def _baseline(summary: Mapping[str, Any], key: str) -> str:
     """What always the same answer gives, in brackets; "" where that is not known."""
-    chance = summary.get("majority_accuracy")
-    if chance is not None and key == "eval_accuracy":
+    chance = summary.get(f"majority_{records.training_key(key)}")
+    if chance is not None:
         return f" (always the commonest class: {chance:.4f})"
     if key == "eval_auc":
         return " (by chance: 0.5)"

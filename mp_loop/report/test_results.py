@@ -8,16 +8,13 @@ A task is a function from what the file holds to HTML, in the table at the end.
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mp_loop.rendering import numbers
-from mp_loop.report import confusion_chart, example_cards, scatter_chart, sections
-from mp_loop.run import records
+from mp_loop.report import class_tables, example_cards, scatter_chart, sections
 
-_MOST_PAIRS = 20  # rows of the table
-_FIRST_CLASSES, _MOST_CLASSES = 30, 1000  # rows at once, and unfolded
+_MOST_CHARTS, _MOST_TOLD = 12, 4  # targets with a chart, and told of an example
 
 Results = Mapping[str, Any]
 
@@ -28,9 +25,10 @@ def section(found: Results) -> str:
         return ""
     unusable = ""
     if found["unusable"]:
+        outputs = found.get("pixels", found["examples"])
         unusable = sections.warning(
-            f"{found['unusable']:,} of {found['examples']:,} outputs are NaN or "
-            "infinite: they count as wrong, and as no prediction."
+            f"{found['unusable']:,} of {outputs:,} outputs are NaN or infinite: they "
+            "count as wrong, and as no prediction."
         )
     body = _TASKS[found["task"]](found)
     return f"<h2>Right and wrong</h2>{unusable}{body}"
@@ -44,11 +42,6 @@ def _of_classes(found: Results) -> str:
     )
     if "top_5" in found:
         said += f", top-5 {found['top_5']:.4f}"
-    confused = _confused_pairs(found, names)
-    if 1 < len(names) <= confusion_chart.MOST_CLASSES:
-        confused = confusion_chart.draw(
-            names, _matrix(found), [one["count"] for one in found["classes"]]
-        )
 
     def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
         predicted = example["predicted"]
@@ -61,10 +54,27 @@ def _of_classes(found: Results) -> str:
     worst = "Worst: the true class was given the lowest probability"
     return (
         sections.paragraph(f"{said}.")
-        + f'<div class="halves">{confused}{_class_table(found["classes"])}</div>'
+        + _halves(found, names)
         + _examples(worst, found["worst"], told)
         + _examples("Best: right, and the most certain", found["best"], told)
     )
+
+
+def _halves(found: Results, names: Sequence[str], unit: str = "examples") -> str:
+    """Which classes are taken for which, and the numbers of each."""
+    confusion = class_tables.confusion(found, names)
+    table = class_tables.numbers_of(found["classes"], unit)
+    return f'<div class="halves">{confusion}{table}</div>'
+
+
+def _legend(classes: Sequence[Mapping[str, Any]]) -> str:
+    """The colours of classes in masks."""
+    entries = "".join(
+        f'<span><i class="swatch" style="background:{one["color"]}"></i>'
+        f"{html.escape(str(one['name']))}</span>"
+        for one in classes
+    )
+    return f'<p class="legend">{entries}</p>'
 
 
 def _examples(title: str, examples: Sequence[Any], told: example_cards.Told) -> str:
@@ -72,28 +82,23 @@ def _examples(title: str, examples: Sequence[Any], told: example_cards.Told) -> 
     return f"<h3>{html.escape(title)}</h3>{drawn}" if drawn else ""
 
 
-def _matrix(found: Results) -> list[list[int]]:
-    """The confusion matrix of few classes, whose every pair is known."""
-    size = len(found["classes"])
-    matrix = [[0] * size for _ in range(size)]
-    for i, one in enumerate(found["classes"]):
-        matrix[i][i] = one["right"]
-    for pair in found["confused"]:
-        matrix[pair["label"]][pair["predicted"]] = pair["count"]
-    return matrix
+def _of_pixels(found: Results) -> str:
+    """Confusion and IoU of classes, and masks over the worst images."""
+    names = [str(one["name"]) for one in found["classes"]]
+    right = sum(one["right"] for one in found["classes"])
+    share, pixels = right / max(found["pixels"], 1), found["pixels"]
+    said = f"On {found['examples']:,} test images: {share:.4f} of {pixels:,} pixels "
 
+    def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return [("right pixels", f"{example['right']:.3f}")]
 
-def _confused_pairs(found: Results, names: Sequence[str]) -> str:
-    """The classes that are taken for one another most often."""
-    rows = [("true class", "predicted", "examples", "share of the class")]
-    for pair in found["confused"][:_MOST_PAIRS]:
-        label, count = pair["label"], pair["count"]
-        share = count / max(found["classes"][label]["count"], 1)
-        other = names[pair["predicted"]]
-        rows.append((names[label], other, f"{count:,}", f"{share:.1%}"))
-    if len(rows) == 1:
-        return sections.paragraph("No class was taken for another.")
-    return f"<div><h3>Most often confused</h3>{sections.table(rows)}</div>"
+    worst = "Worst: the image, its true mask and the predicted one"
+    return (
+        sections.paragraph(f"{said}are right.")
+        + _halves(found, names, "pixels")
+        + _legend(found["classes"])
+        + _examples(worst, found["worst"], told)
+    )
 
 
 def _of_labels(found: Results) -> str:
@@ -112,51 +117,9 @@ def _of_labels(found: Results) -> str:
             f"{said} {found['exact']:.4f} of them. A label is predicted where its "
             "probability is 0.5 or more."
         )
-        + _class_table(found["labels"])
+        + class_tables.numbers_of(found["labels"])
         + _examples("Worst: the highest loss", found["worst"], told)
     )
-
-
-def _class_table(given: Sequence[Mapping[str, Any]]) -> str:
-    """Precision, recall and F1 of each class; of many, the lowest F1 first."""
-    classes = list(given)
-    title = "Classes"
-    if len(classes) > confusion_chart.MOST_CLASSES:
-        title = "Classes, the lowest F1 first"
-        classes.sort(key=lambda one: (not one["count"] + one["predicted"], _f1(one)))
-    head = ["class", "examples", "precision", "recall", "F1"]
-    if classes and "auroc" in classes[0]:
-        head.append("AUROC")
-    rows = [_class_row(one) for one in classes[:_MOST_CLASSES]]
-    first = sections.table([head, *rows[:_FIRST_CLASSES]])
-    rest = ""
-    if len(rows) > _FIRST_CLASSES:
-        more = len(rows) - _FIRST_CLASSES
-        rest = (
-            f"<details><summary>{more} more</summary>"
-            f"{sections.table([head, *rows[_FIRST_CLASSES:]])}</details>"
-        )
-    if left := len(classes) - len(rows):
-        rest += sections.paragraph(f"{left:,} more in {records.TEST_RESULTS_FILE}.")
-    return f"<div><h3>{title}</h3>{first}{rest}</div>"
-
-
-def _class_row(one: Mapping[str, Any]) -> list[str]:
-    """A row of the table; what cannot be computed is a dash."""
-    ratios = [
-        (one["right"], one["predicted"]),
-        (one["right"], one["count"]),
-        (2 * one["right"], one["count"] + one["predicted"]),
-    ]
-    shown = (f"{x / y:.3f}" if y else "-" for x, y in ratios)
-    row = [str(one["name"]), f"{one['count']:,}", *shown]
-    if "auroc" in one:
-        row.append("-" if math.isnan(one["auroc"]) else f"{one['auroc']:.3f}")
-    return row
-
-
-def _f1(one: Mapping[str, Any]) -> float:
-    return 2 * one["right"] / max(one["count"] + one["predicted"], 1)
 
 
 def _of_targets(found: Results) -> str:
@@ -170,15 +133,16 @@ def _of_targets(found: Results) -> str:
     names = [str(one["name"]) for one in found["targets"]]
 
     def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
-        several = len(names) > 1
+        some = [f" {name}" for name in names[:_MOST_TOLD]] if names[1:] else [""]
         return [
-            (f"{what} {name}" if several else what, numbers.short(value))
+            (f"{what}{name}", numbers.short(value))
             for what, key in (("predicted", "predictions"), ("true", "labels"))
-            for name, value in zip(names, example[key], strict=True)
+            for name, value in zip(some, example[key], strict=False)
         ]
 
     charts = "".join(
-        scatter_chart.draw(str(one["name"]), one["points"]) for one in found["targets"]
+        scatter_chart.draw(str(one["name"]), one["points"])
+        for one in found["targets"][:_MOST_CHARTS]
     )
     return (
         sections.table(rows)
@@ -195,5 +159,6 @@ def _of_targets(found: Results) -> str:
 _TASKS: Mapping[str, Callable[[Results], str]] = {
     "classification": _of_classes,
     "multilabel": _of_labels,
+    "segmentation": _of_pixels,
     "regression": _of_targets,
 }

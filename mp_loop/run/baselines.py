@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.data import sources
+from mp_loop.data import decoding, sources
 from mp_loop.run import metric
 from mp_loop.step import batch_metrics
 
@@ -25,9 +25,10 @@ def of(source: sources.Source, measured: metric.EvaluationMetric) -> dict[str, f
       measured: the metric of the run.
 
     Returns:
-      Of a classification `majority_accuracy`, of always the commonest class. Of a
-      regression `mean_baseline` and `median_baseline`: the run's metric of always the
-      mean, and the median, of the training targets. Of other tasks nothing.
+      Of a classification `majority_accuracy`, of always the commonest class; of a
+      segmentation also `majority_mean_iou`, of pixels. Of a regression `mean_baseline`
+      and `median_baseline`: the run's metric of always the mean, and the median, of
+      the training targets. Of other tasks nothing.
     """
     if source.task == "regression":
         median = np.median(source.train.labels, axis=0)
@@ -39,6 +40,12 @@ def of(source: sources.Source, measured: metric.EvaluationMetric) -> dict[str, f
     if source.task == "classification":
         counts = np.bincount(source.test.labels)
         return {"majority_accuracy": float(counts.max() / counts.sum())}
+    if source.masks is not None:
+        labels = source.middle(source.test.labels)[..., np.newaxis]
+        counts = decoding.pixel_counts(labels)[0][: source.num_classes]
+        share = float(counts.max() / counts.sum())
+        mean = share / int(np.count_nonzero(counts))
+        return {"majority_accuracy": share, "majority_mean_iou": mean}
     return {}
 
 

@@ -49,15 +49,14 @@ def start_tensorflow(config: settings.Config) -> tf.distribute.Strategy:
     # On a CPU with AVX512-FP16, oneDNN's float16 convolution gradients run on its
     # reference code, a hundred times slower.
     precision = config.precision
-    startup.prefer_onednn(
-        unless=precision.loop == "keras" and precision.precision == "float16"
+    startup.start_tensorflow(
+        slow_onednn=precision.loop == "keras" and precision.precision == "float16"
     )
+    import tensorflow as tf
+
+    from mp_loop.distributed import strategies
+
     with startup.quiet_start():
-        import tensorflow as tf
-
-        from mp_loop.distributed import strategies
-
-        tf.config.list_physical_devices()
         strategy = strategies.make(config.parallel.strategy)
         tf.ones((2, 2), "float16")  # oneDNN may log what it lacks at the first one
     return strategy

@@ -1,11 +1,13 @@
 """What a classifier gets right and wrong, class by class.
 
-scores = ClassScores(("cat", "dog"), from_logits=True)
-for labels, outputs in batches:
-scores.add(labels, outputs)
-scores.values()                 # counts of each class, and what is taken for what
-scores.shown()                  # {"worst": places of examples, "best": ...}
-scores.example(place)           # its class, the predicted one, and probabilities
+    scores = ClassScores(("cat", "dog"), from_logits=True)
+    for labels, outputs in batches:
+        scores.add(labels, outputs)
+    scores.values()                 # counts of each class, and what is taken for what
+    scores.shown()                  # {"worst": places of examples, "best": ...}
+    scores.example(place)           # its class, the predicted one, and probabilities
+
+An example whose output is NaN or infinite has no predicted class.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 
 MOST_WORST, MOST_BEST = 12, 6
 # Of up to 32 classes every pair is kept.
-_MOST_PAIRS = 1000
+MOST_PAIRS = 1000
 _NONE = -1  # the predicted class where an output is NaN
 
 
@@ -64,6 +66,9 @@ class ClassScores:
         right = labels[predicted == labels]
         counts = (labels, predicted[predicted != _NONE], right)
         columns = [np.bincount(x, minlength=size).tolist() for x in counts]
+        wrong = (predicted != labels) & (predicted != _NONE)
+        pairs = labels[wrong] * size + predicted[wrong]
+        pairs, counted = np.unique(pairs, return_counts=True)
         values = {
             "task": "classification",
             "examples": len(labels),
@@ -73,7 +78,7 @@ class ClassScores:
                 dict(zip(("name", "count", "predicted", "right"), one, strict=True))
                 for one in zip(self._names, *columns, strict=True)
             ],
-            "confused": _confused(labels, predicted, size),
+            "confused": confused(pairs // size, pairs % size, counted),
         }
         if size > 5:
             values["top_5"] = float((rank < 5).mean())
@@ -121,16 +126,20 @@ def _log_probabilities(outputs: np.ndarray, from_logits: bool) -> np.ndarray:
         return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _confused(
-    labels: np.ndarray, predicted: np.ndarray, size: int
+def confused(
+    label: np.ndarray, predicted: np.ndarray, count: np.ndarray
 ) -> list[dict[str, int]]:
-    """Counts the pairs of classes that are taken for one another."""
-    wrong = (predicted != labels) & (predicted != _NONE)
-    pairs, counts = np.unique(
-        labels[wrong] * size + predicted[wrong], return_counts=True
-    )
-    first = np.argsort(-counts, kind="stable")[:_MOST_PAIRS]
-    columns = pairs[first] // size, pairs[first] % size, counts[first]
+    """Lists pairs of classes that are taken for one another, at most `MOST_PAIRS`.
+
+    Args:
+      label: the true class of each pair.
+      predicted: another one.
+      count: how often it was predicted.
+
+    Returns:
+      `label`, `predicted` and `count`, the most frequent first.
+    """
+    first = np.argsort(-count, kind="stable")[:MOST_PAIRS]
     names = ("label", "predicted", "count")
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    columns = (column[first].tolist() for column in (label, predicted, count))
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -6,12 +6,11 @@ class_weights.parse("cat:2,5:0.5", source)     # by name or number; others: 1
 
 from __future__ import annotations
 
-import difflib
 import math
 
 import numpy as np
 
-from mp_loop.config import errors
+from mp_loop.config import errors, names
 from mp_loop.data import sources
 
 BALANCED = "balanced"
@@ -61,7 +60,7 @@ def _weight(part: str, number: str) -> float:
 
 def _near(name: str, source: sources.Source) -> str:
     """Names classes that may be meant."""
-    close = difflib.get_close_matches(name, source.class_names)
+    close = names.similar(name, source.class_names, cutoff=0.6)
     some = close or source.class_names[:8]
     more = "" if close or len(source.class_names) == len(some) else ", ..."
     return f": {', '.join(some)}{more}"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from mp_loop.config import errors
 from mp_loop.hardware import startup
+from mp_loop.rendering import whole_files
 from mp_loop.run import files, prediction
 
 if TYPE_CHECKING:  # They import TensorFlow, which takes seconds.
@@ -49,7 +50,7 @@ class Format:
           ModelError: the format lacks what the model computes with.
           OSError: it cannot be written.
         """
-        with files.replacing(path, files.temporary(path)) as temporary:
+        with whole_files.replacing(path, whole_files.temporary(path)) as temporary:
             try:
                 self.make(predictor, temporary)
             except OSError:
@@ -61,7 +62,7 @@ class Format:
             (files.flush_tree if temporary.is_dir() else files.flush)(temporary)
             yield
             if path.is_dir():
-                files.remove(path)  # a folder takes the place of none
+                whole_files.remove(path)  # a folder takes the place of none
 
 
 def _saved_model(predictor: prediction.SavedPredictor, path: pathlib.Path) -> None:

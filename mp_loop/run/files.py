@@ -1,61 +1,31 @@
 """Files that are whole or not there, whenever a process or a machine stops.
 
     files.write_atomically(path, text)
-    with files.replacing(path, temporary) as name:   # for writers that want a name
-        model.save(name)
 
-The new content is written under another name, flushed to the disk, and renamed.
+The new content is written under another name, flushed to the disk, and renamed; see
+`rendering.whole_files`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import pathlib
 import re
-import shutil
 import stat
-from collections.abc import Iterator
+
+from mp_loop.rendering import whole_files
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     with (
-        replacing(path, temporary(path)) as name,
+        whole_files.replacing(path, whole_files.temporary(path)) as name,
         open(name, "w", encoding="utf-8", newline="\n") as file,
     ):
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path, temporary: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Renames a file to `path` at the end; on an error it is removed instead.
-
-    Args:
-      path: what is replaced, if it exists. A folder takes the place of none.
-      temporary: the name to write to, in the same folder. What is written must be
-        on the disk when the block ends.
-
-    Yields:
-      `temporary`.
-    """
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        remove(temporary)
-        raise
-
-
-def remove(path: pathlib.Path) -> None:
-    """Removes a file, or a folder with all that it holds, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def read_regular(
@@ -119,13 +89,8 @@ def temporary_model(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{os.getpid()}.{path.name}")
 
 
-def temporary(path: pathlib.Path) -> pathlib.Path:
-    """The name under which anything else is written first."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
-
-
 def is_leftover(path: pathlib.Path) -> bool:
-    """Whether a file or a folder has a name as `temporary` gives, or a model's."""
+    """Whether a name is as `whole_files.temporary` gives, or a model's first one."""
     return bool(re.fullmatch(r"\.(\d+\.(model|predictor)\.keras|.+\.\d+)", path.name))
 
 
@@ -133,4 +98,4 @@ def remove_leftovers(folder: pathlib.Path) -> None:
     """Removes the temporary files and folders of processes that were killed."""
     for path in folder.glob(".*"):
         if is_leftover(path):
-            remove(path)
+            whole_files.remove(path)

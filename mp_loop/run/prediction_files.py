@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from mp_loop.rendering import whole_files
 from mp_loop.run import files, prediction, prediction_scores, strict_json
 
 if TYPE_CHECKING:  # It imports TensorFlow, which takes seconds.
@@ -44,12 +45,12 @@ def replacing(
     """
     names = (name, *_columns(wanted))
     with (
-        _masks(path, wanted) as masks,
-        files.replacing(path, files.temporary(path)) as temporary,
+        whole_files.replacing(path, whole_files.temporary(path)) as temporary,
         # Names of files may be no UTF-8: their bytes are written as they are.
         open(
             temporary, "w", encoding="utf-8", errors="surrogateescape", newline=""
         ) as file,
+        _masks(path, wanted) as masks,  # in place before the file that names them
     ):
         if path.suffix == ".csv":
             rows = csv.writer(file, lineterminator="\n")
@@ -100,12 +101,12 @@ def _masks(path: pathlib.Path, wanted: raw_examples.Wanted) -> Iterator[_Masks |
         yield None
         return
     folder = masks_folder(path)
-    with files.replacing(folder, files.temporary(folder)) as temporary:
+    with whole_files.replacing(folder, whole_files.temporary(folder)) as temporary:
         temporary.mkdir()
         yield _Masks(temporary, folder.name, wanted)
         files.flush_tree(temporary)
         if folder.is_dir():
-            files.remove(folder)  # a folder takes the place of none
+            whole_files.remove(folder)  # a folder takes the place of none
 
 
 class _Masks:

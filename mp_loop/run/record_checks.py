@@ -17,6 +17,8 @@ from typing import Any
 Check = Callable[[Any], bool]
 
 _BEYOND_INT64 = 2**63
+# What an example may have to be seen.
+_SHOWN = ("name", "image", "text", "row", "true_mask", "predicted_mask")
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*")
 
 
@@ -92,12 +94,16 @@ def _is_picture(value: Any) -> bool:
     return isinstance(value, str) and bool(_PICTURE.fullmatch(value))
 
 
+def _is_color(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch("#[0-9a-f]{6}", value))
+
+
 def _is_list_of_whole(checks: Mapping[str, Check]) -> Check:
     return _is_list_of(_is_record(checks, needed=tuple(checks)))
 
 
 def _is_list_of_examples(checks: Mapping[str, Check]) -> Check:
-    needed = tuple(name for name in checks if name not in ("image", "text", "row"))
+    needed = tuple(name for name in checks if name not in _SHOWN)
     return _is_list_of(_is_record(checks, needed))
 
 
@@ -142,8 +148,8 @@ SUMMARY: Mapping[str, Check] = {
     **dict.fromkeys(
         (
             "final_loss_scale", "milliseconds_per_step", "examples_per_second",
-            "train_seconds", "peak_memory_bytes", "majority_accuracy", "mean_baseline",
-            "median_baseline",
+            "train_seconds", "peak_memory_bytes", "majority_accuracy",
+            "majority_mean_iou", "mean_baseline", "median_baseline",
         ),
         _is_number,
     ),
@@ -151,6 +157,7 @@ SUMMARY: Mapping[str, Check] = {
 
 _EXAMPLE = {
     "index": _is_count,
+    "name": _is_name,
     "image": _is_picture,
     "text": _is_name,
     "row": _is_list_of(_is_named_number),
@@ -174,13 +181,19 @@ _TARGET = {
     **dict.fromkeys(("mae", "rmse", "r2", "median_mae", "mean_rmse"), _is_number),
     "points": _is_list_of(_is_pair),
 }
+_CLASS_OF_PIXELS = _CLASS | {"color": _is_color}
+_EXAMPLE_OF_PIXELS = _EXAMPLE | {
+    "right": _is_number,
+    "true_mask": _is_picture,
+    "predicted_mask": _is_picture,
+}
 _LABEL = _CLASS | {"auroc": _is_number}
 _EXAMPLE_OF_LABELS = _EXAMPLE | dict.fromkeys(
     ("labels", "predictions"), _is_list_of(_is_count)
 )
 _ALL = {"task": _is_text, "examples": _is_count, "unusable": _is_count}
 # What test_results.json must hold, by task; `top_5` alone may be missing.
-TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
+_TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
     "classification": _ALL
     | {
         "top_1": _is_number,
@@ -194,6 +207,13 @@ TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
         "labels": _is_list_of_whole(_LABEL),
         "worst": _is_list_of_examples(_EXAMPLE_OF_LABELS),
     },
+    "segmentation": _ALL
+    | {
+        "pixels": _is_count,
+        "classes": _is_list_of_whole(_CLASS_OF_PIXELS),
+        "confused": _is_list_of_whole(_CONFUSED),
+        "worst": _is_list_of_examples(_EXAMPLE_OF_PIXELS),
+    },
     "regression": _ALL
     | {
         "targets": _is_list_of_whole(_TARGET),
@@ -204,7 +224,7 @@ TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
 
 def test_results_damage(found: Mapping[str, Any]) -> str:
     """Says what of test_results.json is not what it must be, or returns ""."""
-    checks = TEST_RESULTS.get(str(found.get("task")))
+    checks = _TEST_RESULTS.get(str(found.get("task")))
     if checks is None:
         return described("task", found.get("task"))
     missing = [name for name in checks if name not in found]
@@ -214,8 +234,10 @@ def test_results_damage(found: Mapping[str, Any]) -> str:
         return said
     if "top_5" in found and not _is_number(found["top_5"]):
         return described("top_5", found["top_5"])
-    if found["task"] == "classification":
-        rows = [*found["confused"], *found["worst"], *found["best"]]
+    if found["task"] in ("classification", "segmentation"):
+        rows = list(found["confused"])
+        if found["task"] == "classification":
+            rows += [*found["worst"], *found["best"]]
         numbers = [x for one in rows for x in (one["label"], one["predicted"])]
         return _beyond(numbers, found["classes"])
     lists = [x[name] for x in found["worst"] for name in ("labels", "predictions")]

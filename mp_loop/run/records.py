@@ -48,7 +48,7 @@ def metric_key(line: Mapping[str, Any]) -> str:
 def metric_title(key: str) -> str:
     """The name of a metric for people: "accuracy", "mean squared error", "AUC"."""
     name = training_key(key).replace("_", " ")
-    return "AUC" if name == "auc" else name
+    return {"auc": "AUC", "mean iou": "mean IoU"}.get(name, name)
 
 
 def training_key(key: str) -> str:

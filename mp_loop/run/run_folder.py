@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from mp_loop.config import errors
 from mp_loop.hardware import environment
+from mp_loop.rendering import whole_files
 from mp_loop.run import (
     file_errors,
     files,
@@ -219,7 +220,8 @@ class RunFolder:
         folder = self.folder / records.TOKENIZER_FOLDER
         # It does not change: what an earlier end of the run left is this one.
         if save_tokenizer is not None and not folder.exists():
-            with files.replacing(folder, files.temporary(folder)) as temporary:
+            hidden = whole_files.temporary(folder)
+            with whole_files.replacing(folder, hidden) as temporary:
                 save_tokenizer(str(temporary))
                 files.flush_tree(temporary)
         path = self.folder / records.PREDICTOR_FILE
@@ -337,7 +339,7 @@ def _content(folder: pathlib.Path, name: str) -> dict[str, bytes]:
 
 def _save(model: keras.Model, path: pathlib.Path) -> None:
     """Writes a model, whole or not at all."""
-    with files.replacing(path, files.temporary_model(path)) as temporary:
+    with whole_files.replacing(path, files.temporary_model(path)) as temporary:
         model.save(temporary)
         files.flush(temporary)
 

@@ -17,14 +17,14 @@ import tensorflow as tf
 
 from mp_loop.data import batching, shown_examples, sources
 from mp_loop.models import heads
-from mp_loop.run import class_scores, label_scores, target_scores
+from mp_loop.run import class_scores, label_scores, mask_scores, target_scores
 
 
 class Scores(Protocol):
     """What one task counts."""
 
-    def add(self, labels: np.ndarray, outputs: np.ndarray) -> None:
-        """Counts a batch, as a loss takes it."""
+    def add(self, labels: np.ndarray, outputs: np.ndarray, *weights: Any) -> None:
+        """Counts a batch, as a loss takes it; with weights where there may be some."""
 
     def values(self) -> dict[str, Any]:
         """Returns what is told of all examples together, `task` first."""
@@ -61,8 +61,9 @@ def of(
         inputs = inputs if prepare is None else prepare(inputs)
         return tf.cast(model(inputs, training=False), tf.float32)
 
-    for inputs, labels, *_ in batches:
-        scores.add(labels.numpy(), outputs_of(inputs).numpy())
+    for inputs, *others in batches:
+        labels, *weights = (values.numpy() for values in others)
+        scores.add(labels, outputs_of(inputs).numpy(), *weights)
     found = scores.values()
     for name, places in scores.shown().items():
         found[name] = [
@@ -80,6 +81,8 @@ def _scores(source: sources.Source, model: keras.Model) -> Scores | None:
     """What counts for the task of a data set."""
     if source.task == "regression":
         return target_scores.TargetScores(source.targets, source.train.labels)
+    if source.task == "segmentation":
+        return mask_scores.MaskScores(source)
     counted = _OF_CLASSES.get(source.task)
     return counted and counted(source.class_names, heads.from_logits(model))
 

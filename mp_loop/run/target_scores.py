@@ -1,11 +1,13 @@
 """How far the predictions of a regression are from its targets.
 
-scores = TargetScores(source.targets, source.train.labels)
-for labels, outputs in batches:              # both standardized
-scores.add(labels, outputs)
-scores.values()                 # errors in units, and those of constant predictions
-scores.shown()                  # {"worst": places of examples}
-scores.example(place)           # its targets, and what was predicted
+    scores = TargetScores(source.targets, source.train.labels)
+    for labels, outputs in batches:              # both standardized
+        scores.add(labels, outputs)
+    scores.values()             # errors in units, and those of constant predictions
+    scores.shown()              # {"worst": places of examples}
+    scores.example(place)       # its targets, and what was predicted
+
+An example of which an output is NaN or infinite is in no error.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 from mp_loop.data import targets
 
 MOST_WORST = 12
-_MOST_POINTS = 1000
+_MOST_POINTS, _MOST_IN_ALL = 1000, 20_000  # of a target, and of all
 
 
 class TargetScores:
@@ -49,7 +51,8 @@ class TargetScores:
         """
         labels, predicted = self._columns()
         usable = np.isfinite(predicted).all(axis=-1)
-        every = -(-len(labels) // _MOST_POINTS)
+        most = min(_MOST_POINTS, max(1, _MOST_IN_ALL // labels.shape[1]))
+        every = -(-len(labels) // most)
         return {
             "task": "regression",
             "examples": len(labels),

@@ -11,11 +11,11 @@ Every method raises OSError where the files cannot be written.
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mp_loop.rendering import whole_files
 from mp_loop.run import file_errors, files, strict_json
 
 if TYPE_CHECKING:  # A command that only names a run folder must not wait for it.
@@ -142,8 +142,7 @@ def _replace(path: pathlib.Path, records: Sequence[bytes]) -> None:
     """Rewrites an event file with these records."""
     import tensorflow as tf
 
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    with files.replacing(path, hidden) as temporary:
+    with whole_files.replacing(path, whole_files.temporary(path)) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as file:
             for record in records:
                 file.write(record)

@@ -95,15 +95,8 @@ class KerasStep:
         if scaling:
             variables = (self._optimizer.dynamic_scale, self._optimizer.step_counter)
             self.scale_variables = tuple(v.value for v in variables)
-        trainable = [v.value for v in self._trained]
-        others = [mixed_of[id(v)].value for v in model.non_trainable_weights]
-        known = {id(v) for v in self.twin.weights}
-        self.state = train_state.TrainState(
-            master_weights=trainable,
-            working_weights=trainable,
-            other_weights=others,
-            seeds=[v.value for v in self.twin.variables if id(v) not in known],
-            slots=[v.value for v in self._optimizer.variables],
+        self.state = self._make_state(
+            [mixed_of[id(v)].value for v in model.non_trainable_weights]
         )
         self.prepare = preparing.or_unchanged(prepare)
         self._step = placement.function(
@@ -113,6 +106,18 @@ class KerasStep:
             around=lambda step: preparing.before(step, self.prepare),
         )
         self._run = tf.function(self._many_steps, autograph=False)
+
+    def _make_state(self, others: list[tf.Variable]) -> train_state.TrainState:
+        """Names the variables; `others` are weights that are not trained."""
+        trainable = [v.value for v in self._trained]
+        known = {id(v) for v in self.twin.weights}
+        return train_state.TrainState(
+            master_weights=trainable,
+            working_weights=trainable,
+            other_weights=others,
+            seeds=[v.value for v in self.twin.variables if id(v) not in known],
+            slots=[v.value for v in self._optimizer.variables],
+        )
 
     @property
     def loss_scale(self) -> tf.Tensor:

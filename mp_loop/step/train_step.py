@@ -77,6 +77,45 @@ class TrainStep:
       prepare: makes the model's inputs of what the step is given.
       state: `train_state.TrainState`, what a checkpoint must hold.
       SKIP_REASONS: why a step can be skipped; the first is that it was not.
+
+    Args:
+      model: a built functional or Sequential float32 Keras model. Any model whatever,
+        if you pass its `twin`.
+      optimizer: any Keras optimizer but LossScaleOptimizer, or its identifier.
+      loss: Keras identifier, `keras.losses.Loss`, or function of (labels, outputs) that
+        returns losses to be averaged; dict or list of such, by output; None: what
+        layers add is the loss. A function gets integer labels as they are, or as
+        float32 if it cannot compute with integers.
+      precision: "float16", "bfloat16" or "float32".
+      loss_scale: the rule; default: `DynamicLossScale()` for float16, `NoLossScale()`
+        otherwise.
+      loss_weights: for the loss of each output: number, or dict or list as `loss`.
+      metrics: what else is told of each batch: Keras identifier, `keras.metrics.Metric`
+        or function of (labels, outputs), a list of such, or a dict of these by output.
+        Sample weights are used as by the loss.
+      twin: a model of your own that computes in 16 bits, with the layers and weights of
+        `model`: in the same places of a graph, in equal attributes, or under equal
+        names.
+      float32_layers: regular expression; layers whose name it finds stay in float32.
+      clip_norm: gradients are clipped to this global norm; 0: not at all.
+      accumulate_steps: micro-batches that a batch is split into. One loss scale, one
+        check and one update serve them all.
+      jit_compile: compiles the step with XLA, unless the model needs what XLA cannot
+        reach; see `step.placement`.
+      keras_arithmetic: computes every bit as Keras' mixed policy and LossScaleOptimizer
+        do, for comparison: 16-bit softmax and bias sums, Keras' own update, and
+        batch-norm statistics that a skip moves.
+      recompute: computes activations again in the backward pass instead of keeping
+        them; see `precision.recomputation`.
+      all_reduce_dtype: under a `tf.distribute` strategy, whose scope both `model` and
+        the step must be made in: how gradients of float16 weights travel between
+        replicas, "float32" or "float16".
+      prepare: what the step does to its inputs before the model has them, so that they
+        travel as they are: uint8 pixels made float32, for example.
+
+    Raises:
+      ValueError: an argument is out of range, or the model cannot be converted; the
+        message names it.
     """
 
     SKIP_REASONS = metrics.SKIP_REASONS
@@ -101,49 +140,7 @@ class TrainStep:
         all_reduce_dtype: str = "float32",
         prepare: Callable[[Any], Any] | None = None,
     ):
-        """Makes the twin, the slots and the state.
-
-        Args:
-          model: a built functional or Sequential float32 Keras model. Any model
-            whatever, if you pass its `twin`.
-          optimizer: any Keras optimizer but LossScaleOptimizer, or its identifier.
-          loss: Keras identifier, `keras.losses.Loss`, or function of (labels,
-            outputs) that returns losses to be averaged; dict or list of such, by
-            output; None: what layers add is the loss. A function gets integer labels
-            as they are, or as float32 if it cannot compute with integers.
-          precision: "float16", "bfloat16" or "float32".
-          loss_scale: the rule; default: `DynamicLossScale()` for float16,
-            `NoLossScale()` otherwise.
-          loss_weights: for the loss of each output: number, or dict or list as
-            `loss`.
-          metrics: what else is told of each batch: Keras identifier,
-            `keras.metrics.Metric` or function of (labels, outputs), a list of such, or
-            a dict of these by output. Sample weights are used as by the loss.
-          twin: a model of your own that computes in 16 bits, with the layers and
-            weights of `model`: in the same places of a graph, in equal attributes, or
-            under equal names.
-          float32_layers: regular expression; layers whose name it finds stay in
-            float32.
-          clip_norm: gradients are clipped to this global norm; 0: not at all.
-          accumulate_steps: micro-batches that a batch is split into. One loss
-            scale, one check and one update serve them all.
-          jit_compile: compiles the step with XLA, unless the model needs what XLA
-            cannot reach; see `step.placement`.
-          keras_arithmetic: computes every bit as Keras' mixed policy and
-            LossScaleOptimizer do, for comparison: 16-bit softmax and bias sums,
-            Keras' own update, and batch-norm statistics that a skip moves.
-          recompute: computes activations again in the backward pass instead of
-            keeping them; see `precision.recomputation`.
-          all_reduce_dtype: under a `tf.distribute` strategy, whose scope both
-            `model` and the step must be made in: how gradients of float16
-            weights travel between replicas, "float32" or "float16".
-          prepare: what the step does to its inputs before the model has them, so
-            that they travel as they are: uint8 pixels made float32, for example.
-
-        Raises:
-          ValueError: an argument is out of range, or the model cannot be
-            converted; the message names it.
-        """
+        """Makes the twin, the slots and the state."""
         arguments.check(model, precision, clip_norm, accumulate_steps)
         optimizer = keras.optimizers.get(optimizer)
         self._replicas = replicas.Replicas(all_reduce_dtype)

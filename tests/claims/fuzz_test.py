@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -125,10 +126,10 @@ def test_flags(attempt, name):
 def test_flags_until_tensorflow(attempt, monkeypatch):
     """Every flag and value, as far as is told before anything is loaded."""
     monkeypatch.setattr(train, "_run", lambda *_: 0)
-    for name in FIELDS:
-        for value in NASTY:
-            attempt(*SMALL, f"--{name}={value}")
-            attempt(*SMALL, f"--{name}", value)
+    for number, (name, value) in enumerate(itertools.product(FIELDS, NASTY)):
+        # Written in both ways by turns; an odd number of values: in both for each.
+        words = [f"--{name}={value}"] if number % 2 else [f"--{name}", value]
+        attempt(*SMALL, *words)
 
 
 def mutated(data, chance):
@@ -210,13 +211,13 @@ def write(path, members):
             archive.writestr(name, text)
 
 
-@pytest.mark.parametrize("seed", many(1, 10))
+@pytest.mark.parametrize("seed", many(1, 20))
 def test_keras_files(attempt, tmp_path, keras_file, seed):
     chance = random.Random(seed)
     path = tmp_path / "model.keras"
     words = ["--model=model.keras", "--batch_size=500", "--output_dir=run"]
     refused = 0
-    for turn in range(24):
+    for turn in range(12):
         parts = members(keras_file)
         if turn % 3 == 0:
             path.write_bytes(mutated(keras_file.read_bytes(), chance))
@@ -227,7 +228,7 @@ def test_keras_files(attempt, tmp_path, keras_file, seed):
             parsed = changed_json(json.loads(parts["config.json"]), chance)
             write(path, {**parts, "config.json": json.dumps(parsed)})
         refused += attempt(*words)[0] == 2
-    assert refused > 8
+    assert refused > 4
 
 
 CODE = {
@@ -266,7 +267,7 @@ def test_a_keras_file_runs_no_code(attempt, tmp_path, keras_file, name):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("seed", many(1, 5))
+@pytest.mark.parametrize("seed", many(1, 10))
 def test_data_folders(attempt, tmp_path, seed):
     chance = random.Random(seed)
     source = (
@@ -274,7 +275,7 @@ def test_data_folders(attempt, tmp_path, seed):
     )
     whole = {path.name: path.read_bytes() for path in source.iterdir()}
     refused = 0
-    for turn in range(12):
+    for turn in range(6):
         folder = tmp_path / f"{turn}" / "mini" / "1.0.0"
         folder.mkdir(parents=True)
         name = chance.choice(sorted(name for name in whole if name != "LICENSE"))
@@ -287,7 +288,7 @@ def test_data_folders(attempt, tmp_path, seed):
         (folder / name).write_bytes(text)
         words = ["--dataset=mini", f"--data_dir={tmp_path / str(turn)}"]
         refused += attempt(*SMALL, *words)[0] == 2
-    assert refused > 2
+    assert refused > 1
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +308,7 @@ def resealed(path, chance):
     path.write_bytes(text + b"\n" + seal + b"\n")
 
 
-@pytest.mark.parametrize("seed", many(1, 10))
+@pytest.mark.parametrize("seed", many(1, 20))
 def test_run_folders(attempt, tmp_path, finished, seed):
     chance = random.Random(seed)
     names = sorted(
@@ -315,7 +316,7 @@ def test_run_folders(attempt, tmp_path, finished, seed):
         for path in finished.rglob("*")
         if path.is_file() and path.suffix not in (".png", ".keras")
     )
-    for turn in range(24):
+    for turn in range(12):
         folder = tmp_path / f"run{turn}"
         shutil.copytree(finished, folder)
         if turn % 3 == 0:

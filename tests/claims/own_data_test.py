@@ -1,6 +1,5 @@
 """A user's own data, by one flag: trained, stopped, resumed bit for bit."""
 
-import contextlib
 import csv
 import json
 
@@ -10,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop import predict, train
-from mp_loop.cli import app, signals
+from mp_loop.cli import app
 from mp_loop.config import errors
 from mp_loop.data import mask_files, sources
 from mp_loop.run import records
@@ -209,12 +208,12 @@ def test_several_labels_are_resumed_bit_for_bit_and_predicted(
 ):
     words = (*WORDS, *of_several, "--metric=binary_accuracy", "--label_smoothing=0.1")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(*words, "--steps=40", f"--output_dir={whole}") == 0
-    for more in (["--steps=20"], ["--steps=40", "--resume"]):
+    assert run(*words, "--steps=30", f"--output_dir={whole}") == 0
+    for more in (["--steps=10"], ["--steps=30", "--resume"]):
         assert run(*words, *more, f"--output_dir={parts}") == 0
     assert weights(whole) == weights(parts)
     found = records.read_summary(whole)
-    assert "majority_accuracy" not in found and found["eval_accuracy"] > 0.85
+    assert "majority_accuracy" not in found and found["eval_accuracy"] > 0.75
     rows = predicted(whole)
     named = ["probability_up", "probability_right", "label_up", "label_right"]
     assert [*rows[0]] == ["row", *named]
@@ -227,8 +226,8 @@ def test_several_labels_are_resumed_bit_for_bit_and_predicted(
 
 def test_several_labels_are_learned_by_keras_loop_and_exported(tmp_path, of_several):
     folder = tmp_path / "run"
-    more = ("--loop=keras", "--steps=40", f"--output_dir={folder}")
-    assert run(*WORDS, *of_several, *more) == 0
+    more = ("--loop=keras", "--precision=bfloat16", f"--output_dir={folder}")
+    assert run(*WORDS, *of_several, *more, "--steps=30") == 0
     assert records.read_summary(folder)["eval_auc"] > 0.9
     words = ["predict", f"--run={folder}", "--export=saved_model"]
     assert predict.run(*app.parse(words, predict.declare, of_experiment=False)) == 0
@@ -245,9 +244,8 @@ def test_a_model_that_ends_in_a_softmax_has_one_class(tmp_path, of_several):
         run(*of_several, f"--model={tmp_path / 'a.keras'}", "--output_dir=unused")
 
 
-def test_a_segmentation_is_resumed_bit_for_bit_and_writes_masks(
-    tmp_path, capsys, monkeypatch
-):
+def test_a_segmentation_is_resumed_bit_for_bit_and_writes_masks(tmp_path, capsys):
+    keras.utils.set_random_seed(0)
     numbers = np.random.default_rng(0).choice([0, 9, 255], (24, 2, 2))
     numbers = numbers.astype(np.uint8).repeat(4, 1).repeat(4, 2)
     np.savez(tmp_path / "a.npz", x_train=numbers // 2, y_train=numbers)
@@ -277,7 +275,7 @@ def test_a_segmentation_is_resumed_bit_for_bit_and_writes_masks(
         assert run(*words, *more, f"--output_dir={parts}") == 0
     assert weights(whole) == weights(parts)
     found = records.read_summary(whole)
-    assert found["eval_mean_iou"] > 0.9 and "majority_accuracy" not in found
+    assert found["eval_mean_iou"] > 0.9 > found["majority_mean_iou"] > 0
     rows = predicted(whole)
     assert [*rows[0]] == ["index", "mask", "accuracy"]
     said = f"mean IoU {found['eval_mean_iou']:.4f}, pixel accuracy"
@@ -287,12 +285,3 @@ def test_a_segmentation_is_resumed_bit_for_bit_and_writes_masks(
     (tmp_path / "found.csv").unlink()
     with pytest.raises(errors.UsageError, match="found_masks', for its"):
         predicted(whole)
-    monkeypatch.setattr(signals, "stop_requested", stopped)
-    words = ["predict", f"--run={whole}", f"--output={tmp_path / 'more.csv'}"]
-    assert predict.run(*app.parse(words, predict.declare, of_experiment=False)) == 130
-    assert not [*tmp_path.glob("more*")]
-
-
-@contextlib.contextmanager
-def stopped():
-    yield lambda: 2

@@ -1,4 +1,7 @@
-"""The train command on many devices: two logical CPUs, and two real processes."""
+"""The train command on many devices: two logical CPUs, and two real processes.
+
+The quick test loses a worker in the second phase of a run; the slow ones try others.
+"""
 
 import json
 import os
@@ -130,15 +133,11 @@ KILLED = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["worker", *(pytest.param(name, marks=pytest.mark.slow) for name in [*KILLED][1:])],
-)
-def test_a_lost_worker_stops_the_other_and_all_resume_exactly(tmp_path, mirrored, name):
+def lose_one_and_resume(folder, mirrored, name, flags, count):
+    """Stops a worker when there are `count` lines; then both train to the end."""
     victim, number = KILLED[name]
-    folder = tmp_path / "run"
-    workers = start_both(folder, *FLAGS)
-    wait_for_lines(folder, 4, workers)
+    workers = start_both(folder, *flags)
+    wait_for_lines(folder, count, workers)
     workers[victim].send_signal(number)
     survivor = workers[1 - victim]
     said = survivor.communicate(timeout=90)[1]
@@ -147,7 +146,7 @@ def test_a_lost_worker_stops_the_other_and_all_resume_exactly(tmp_path, mirrored
     assert told and "Traceback" not in said, said
     workers[victim].kill()
     workers[victim].communicate()
-    codes, said = finish(start_both(folder, *FLAGS, "--resume"))
+    codes, said = finish(start_both(folder, *flags, "--resume"))
     assert codes == [0, 0], said
     # Two replicas are two replicas, wherever they are.
     assert lines(folder) == lines(mirrored)
@@ -156,19 +155,18 @@ def test_a_lost_worker_stops_the_other_and_all_resume_exactly(tmp_path, mirrored
     assert evaluations[0] == evaluations[1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KILLED)
+def test_a_lost_worker_stops_the_other_and_all_resume_exactly(tmp_path, mirrored, name):
+    lose_one_and_resume(tmp_path / "run", mirrored, name, FLAGS, 4)
+
+
 def test_all_resume_in_the_phase_of_the_chief(tmp_path):
     flags = (*FLAGS, "--head_epochs=1", "--batch_size=384")  # the head for 15 steps
-    mirrored, folder = tmp_path / "mirrored", tmp_path / "run"
+    mirrored = tmp_path / "mirrored"
     assert run(mirrored, *flags, "--strategy=mirrored") == 0
-    workers = start_both(folder, *flags)
-    wait_for_lines(folder, 10, workers)  # step 18
-    workers[1].kill()
-    codes, said = finish(workers)
-    assert codes == [75, -signal.SIGKILL], said
-    codes, said = finish(start_both(folder, *flags, "--resume"))
-    assert codes == [0, 0], said
-    assert lines(folder) == lines(mirrored)
-    assert weights(folder) == weights(mirrored)
+    # Ten lines: at step 18.
+    lose_one_and_resume(tmp_path / "run", mirrored, "worker", flags, 10)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Bit for bit Keras: every loss, weight, slot, statistic, scale and counter.
 
 The long proofs run `python -m mp_loop.compare --exact`, as a user would, on real
-data: 1,000 steps from a loss scale so high that dozens of them overflow.
+data: 1,000 steps from a loss scale so high that dozens of them overflow. In 100 it
+comes down, and grows again.
 """
 
 import os
@@ -27,7 +28,7 @@ OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
 
 
 def cases():
-    """Every pair of model, optimizer, clipping and schedule; one a model in CI."""
+    """Every pair of model, optimizer, clipping and schedule; one a kind in CI."""
     for i, model in enumerate(MODELS):
         for j, optimizer in enumerate(OPTIMIZERS):
             clips, scheduled = (i ^ j) & 1, (i ^ j) >> 1
@@ -38,8 +39,9 @@ def cases():
             words += ["--weight_decay=0.01"] * (optimizer in ("adamw", "nesterov"))
             name = f"{model} {optimizer}{' clipped' * clips}{' scheduled' * scheduled}"
             quick = clips and scheduled
-            if quick and model in ("cnn", "resnet20"):  # a minute or more for 1,000
-                yield pytest.param(words, 200, id=f"{name} in short")
+            if quick and model != "mlp":  # minutes for 1,000
+                if model != "resnet20":  # another network of convolutions
+                    yield pytest.param(words, 100, id=f"{name} in short")
                 quick = False
             slow = [] if quick else [pytest.mark.slow]
             yield pytest.param(words, 1000, marks=slow, id=name)
@@ -209,8 +211,22 @@ def batches(count=40):
     return (steps.data(seed) for seed in range(count))
 
 
-@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+# In bfloat16 one of each kind: a convolution, an attention, a recurrence.
+QUICK = ("conv, batch norm, dropout", "attention with dropout", "gru")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        *((name, "float16") for name in ARCHITECTURES),
+        *((name, "bfloat16") for name in QUICK),
+        *(
+            pytest.param(name, "bfloat16", marks=pytest.mark.slow)
+            for name in ARCHITECTURES
+            if name not in QUICK
+        ),
+    ],
+)
 def test_forty_steps_of_other_architectures(name, precision):
     proof = bitwise.prove(*both(ARCHITECTURES[name], precision), batches(), 40)
     assert proof.difference is None, proof

@@ -137,6 +137,8 @@ def test_what_is_bad_is_named_or_left_out(tmp_path, caplog, name):
         made = load(tmp_path, skip_bad_examples=True)
     assert made.class_names == ("cat", "dog")
     assert (values(made.train)[0], values(made.test)[0]) == left
+    # The names are those of what is left; all images to evaluate on are dogs.
+    assert [name.split("/")[1] for name in made.test.names] == ["dog"] * len(made.test)
     (record,) = caplog.records
     assert "(left out: " in record.getMessage()
 

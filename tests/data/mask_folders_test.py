@@ -37,6 +37,8 @@ def test_images_have_the_masks_of_their_names(tmp_path):
         assert split.inputs.shape == (8, 4, 4, 3) and split.labels.shape == (8, 4, 4)
         first = split.inputs[:, 0, 0, 0] // 10
         np.testing.assert_array_equal(split.labels[:, 0, 0], first % 2)
+    numbers = [int(name[-5]) for name in made.test.names]  # test/images/0/4.png
+    assert numbers == (made.test.inputs[:, 0, 0, 0] // 10).tolist()
     small = load(folder(tmp_path), image_size=2)
     np.testing.assert_array_equal(small.train.labels[0], [[0, 2], [0, 2]])
 

@@ -52,8 +52,8 @@ def test_an_image_of_the_split_wherever_it_is():
         def row(self, index):
             return tf.constant(source.test.inputs[index])
 
-    away = decoding.Split(NotHeld(), source.test.labels)
-    assert shown_examples.of(source, away, 2) == held
+    away = decoding.Split(NotHeld(), source.test.labels, ("a", "b", "c/d.png"))
+    assert shown_examples.of(source, away, 2) == held | {"name": "c/d.png"}
 
 
 def test_rows_and_texts_are_cut():

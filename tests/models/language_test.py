@@ -1,5 +1,6 @@
 """Transformers of keras_hub: token ids, the model, its twins, and training."""
 
+import functools
 import shutil
 import socket
 import sys
@@ -30,12 +31,37 @@ EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+def in_ci(dtypes, *quick):
+    """Dtypes that differ in nothing but their rounding here; the others are slow."""
+    return [
+        pytest.param(x, marks=[] if x in quick else [pytest.mark.slow]) for x in dtypes
+    ]
+
+
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
     """A small BERT in a folder, of keras_hub's own files."""
     return encoders.bert(
         keras_hub, tmp_path_factory.mktemp("preset") / "bert", VOCABULARY
     )
+
+
+@pytest.fixture(scope="module")
+def model(preset):
+    """For tests that do not change it."""
+    return build(preset)
+
+
+@pytest.fixture(scope="module")
+def twin_of(model):
+    """Returns a function of the dtype, for tests that do not change the twin."""
+    return functools.cache(lambda dtype: mp_loop.half_precision_twin(model, dtype))
+
+
+@pytest.fixture(scope="module")
+def mixed_of(model):
+    """The same of what Keras makes."""
+    return functools.cache(lambda dtype: keras_step.under_policy(model, dtype))
 
 
 def build(preset, **arguments):
@@ -94,8 +120,7 @@ def test_token_ids(preset):
 # The model.
 
 
-def test_one_input_one_output_and_no_weight_in_vain(preset):
-    model = build(preset)
+def test_one_input_one_output_and_no_weight_in_vain(model):
     (inputs,), (outputs,) = model.inputs, model.outputs
     assert (inputs.name, inputs.dtype) == ("token_ids", "int32")
     assert inputs.shape == (None, LENGTH) and outputs.shape == (None, 3)
@@ -109,8 +134,8 @@ def test_one_input_one_output_and_no_weight_in_vain(preset):
     assert all(grad is not None for grad in found)
 
 
-def test_it_is_the_mean_of_the_backbones_outputs(preset):
-    model, (ids, _) = build(preset), batch()
+def test_it_is_the_mean_of_the_backbones_outputs(preset, model):
+    ids, _ = batch()
     backbone = keras_hub.models.Backbone.from_preset(preset)
     mask = ids != 0
     inputs = {"token_ids": ids, "padding_mask": mask, "segment_ids": 0 * ids}
@@ -146,8 +171,8 @@ def test_the_seed_makes_the_head(preset):
     assert (heads[0] == heads[1]).all() and (heads[0] != heads[2]).any()
 
 
-def test_it_saves_and_loads(preset, tmp_path):
-    model, (ids, _) = build(preset), batch()
+def test_it_saves_and_loads(model, tmp_path):
+    ids, _ = batch()
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(model(ids), again(ids))
@@ -231,9 +256,8 @@ def test_the_name_is_not_a_function_of_images():
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_the_twin_is_near_the_model(preset, dtype):
-    model, (ids, labels) = build(preset), batch()
-    twin = mp_loop.half_precision_twin(model, dtype)
+def test_the_twin_is_near_the_model(model, twin_of, dtype):
+    twin, (ids, labels) = twin_of(dtype), batch()
     exact, ours = np.asarray(model(ids)), np.asarray(twin(ids))
     # Two dozen roundings of numbers of this size.
     bound = 16 * EPSILON[dtype] * np.abs(exact).max()
@@ -253,9 +277,8 @@ def test_the_twin_is_near_the_model(preset, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_weights_are_the_masters_in_order(preset, dtype):
-    model = build(preset)
-    twin = mp_loop.half_precision_twin(model, dtype)
+def test_weights_are_the_masters_in_order(model, twin_of, dtype):
+    twin = twin_of(dtype)
     kernels = set()
     for master, working in pairs.of_weights(model, twin):
         if working is not master:
@@ -272,8 +295,8 @@ def test_weights_are_the_masters_in_order(preset, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_dtypes_of_the_layers(preset, dtype):
-    twin = mp_loop.half_precision_twin(build(preset), dtype)
+def test_dtypes_of_the_layers(model, twin_of, dtype):
+    twin = twin_of(dtype)
     produced = {layer.name: layer.output.dtype for layer in twin.layers[1:]}
     float32 = [name for name, found in produced.items() if found == "float32"]
     assert float32 == ["mean", "logits"]
@@ -282,7 +305,7 @@ def test_dtypes_of_the_layers(preset, dtype):
     attention = parts["self_attention_layer"]
     assert attention._softmax.compute_dtype == "float32"
     assert type(parts["self_attention_layer_norm"]) is norms._LayerNorm
-    masters = build(preset).get_layer("transformer_layer_0")
+    masters = model.get_layer("transformer_layer_0")
     assert [p.name for p in masters._layers] == list(parts)
 
 
@@ -298,15 +321,14 @@ def training_gradients(model):
     return compute, *map(tf.constant, batch())
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-def test_no_sum_and_no_softmax_below_float32(preset, dtype):
-    twin = mp_loop.half_precision_twin(build(preset), dtype)
-    arguments = training_gradients(twin)
+@pytest.mark.parametrize("dtype", in_ci(HALVES, "float16"))
+def test_no_sum_and_no_softmax_below_float32(twin_of, mixed_of, dtype):
+    arguments = training_gradients(twin_of(dtype))
     assert audit.half_precision_sums(*arguments) == []
     graph = arguments[0].get_concrete_function(*arguments[1:]).graph
     softmax = [op for op in graph.get_operations() if op.type == "Softmax"]
     assert len(softmax) >= 2
-    mixed = keras_step.under_policy(build(preset), f"mixed_{dtype}")
+    mixed = mixed_of(f"mixed_{dtype}")
     assert audit.half_precision_sums(*training_gradients(mixed))
 
 
@@ -402,9 +424,8 @@ def test_an_encoder_with_a_weight_of_its_own_is_refused_by_name():
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_keras_twin_computes_what_keras_does(preset, dtype):
-    model, (ids, labels) = build(preset), batch()
-    mixed = keras_step.under_policy(model, f"mixed_{dtype}")
+def test_keras_twin_computes_what_keras_does(model, mixed_of, dtype):
+    mixed, (ids, labels) = mixed_of(f"mixed_{dtype}"), batch()
     inner = mixed.get_layer("transformer_layer_1")._flatten_layers()
     assert {layer.dtype_policy.name for layer in inner} == {f"mixed_{dtype}"}
     assert mixed.get_layer("transformer_layer_1").output.dtype == dtype
@@ -419,7 +440,7 @@ def test_keras_twin_computes_what_keras_does(preset, dtype):
 # Training.
 
 
-@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+@pytest.mark.parametrize("dtype", in_ci(("float32", *HALVES), "float16", "bfloat16"))
 def test_steps_reduce_the_loss(preset, dtype):
     step = mp_loop.TrainStep(build(preset), keras.optimizers.Adam(3e-3), LOSS, dtype)
     ids, labels = batch(16)
@@ -427,7 +448,7 @@ def test_steps_reduce_the_loss(preset, dtype):
     assert np.mean(losses[-3:]) < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", in_ci(HALVES, "bfloat16"))
 def test_a_skip_changes_nothing(preset, dtype):
     model, (ids, labels) = build(preset), batch()
     optimizer = keras.optimizers.AdamW(1e-2)
@@ -446,7 +467,7 @@ def test_a_skip_changes_nothing(preset, dtype):
     assert [np.asarray(v).tobytes() for v in variables] != before
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", in_ci(HALVES, "float16"))
 def test_the_baseline_trains(preset, dtype):
     model, (ids, labels) = build(preset), batch(16)
     step = keras_step.KerasStep(model, keras.optimizers.Adam(3e-3), LOSS, dtype)
@@ -455,7 +476,7 @@ def test_the_baseline_trains(preset, dtype):
     np.testing.assert_allclose(step.export()(ids), step.twin(ids), atol=0.2)
 
 
-@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+@pytest.mark.parametrize("dtype", in_ci(("float32", *HALVES), "bfloat16"))
 def test_recomputed_gradients_are_equal(preset, dtype):
     """Dropout as well: the same masks in both runs of a segment."""
     weights = []

@@ -86,9 +86,23 @@ def assert_near(ours, exact_outputs, dtype, roundings=16):
         np.testing.assert_allclose(one, other, atol=bound, rtol=0)
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+ORDERS = list(itertools.permutations(range(3)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "order"),
+    [
+        pytest.param(
+            shape,
+            order,
+            marks=[] if shape == "as it is" or order[0] == 2 else [pytest.mark.slow],
+            id=f"{shape}, {order}",
+        )
+        for shape in SHAPES
+        for order in ORDERS
+    ],
+)
 @pytest.mark.parametrize("shared", [False, True], ids=["once", "called twice"])
-@pytest.mark.parametrize("shape", SHAPES)
 def test_attributes_in_any_order(shape, shared, order):
     model, x = random(SHAPES[shape](order, shared)), rows()
     twins = {
@@ -368,11 +382,11 @@ def test_the_record_keeps_nothing_alive():
 # Architectures.
 
 CI_APPLICATIONS = ("MobileNetV3Small", "EfficientNetV2B0")
+# One of each kind: shared layers, an encoder with a decoder, two towers, convolutions,
+# a decoder alone, prompts, windows, relative positions.
 CI_BACKBONES = (
-    *("AlbertBackbone", "BartBackbone", "BertBackbone", "CLIPBackbone"),
-    *("ESMBackbone", "EfficientNetBackbone", "GPT2Backbone", "LlamaBackbone"),
-    *("SAMBackbone", "SegFormerBackbone", "ViTDetBackbone", "WhisperBackbone"),
-    "XLNetBackbone",
+    *("AlbertBackbone", "BartBackbone", "CLIPBackbone", "EfficientNetBackbone"),
+    *("LlamaBackbone", "SAMBackbone", "ViTDetBackbone", "XLNetBackbone"),
 )
 
 

@@ -124,7 +124,7 @@ def variables(step):
 CASES = [
     *((name, "bfloat16") for name in MODELS if name != "deep"),
     ("residual", "float16"),
-    ("attention", "float16"),
+    pytest.param("attention", "float16", marks=pytest.mark.slow),
     ("residual", "float32"),
 ]
 

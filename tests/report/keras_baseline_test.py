@@ -52,10 +52,11 @@ def test_metric_time_and_memory_of_a_run_beside_it(tmp_path):
     assert "Keras' loop in float32 (" in told(run)
     make(tmp_path / "th<eirs", loop="keras", log_every=1)
     assert told(run) == (
-        '<p>Keras\' loop in float16 (<a href="../th&lt;eirs/report.html">th&lt;eirs'
+        '<p>Keras\' loop in float16 (<a href="../th%3Ceirs/report.html">th&lt;eirs'
         "</a>), with the same settings, data and seed: accuracy 0.7500, 20.0 ms/step, "
         "600 MiB. This run: accuracy +0.1250, 0.50 of the time per step, 0.50 of the "
-        "memory.</p>"
+        "memory. What of it is chance, a comparison of several runs tells (python -m "
+        "mp_loop.compare).</p>"
     )
     assert keras_baseline.paragraph(run, {}) == ""  # it has not finished
     assert told(tmp_path / "float32") == "" and told(tmp_path / "no flags") == ""
@@ -84,6 +85,14 @@ def test_the_command_that_is_told_is_one(tmp_path):
     text = config.to_flagfile()
     (tmp_path / "a run-keras" / "flags.txt").write_text(text)
     assert "a run-keras</a>" in told(run)
+
+
+def test_a_folder_that_is_where_one_is(tmp_path, monkeypatch):
+    run = make(tmp_path / "ours")
+    monkeypatch.chdir(run)
+    assert f"--output_dir={run}-keras" in told(pathlib.Path("."))
+    make(tmp_path / "50%#?", loop="keras")
+    assert '<a href="../50%25%23%3F/report.html">50%#?</a>' in told(pathlib.Path("."))
 
 
 @pytest.mark.parametrize(

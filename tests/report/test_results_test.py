@@ -61,6 +61,7 @@ def written(folder, found):
 
 def test_classes_of_images(folder):
     worst = [example(17, 1, 2, image=PICTURE), example(3, 2, None, image=PICTURE)]
+    worst[1]["name"] = "cat/<3>.jpg"
     names = ["none here", "cat", HOSTILE]
     page, said = written(
         folder,
@@ -70,7 +71,7 @@ def test_classes_of_images(folder):
     for part in (
         "Right and wrong", "1,234 test examples: top-1 accuracy 0.6250.",
         "Confusion matrix", f"cat, predicted {HOSTILE}: 4 (40.0%)",
-        f"{HOSTILE} 0.750", "none", "cat 0.125", "17",
+        f"{HOSTILE} 0.750", "none", "cat 0.125", "17", "cat/<3>.jpg",
     ):  # fmt: skip
         assert part in said, part
     text = (folder / "report.html").read_text()
@@ -120,6 +121,14 @@ def test_a_regression(folder):
     assert page.tags.count("circle") == 3
 
 
+def test_many_targets(folder):
+    worst = [{"index": 4, "labels": [1.5] * 20, "predictions": [2.5] * 20}]
+    given = [target(f"t{i}") for i in range(20)]
+    page, said = written(folder, of_targets(*given, worst=worst))
+    assert page.tags.count("circle") == 12 * 2 and "t19" in said
+    assert "predicted t3" in said and "predicted t4" not in said
+
+
 def of_labels(worst=()):
     counts = {"count": 9, "predicted": 4, "right": 3}
     labels = [
@@ -142,8 +151,31 @@ def test_several_labels(folder):
         assert part in said, part
 
 
+def of_pixels(**more):
+    counts = {"count": 1000, "predicted": 500, "right": 250, "color": "#a0b0c0"}
+    return {
+        "task": "segmentation", "examples": 4, "pixels": 2000, "unusable": 3,
+        "classes": [{"name": "<road>", **counts}, {"name": "sky", **counts}],
+        "confused": [{"label": 0, "predicted": 1, "count": 250}],
+        "worst": [{"index": 7, "right": 0.125, "image": PICTURE, **more}],
+    }  # fmt: skip
+
+
+def test_masks(folder):
+    masks = {"true_mask": PICTURE, "predicted_mask": f"{PICTURE}BB"}
+    page, said = written(folder, of_pixels(**masks))
+    assert page.sources == [PICTURE, PICTURE, f"{PICTURE}BB"]
+    for part in (
+        "4 test images: 0.2500 of 2,000 pixels are right.", "3 of 2,000 outputs are",
+        "class pixels precision recall F1 IoU", "<road> 1,000 0.500 0.250 0.333 0.200",
+        "right pixels", "0.125", "sky",
+    ):  # fmt: skip
+        assert part in said, part
+
+
 def test_names_that_look_like_numbers_and_a_run_without_results(folder):
     assert "Right and wrong" not in read_page(run_page.write(folder))[1]
+    written(folder, of_classes(["half a character: \ud800", "b"]))
     _, said = written(folder, of_classes(["nan", "-inf"], [(1, 0, 1)]))
     assert "damaged" not in said and "-inf, predicted nan: 1" in said
 
@@ -157,6 +189,7 @@ DAMAGE = {
     "a label without a name": of_labels(
         [{"index": 3, "labels": [0], "predictions": [2]}]
     ),
+    "a mask that is no picture": of_pixels(true_mask="mask.png"),
     "an address": of_classes("ab", worst=[example(1, 1, 0, image="http://a.b/c.png")]),
     "an attribute": of_classes("ab", best=[example(1, 1, 1, image=f'{PICTURE}" x="')]),
     "a count that is none": of_classes("ab", top_5="many"),

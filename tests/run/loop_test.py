@@ -126,11 +126,16 @@ def test_loss_and_metric_of_a_line_are_means_of_the_updates_since_the_line_befor
     assert seen.count(None) == 3
 
 
-@pytest.mark.parametrize("stop_at", [6, 8, 9])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop_at):
-    whole = Session(tmp_path / "whole", poison={2})
-    whole()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training that nothing stopped."""
+    session = Session(tmp_path_factory.mktemp("whole") / "run", poison={2})
+    session()
+    return session
 
+
+@pytest.mark.parametrize("stop_at", [6, 8, 9])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, whole, stop_at):
     # Step 8 ends an epoch; at 9 nothing is logged.
     first = Session(tmp_path / "parts", poison={2}, stop_at=stop_at)
     with pytest.raises(loop.Interrupted) as interruption:
@@ -141,7 +146,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, stop_at):
     assert steps.trained(second.step) == steps.trained(whole.step)
     assert steps.bits(second.step.state.seeds) == steps.bits(whole.step.state.seeds)
     for read in (records.read_metrics, records.read_evaluations):
-        one, other = read(tmp_path / "whole"), read(tmp_path / "parts")
+        one, other = read(whole.run.folder), read(tmp_path / "parts")
         assert str(untimed(one)) == str(untimed(other))  # as text: nan equals nan
 
 

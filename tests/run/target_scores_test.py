@@ -59,3 +59,8 @@ def test_points_are_bounded():
     made = target_scores.TargetScores(OF, TRAIN)
     made.add(np.zeros((2999, 2)), np.zeros((2999, 2)))
     assert len(made.values()["targets"][0]["points"]) == 1000
+    many = np.random.default_rng(0).normal(size=(500, 100))
+    of = targets.Targets.of(many, tuple(map(str, range(100))))
+    made = target_scores.TargetScores(of, many)
+    made.add(many, many)
+    assert len(made.values()["targets"][99]["points"]) == 167  # every third

@@ -115,6 +115,8 @@ FUNCTIONS = {
     )
     for precision in PRECISIONS
     for name in (*choices.OPTIMIZERS, "lion")
+    # What an optimizer captures does not depend on the precision.
+    if precision == "float16" or name in ("adam", "lion")
 }
 FUNCTIONS |= {
     name: lambda options=options: of_step(steps.make(**options))
