@@ -83,6 +83,7 @@ def _run(config: settings.Config, flag_values: flags.FlagValues | None) -> int:
 
 def _train(current: session.Session, called: callbacks.Callbacks | None) -> int:
     """Trains, and tells how that ended; returns the exit code."""
+    from mp_loop.data import batching
     from mp_loop.distributed import workers
     from mp_loop.run import checkpointing, divergence, loop
 
@@ -116,6 +117,12 @@ def _train(current: session.Session, called: callbacks.Callbacks | None) -> int:
         _write_report(current, f"Interrupted at step {stop.step}.")
     except checkpointing.SaveError as error:
         ended = outcomes.folder_lost(output_dir, error, error.rescued)
+    except Exception as error:
+        reason = batching.why_unreadable(error)
+        if not reason:
+            raise
+        ended = outcomes.data_lost(reason, output_dir)
+        _write_report(current, ended.message)
     else:
         return _write_results(current, result) if current.has_files else outcomes.DONE
     return ended.tell()

@@ -18,7 +18,8 @@ from mp_loop.cli import app
 from mp_loop.config import errors
 from mp_loop.data import sources
 from mp_loop.models import language, predictors
-from mp_loop.run import files, prediction, records
+from mp_loop.rendering import whole_files
+from mp_loop.run import prediction, records
 from tests.support import data_sets, photos
 
 # Keras 3.10 says so of every loaded model that has one input.
@@ -227,7 +228,7 @@ def test_a_full_disk_leaves_no_half_of_a_file(finished, tmp_path, monkeypatch, c
     def full(path, temporary):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "replacing", full)
+    monkeypatch.setattr(whole_files, "replacing", full)
     output = tmp_path / "out.csv"
     assert run(finished, "--split=test[:5]", f"--output={output}") == 3
     said = f"--output ({output}) cannot be written: No space left on device.\n"

@@ -116,6 +116,7 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys, precision, loop):
     promised = {
         "step", "applied_steps", "skipped_steps", "forward_overflows", "loss",
         "learning_rate", "loss_scale", "grad_norm", "examples_per_second", "accuracy",
+        "input_wait",
     }  # fmt: skip
     assert promised <= set(logged[0])
     scale = 2.0**15 if precision == "float16" else 1.0

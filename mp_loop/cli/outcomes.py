@@ -63,6 +63,16 @@ def interrupted(step: int, number: int, output_dir: str) -> Outcome:
     )
 
 
+def data_lost(reason: str, output_dir: str) -> Outcome:
+    """Data could be read when the run began, and can be no more."""
+    text = errors.because("The data cannot be read any more", reason)
+    if not output_dir:
+        return Outcome(FAILED, text)
+    return Outcome(
+        FAILED, f"{text} When they can, continue with: {_resume_command(output_dir)}"
+    )
+
+
 def worker_lost(reason: str) -> Outcome:
     """Another worker did not start or stopped."""
     return Outcome(

@@ -67,12 +67,20 @@ class Records:
         """What an image was called before it was a record."""
         return str(self._names[index])
 
-    def decoded(self, index: int) -> np.ndarray:
-        """Decodes an image; see `image_files.decoded`."""
+    def content(self, index: int) -> bytes:
+        """Reads a record.
+
+        Raises:
+          DataError: it cannot be read; the message is the reason, without the place.
+        """
         try:
-            content = self.source[index]
+            return self.source[index]
         except Exception as error:  # Its own errors are of several types.
             raise errors.DataError(errors.because("unreadable", error)) from error
+
+    def decoded(self, index: int) -> np.ndarray:
+        """Decodes an image; see `image_files.decoded`."""
+        content = self.content(index)
         return image_files.decoded_content(content, self.channels, self.side)
 
     def not_held(
@@ -120,10 +128,20 @@ class RecordImages:
     @tf.autograph.experimental.do_not_convert
     def _contents(self, index: tf.Tensor) -> tf.Tensor:
         """Reads records, string [n]."""
-        source = self.records.source
+        records = self.records
+
+        def named(place: int) -> bytes:
+            try:
+                return records.content(place)
+            except errors.DataError as error:
+                raise errors.DataError(f"{records.place(place)}: {error}") from error
 
         def read(places: np.ndarray) -> np.ndarray:
-            return np.array(source.__getitems__(places.tolist()), object)
+            try:
+                contents = records.source.__getitems__(places.tolist())
+            except Exception:  # One by one it can be named.
+                contents = [named(place) for place in places.tolist()]
+            return np.array(contents, object)
 
         return tf.ensure_shape(tf.numpy_function(read, [index], tf.string), [None])
 

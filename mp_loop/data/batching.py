@@ -12,6 +12,7 @@ from. `start_batch` costs nothing: the batches before it are never read.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +154,20 @@ def evaluation_batches(
         return prepare(inputs), labels, *_weights(labels, *weighed)
 
     return _pipeline(source.test, columns, prepared, batch_size)
+
+
+def why_unreadable(error: Exception) -> str:
+    """Returns why an example could not be read, if an error says so; else ''.
+
+    Args:
+      error: what a step or an evaluation raised.
+    """
+    if not isinstance(error, tf.errors.OpError) or "IteratorGetNext" not in str(error):
+        return ""
+    # What TensorFlow says of a graph: where it was defined, then the reason.
+    said = error.message.partition("\n\t [[")[0].strip().rpartition("\n")[2]
+    said = re.sub(r"^.*with iterator: \S+ |^\{\{.*?\}\} ", "", said)
+    return re.sub(r"^(\w+\.)*\w+Error: ", "", said)
 
 
 def _prepare(source: sources.Source, raw: bool) -> Callable[[tf.Tensor], Any]:

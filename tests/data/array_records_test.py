@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mp_loop.config import errors, sections
 from mp_loop.data import (
@@ -112,6 +113,23 @@ def test_a_damaged_store_is_refused_in_one_line(made, tmp_path, name):
     DAMAGES[name](copy)
     with pytest.raises(errors.DataError, match="convert` has made: [^\n]+$"):
         sources.load(f"array_record:{copy}", image_size=12)
+
+
+def test_a_record_that_is_damaged_later_is_named(made, tmp_path):
+    store = pathlib.Path(made[1].partition(":")[2])
+    for path in store.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (path, *_) = sorted(tmp_path.glob("test-*.array_record"))
+    content = path.read_bytes()
+    broken = content.replace(b"\xff\xd8\xff", b"\0\0\0")  # where a JPEG begins
+    assert broken != content
+    path.write_bytes(broken)
+    source = sources.load(f"array_record:{tmp_path}", image_size=12, max_data_gib=1e-9)
+    with pytest.raises(tf.errors.OpError) as raised:
+        list(batching.evaluation_batches(source, 2))
+    said = batching.why_unreadable(raised.value)
+    assert said.startswith("test/cat/0.jpg: unreadable: ") and "\n" not in said
+    assert not batching.why_unreadable(tf.errors.InvalidArgumentError(None, None, "no"))
 
 
 def test_what_is_bad_is_named_before_anything_is_finished(tmp_path):
