@@ -279,11 +279,11 @@ def _labelled(
             f"Data set '{data.dataset}' is text without labels: it is for "
             "--task=causal_lm."
         )
+    names.require_labels(data.dataset, task)
     if kind in _TABLES:
         return tables.load(data, kind, path, tokenize, task)
     if kind in _ARRAYS:
         return _ARRAYS[kind](data, path, tokenize, task)
-    names.require_labels(data.dataset, task)
     if not kind and task == "segmentation":
         return mask_tfds.load(data)
     if not kind:

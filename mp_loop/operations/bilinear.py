@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mp_loop.operations import sums
+from mp_loop.operations import again, sums
 
 Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -72,13 +72,13 @@ def multiply(
         def gradient(dz: tf.Tensor) -> list[tf.Tensor]:
             # Cast anew, late: the forward pass's float32 copies are gone by now.
             with tf.control_dependencies([dz]):
-                again = cast([tf.identity(t) for t in tensors])
-            again = [tf.identity(t) for t in again]  # in this graph, for the tape
+                wide = cast(again.after([dz], tensors))
+            wide = [tf.identity(t) for t in wide]  # in this graph, for the tape
             with tf.GradientTape() as tape:
-                tape.watch(again)
+                tape.watch(wide)
                 # A bilinear function's gradients need not what it makes: pruned.
-                z = product(*again)
-            grads = tape.gradient(z, again, tf.cast(dz, dtype))
+                z = product(*wide)
+            grads = tape.gradient(z, wide, tf.cast(dz, dtype))
             return [tf.cast(g, t.dtype) for g, t in zip(grads, tensors, strict=True)]
 
         return tf.cast(product(*cast(tensors)), narrow), gradient

@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from mp_loop.operations import (
+    again,
     bilinear,
     control_flow,
     nodes,
@@ -22,6 +23,7 @@ from mp_loop.operations import (
     raw,
     regions,
     rules,
+    spans,
     sums,
 )
 
@@ -64,7 +66,7 @@ class Emission:
         made = _Made(self, plan, fixed or {})
         for value, tensor in zip(graph.inputs, tensors, strict=True):
             made.tensors[id(value)] = tensor
-        for item in plan.order:
+        for item in spans.found(graph, plan.order, plan.runs, plan.kinds):
             made.emit(item)
         return [made.get(value) for value in graph.outputs]
 
@@ -143,9 +145,11 @@ class _Made:
 
         return bilinear.Fixed(source, narrow, cast)
 
-    def emit(self, item: nodes.Node | planning.Region) -> None:
+    def emit(self, item: nodes.Node | planning.Region | spans.Span) -> None:
         """Emits what is next."""
-        if isinstance(item, planning.Region):
+        if isinstance(item, spans.Span):
+            self._span(item)
+        elif isinstance(item, planning.Region):
             self._set(item.outputs, self._region(item))
         elif item.type != "Const":
             self._set(item.outputs, self._node(item))
@@ -159,6 +163,23 @@ class _Made:
         inputs = [self.get(value) for value in region.inputs]
         program = regions.program(region, emission.narrow)
         return regions.run(program, inputs, emission.compiled)
+
+    def _span(self, span: spans.Span) -> None:
+        if any(id(value) in self.fixed for value in span.inputs):
+            for item in span.items:
+                self.emit(item)
+            return
+
+        def compute(*tensors: tf.Tensor) -> list[tf.Tensor]:
+            made = _Made(self.emission, self.plan, {})
+            pairs = zip(span.inputs, tensors, strict=True)
+            made.tensors = {id(value): tensor for value, tensor in pairs}
+            for item in span.items:
+                made.emit(item)
+            return [made.get(value) for value in span.outputs]
+
+        tensors = [self.get(value) for value in span.inputs]
+        self._set(span.outputs, again.run(compute, tensors))
 
     def _node(self, node: nodes.Node) -> list[tf.Tensor]:
         if node.type in _STRUCTURES:

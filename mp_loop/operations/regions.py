@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.operations import nodes, planning, raw
+from mp_loop.operations import again, nodes, planning, raw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,11 +171,7 @@ def run(
     @tf.custom_gradient
     def compute(*inputs: tf.Tensor) -> Any:
         def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
-            again = list(inputs)
-            if not compiled:  # not merged with the forward pass, whose tensors it keeps
-                with tf.control_dependencies(list(grads)):
-                    again = [tf.identity(x) for x in inputs]
-            found = backward(again, list(grads))
+            found = backward(again.after(grads, inputs), list(grads))
             floats = [i for i, x in enumerate(inputs) if x.dtype.is_floating]
             given = dict(zip(floats, found, strict=True))
             return [given.get(i) for i in range(len(inputs))]

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.operations import calls, emission
+from mp_loop.operations import again, calls, emission
 
 # Activations that exponentiate and sum: never below float32.
 FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
@@ -61,7 +61,7 @@ def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def activate(x: tf.Tensor) -> Any:
         y = forward(x)
         kept = y if activation is keras.activations.relu6 else x
-        return y, functools.partial(backward, kept)
+        return y, lambda dy: backward(*again.after([dy], [kept]), dy)
 
     return lambda x: activation(x) if x.dtype == tf.float32 else activate(x)
 

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mp_loop.operations import again
 from mp_loop.precision import activations
 
 
@@ -196,11 +197,10 @@ def _normalize(
         )
 
         def gradient(dy: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor]:
-            with tf.control_dependencies([dy]):  # made, and cast, anew: late
-                again = [tf.identity(argument) for argument in arguments]
+            anew = again.after([dy], arguments)  # made, and cast, anew: late
             with tf.GradientTape() as tape:
-                tape.watch(again)
-                x = make(*again)
+                tape.watch(anew)
+                x = make(*anew)
             spaces = {f"reserve_space_{i + 1}": t for i, t in enumerate(reserved)}
             dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=tf.cast(dy, kernel_dtype),
@@ -210,7 +210,7 @@ def _normalize(
                 is_training=True,
                 **spaces,
             )
-            return [dgamma, dbeta, *tape.gradient(x, again, tf.cast(dx, dtype))]
+            return [dgamma, dbeta, *tape.gradient(x, anew, tf.cast(dx, dtype))]
 
         return (tf.cast(y, dtype), mean, variance), gradient
 
@@ -304,7 +304,7 @@ def _layer_norm(epsilon: float) -> Callable[..., tf.Tensor]:
     @tf.custom_gradient
     def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
         y, mean, inverse = forward(x, gamma, beta)
-        return y, functools.partial(backward, x, gamma, mean, inverse)
+        return y, lambda dy: backward(*again.after([dy], [x]), gamma, mean, inverse, dy)
 
     return normalize
 

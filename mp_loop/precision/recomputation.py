@@ -31,8 +31,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.python import xla
 
+from mp_loop.operations import again
 from mp_loop.precision import copies
 
 
@@ -54,20 +54,14 @@ class Part:
 
 
 class Recomputed:
-    """The training-mode forward pass of a model, activations recomputed.
+    """The training-mode forward pass of a model, activations recomputed."""
 
-    Attributes:
-      jit_compile: whether the next trace of the caller is for XLA.
-    """
-
-    def __init__(self, model: keras.Model, jit_compile: bool = False):
+    def __init__(self, model: keras.Model):
         """Cuts the model.
 
         Args:
           model: a functional or Sequential model with one output and not more than
             one input of floats; nested ones are cut as well.
-          jit_compile: whether the caller is compiled by XLA, which would otherwise
-            find the two runs equal and keep the activations after all.
 
         Raises:
           ValueError: several inputs of floats, several outputs, or nowhere to cut.
@@ -97,7 +91,7 @@ class Recomputed:
         made = {id(t): t for part in split for t in part.beside}
         self._made = list(made)
         self._make = keras.Model(given, list(made.values())) if made else None
-        self._model, self.jit_compile = model, jit_compile
+        self._model = model
 
     def __call__(self, inputs: Any) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Returns the outputs, and the losses that layers added (float32 [])."""
@@ -139,11 +133,11 @@ class Recomputed:
             written = [variable for variable, _ in after]
 
             def gradient(dy: tf.Tensor, dloss: tf.Tensor, *_: tf.Tensor) -> Any:
-                again = self._later(dy, [x, *weights])
+                anew = again.after([dy], [x, *weights])
                 with tf.GradientTape() as tape:
-                    tape.watch([t for t in again if t.dtype.is_floating])
-                    y, loss, _ = compute(again[0], again[1:])
-                grads = tape.gradient([y, loss], again, [dy, dloss])
+                    tape.watch([t for t in anew if t.dtype.is_floating])
+                    y, loss, _ = compute(anew[0], anew[1:])
+                grads = tape.gradient([y, loss], anew, [dy, dloss])
                 # A custom gradient must be a tensor, also where it was sparse.
                 return [
                     g if g is None else _first_order(tf.convert_to_tensor(g))
@@ -158,13 +152,6 @@ class Recomputed:
         if mask_after is not None:
             y._keras_mask = mask_after
         return y, loss
-
-    def _later(self, dy: tf.Tensor, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the tensors, but not before `dy` is there."""
-        if self.jit_compile:  # which ignores control dependencies
-            return xla.optimization_barrier(*tensors, dy)[:-1]
-        with tf.control_dependencies([dy]):
-            return [tf.identity(tensor) for tensor in tensors]
 
 
 class _Segment(keras.Model):

@@ -11,11 +11,13 @@ model, and shares those of its variables that a 16-bit copy would hurt.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mp_loop.operations import again
 from mp_loop.precision import copies, embeddings, products
 
 # Layers of keras_hub that only call other layers, add what these return, and pass
@@ -64,21 +66,50 @@ class _Attention(keras.layers.MultiHeadAttention):
             if attention_mask is not None:
                 causal = tf.logical_and(tf.cast(attention_mask, tf.bool), causal)
             attention_mask = causal
+        # Added, it costs nothing in the backward pass. In float32: no infinity.
+        bias = 0.0
+        if attention_mask is not None:
+            axis = -len(self._attention_axes) * 2 - 1
+            scores_rank = len(query.shape) + len(self._attention_axes) - 1
+            for _ in range(scores_rank - len(attention_mask.shape)):
+                attention_mask = tf.expand_dims(attention_mask, axis)
+            bias = tf.where(tf.cast(attention_mask, tf.bool), 0.0, -1e9)
+        seed = None
+        if self._dropout > 0 and training:
+            seed = self._dropout_layer.seed_generator.next()
+        if return_attention_scores or not self._grows(query, key):
+            scores = self._scores(query, key, bias)
+            return self._combined(scores, value, seed), scores
+        made = again.run(
+            lambda query, key, value: [
+                self._combined(self._scores(query, key, bias), value, seed)
+            ],
+            (query, key, value),
+        )
+        return made[0], None
+
+    def _grows(self, query: tf.Tensor, key: tf.Tensor) -> bool:
+        """Whether there are more weights than numbers they are made of; see `spans`."""
+        lengths = [
+            math.prod(x.shape[axis] or math.inf for axis in self._attention_axes)
+            for x in (query, key)
+        ]
+        return math.prod(lengths) >= sum(lengths) * self._key_dim
+
+    def _scores(self, query: tf.Tensor, key: tf.Tensor, bias: Any) -> tf.Tensor:
+        """Returns the weight of each key for each query, float32 [..., T, S]."""
         # Scaled before the product, which is where float16 would overflow.
         query = query * tf.cast(self._inverse_sqrt_key_dim, query.dtype)
         scores = self._product(self._dot_product_equation, key, query)
-        scores = tf.cast(scores, tf.float32)  # 16 bits -> float32
-        if attention_mask is not None:
-            axis = -len(self._attention_axes) * 2 - 1
-            for _ in range(len(scores.shape) - len(attention_mask.shape)):
-                attention_mask = tf.expand_dims(attention_mask, axis)
-            # Added, it costs nothing in the backward pass. In float32: no infinity.
-            scores += tf.where(tf.cast(attention_mask, tf.bool), 0.0, -1e9)
-        scores = self._softmax(scores)
+        return self._softmax(tf.cast(scores, tf.float32) + bias)  # 16 bits -> float32
+
+    def _combined(
+        self, scores: tf.Tensor, value: tf.Tensor, seed: tf.Tensor | None
+    ) -> tf.Tensor:
         weights = tf.cast(scores, value.dtype)  # float32 -> 16 bits
-        if self._dropout > 0:
-            weights = self._dropout_layer(weights, training=training)
-        return self._product(self._combine_equation, weights, value), scores
+        if seed is not None:
+            weights = self._dropout_layer.drop(weights, seed)
+        return self._product(self._combine_equation, weights, value)
 
     def _product(self, equation: str, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         a, b = tf.cast(a, self.compute_dtype), tf.cast(b, self.compute_dtype)
@@ -122,6 +153,13 @@ class _Float32Masks:
         outputs = super().call(tf.cast(inputs, tf.float32), training)
         return tf.cast(outputs, self.variable_dtype)  # float32 -> 16 bits
 
+    def drop(self, inputs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Drops the single numbers that a seed, integer [2], says."""
+        outputs = tf.nn.experimental.stateless_dropout(
+            tf.cast(inputs, tf.float32), self.rate, _of_tensorflow(seed)
+        )
+        return tf.cast(outputs, self.variable_dtype)  # float32 -> 16 bits
+
 
 DROPOUTS = {
     kind: type(kind.__name__, (_Float32Masks, kind), {})
@@ -144,10 +182,14 @@ class _FewBitsDropout(keras.layers.Dropout):
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training:
             return inputs
+        return self.drop(inputs, self.seed_generator.next())
+
+    def drop(self, inputs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Drops what a seed, integer [2], says."""
         x = tf.cast(inputs, self.variable_dtype)
         factor = tf.cast(1.0 / (1.0 - self.rate), x.dtype)
         dropped = 1.0 - 1.0 / tf.cast(factor, tf.float32)  # of all
-        keep = _random_bits(tf.shape(x), self.seed_generator.next()) >= tf.cast(
+        keep = _random_bits(tf.shape(x), seed) >= tf.cast(
             tf.round(dropped * 2.0**16), tf.uint16
         )
         return tf.where(keep, x * factor, 0)
@@ -163,7 +205,7 @@ def _random_bits(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     pairs = (shape[-1] + 1) // 2
     words = tf.random.stateless_uniform(
         tf.concat([shape[:-1], [pairs]], 0),
-        tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32),  # as Keras
+        _of_tensorflow(seed),
         minval=None,
         maxval=None,
         dtype=tf.uint32,
@@ -171,6 +213,11 @@ def _random_bits(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     halves = tf.bitcast(words, tf.uint16)  # [..., pairs, 2]
     both = tf.reshape(halves, tf.concat([shape[:-1], [2 * pairs]], 0))
     return both[..., : shape[-1]]
+
+
+def _of_tensorflow(seed: tf.Tensor) -> tf.Tensor:
+    """Makes the int32 seed that Keras makes of one of its own."""
+    return tf.cast(tf.math.floormod(seed, tf.int32.max - 1), tf.int32)
 
 
 def _may_draw_few_bits(layer: keras.layers.Layer) -> bool:

@@ -23,6 +23,7 @@ import tensorflow as tf
 from tensorflow.python.ops import handle_data_util
 
 from mp_loop.hardware import devices
+from mp_loop.operations import again
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Compiled:
 
         @functools.wraps(function)
         def checked(*args: Any) -> Any:
-            outputs = function(*args)
+            with again.for_xla():
+                outputs = function(*args)
             self._refused = _unreachable_here(args)
             if self._refused:
                 raise _Refused
@@ -87,7 +89,6 @@ def function(
     one_step: Callable[..., Any],
     model: keras.Model,
     jit_compile: bool,
-    on_refusal: Callable[[], None] = lambda: None,
     around: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda step: step,
 ) -> Any:
     """Makes the `tf.function` of a step, in which it is `Compiled` if `jit_compile`.
@@ -96,11 +97,10 @@ def function(
       one_step: of tensors.
       model: as for `Compiled`.
       jit_compile: whether XLA compiles it where it can.
-      on_refusal: as for `Compiled`.
       around: of the step, makes what is done around it, which XLA never compiles.
     """
     if jit_compile:
-        one_step = Compiled(one_step, model, on_refusal)
+        one_step = Compiled(one_step, model)
     return tf.function(around(one_step), autograph=False)
 
 

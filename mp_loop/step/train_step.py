@@ -166,9 +166,7 @@ class TrainStep:
         self._update = self._arithmetic.update(optimizer, self._variables.masters)
         self.state = self._variables.state(self._update.slots, self.rule.init())
         self.reload()
-        self._recomputed = (
-            recomputation.Recomputed(self.twin, jit_compile) if recompute else None
-        )
+        recomputed = recomputation.Recomputed(self.twin) if recompute else None
         names = getattr(model, "output_names", None)
         measure = batch_metrics.BatchMetrics(metrics, names)
         self._dtypes = measure.dtypes
@@ -178,12 +176,12 @@ class TrainStep:
             self._variables,
             self._arithmetic,
             accumulate_steps,
-            self._recomputed,
+            recomputed,
             measure,
         )
         self.prepare = preparing.or_unchanged(prepare)
         self._step = placement.function(
-            self._of_prepared, model, jit_compile, self._leave_xla, self._prepared
+            self._of_prepared, model, jit_compile, self._prepared
         )
         self._run = tf.function(self._many_steps, autograph=False)
 
@@ -379,10 +377,6 @@ class TrainStep:
         if isinstance(self.rule, loss_scale.NoLossScale):
             return tf.constant(1.0)
         return self.loss_scale
-
-    def _leave_xla(self) -> None:
-        if self._recomputed is not None:
-            self._recomputed.jit_compile = False
 
     def _of_prepared(self, *batch: Any) -> metrics.Metrics:
         return self.trace(*batch).metrics

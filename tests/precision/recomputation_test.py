@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import mp_loop
+from mp_loop.operations import again
 from mp_loop.precision import recomputation
 
 L = keras.layers
@@ -187,11 +188,16 @@ def test_statistics_move_once_and_seeds_once():
 
 def test_under_xla():
     plain = make("residual", "float32")
-    again = make("residual", "float32", recompute=True, jit_compile=True)
+    other_step = make("residual", "float32", recompute=True, jit_compile=True)
     inputs, labels = batch(plain, 0)
-    one, other = plain(inputs, labels), again(inputs, labels)
+    one, other = plain(inputs, labels), other_step(inputs, labels)
     np.testing.assert_allclose(other["loss"], one["loss"], rtol=0.3)  # other dropout
-    compiled = tf.function(lambda *batch: again.trace(*batch).metrics, jit_compile=True)
+
+    def one_step(*batch):
+        with again.for_xla():
+            return other_step.trace(*batch).metrics
+
+    compiled = tf.function(one_step, jit_compile=True)
     hlo = compiled.experimental_get_compiler_ir(inputs, labels)("hlo")
     assert "opt-barrier" in hlo
 

@@ -84,6 +84,44 @@ def test_dropout_drops_what_float32_does(name, dtype, few_bits):
     np.testing.assert_array_equal(twin(x), x)
 
 
+@pytest.mark.parametrize("few_bits", [True, False])
+@pytest.mark.parametrize("causal", [True, False])
+def test_long_attention_is_run_again_with_the_same_bits(few_bits, causal):
+    """Beside the weights that are kept where they are asked for."""
+    layer = keras.layers.MultiHeadAttention(2, 4, dropout=0.3, seed=7)
+    shape = (2, 24, 8)
+    layer.build(shape, shape)
+    policy = keras.DTypePolicy("bfloat16")
+    # Three: the sum of three gradients of one would depend on their order.
+    given = tf.unstack(
+        tf.cast(np.random.default_rng(0).normal(size=(3, *shape)), tf.bfloat16)
+    )
+
+    def gradients(with_scores):
+        twin = transformer.attention(layer, policy, few_bits)
+        twin.build(shape, shape)
+        for mine, master in zip(twin.weights, layer.weights, strict=True):
+            mine.assign(tf.cast(master, mine.dtype))
+        found = []
+        for _ in range(2):  # with other numbers dropped
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                y = twin(
+                    *given,
+                    training=True,
+                    use_causal_mask=causal,
+                    return_attention_scores=with_scores,
+                )
+                y = y[0] if with_scores else y
+            found += [y, *tape.gradient(y, [*given, *twin.trainable_variables])]
+        return found
+
+    ours, wanted = gradients(False), gradients(True)
+    assert np.any(ours[0] != ours[len(ours) // 2])
+    for mine, other in zip(ours, wanted, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
 def test_attention_drops_what_float32_does():
     inputs = keras.Input((6, 16))
     layer = keras.layers.MultiHeadAttention(2, 8, dropout=0.4, seed=7)

@@ -1,0 +1,168 @@
+"""What lies between two products of activations, when it is larger than what enters.
+
+    order = spans.found(graph, order, runs, kinds)
+
+Attention multiplies queries and keys of length T, and gets T x T weights, which it
+multiplies with values. Such a *span*, both products and all between them, is run again
+in the backward pass: queries, keys and values are kept, and nothing of T x T. It costs
+one of the products, and one pass over the weights, once more.
+
+Source: Dao et al. 2022 (arXiv 2205.14135), section 3.1, which also cuts the weights
+into blocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from mp_loop.operations import nodes, planning, rules
+
+_Item = nodes.Node | planning.Region
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Items of a plan that are run again in the backward pass.
+
+    Attributes:
+      items: in order.
+      inputs: values that enter, but for constants.
+      outputs: values of the last item, which alone leave.
+    """
+
+    items: tuple[_Item, ...]
+    inputs: tuple[nodes.Value, ...]
+    outputs: tuple[nodes.Value, ...]
+
+
+def found(
+    graph: nodes.Graph,
+    order: Sequence[_Item],
+    runs: Mapping[int, rules.Run],
+    kinds: Mapping[int, rules.Kind],
+) -> list[_Item | Span]:
+    """Puts spans into the places of their last products.
+
+    Args:
+      graph: a traced call.
+      order: its nodes and regions, one after the other.
+      runs: as of a plan.
+      kinds: likewise.
+    """
+    finder = _Finder(graph, order, runs, kinds)
+    taken: set[int] = set()
+    at_end: dict[int, Span] = {}
+    for item in order:
+        inside = finder.before(item) if finder.is_product(item) else []
+        if inside and not taken & {id(x) for x in (*inside, item)}:
+            taken |= {id(x) for x in (*inside, item)}
+            at_end[id(item)] = _span([*inside, item])
+    return [
+        at_end.get(id(item), item)
+        for item in order
+        if id(item) in at_end or id(item) not in taken
+    ]
+
+
+def _span(items: Sequence[_Item]) -> Span:
+    made = {id(value) for item in items for value in item.outputs}
+    inputs = {
+        id(value): value
+        for item in items
+        for value in _reads(item)
+        if id(value) not in made and value.constant is None
+    }
+    return Span(tuple(items), tuple(inputs.values()), tuple(items[-1].outputs))
+
+
+def _reads(item: _Item) -> Sequence[nodes.Value]:
+    return item.inputs if isinstance(item, planning.Region) else item.reads
+
+
+class _Finder:
+    """Looks for what lies before a product."""
+
+    def __init__(
+        self,
+        graph: nodes.Graph,
+        order: Sequence[_Item],
+        runs: Mapping[int, rules.Run],
+        kinds: Mapping[int, rules.Kind],
+    ):
+        self._runs, self._kinds = runs, kinds
+        self._place = {id(item): i for i, item in enumerate(order)}
+        self._maker = {id(value): item for item in order for value in item.outputs}
+        self._readers: dict[int, set[int]] = {
+            id(value): {-1} for value in graph.outputs
+        }
+        for item in order:
+            for value in _reads(item):
+                self._readers.setdefault(id(value), set()).add(id(item))
+
+    def is_product(self, item: _Item) -> bool:
+        """Whether it multiplies two activations."""
+        return (
+            isinstance(item, nodes.Node)
+            and self._runs[id(item)] is rules.Run.PRODUCT
+            and not any(
+                self._kinds.get(id(value)) is rules.Kind.WEIGHT for value in item.inputs
+            )
+        )
+
+    def before(self, last: _Item) -> list[_Item]:
+        """Returns what a span that ends in a product begins with, in order.
+
+        That is what the product alone depends on, back to products that make more
+        than they take; nothing if there is none of these.
+        """
+        inside = {id(last): last}
+        while added := {id(item): item for item in self._next(inside)}:
+            inside |= added
+        growing = [x for x in inside.values() if x is not last and self.is_product(x)]
+        del inside[id(last)]
+        if not growing:
+            return []
+        return sorted(inside.values(), key=lambda item: self._place[id(item)])
+
+    def _next(self, inside: Mapping[int, _Item]) -> Iterator[_Item]:
+        for item in inside.values():
+            if self.is_product(item) and len(inside) > 1 and self._grows(item):
+                continue  # where a span begins
+            for value in _reads(item):
+                maker = self._maker.get(id(value))
+                if maker is None or id(maker) in inside or not self._is_pure(maker):
+                    continue
+                readers = set().union(
+                    *(self._readers.get(id(x), ()) for x in maker.outputs)
+                )
+                if readers <= set(inside):
+                    yield maker
+
+    def _is_pure(self, item: _Item) -> bool:
+        """Whether it may be run again, and is worth it."""
+        if isinstance(item, planning.Region):
+            return True
+        if item.op.op_def.is_stateful or item.bodies or item.gradient:
+            return False
+        if self._runs[id(item)] is rules.Run.PRODUCT:
+            return self.is_product(item) and self._grows(item)
+        return item.type not in rules.PRODUCTS
+
+    def _grows(self, product: _Item) -> bool:
+        """Whether a product makes more numbers than it takes."""
+        made, *taken = map(_size, (product.outputs[0], *product.inputs))
+        unknown = max(size[0] for size in taken)
+        if made[0] != unknown:
+            return made[0] > unknown
+        return made[1] >= sum(size[1] for size in taken if size[0] == unknown)
+
+
+def _size(value: nodes.Value) -> tuple[int, int]:
+    """How many dimensions are not known, and the product of the others."""
+    shape = value.tensor.shape
+    if shape.rank is None:
+        return 0, 0
+    known = [size for size in shape if size is not None]
+    return shape.rank - len(known), math.prod(known)

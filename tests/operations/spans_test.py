@@ -1,0 +1,123 @@
+"""Attention is run again in the backward pass, and gives the same bits."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mp_loop.operations import calls, emission, spans
+
+T, WIDTH = 40, 8
+RANDOM = np.random.default_rng(0)
+W = tf.Variable(RANDOM.normal(size=(WIDTH, WIDTH)).astype(np.float32), name="w")
+WIDE = tf.Variable(RANDOM.normal(size=(WIDTH, 4 * WIDTH)).astype(np.float32))
+VARIABLES = (W, WIDE)
+
+
+def attention(x, weights=tf.nn.softmax):
+    q, k, v = x @ W, tf.sin(x) @ W, tf.cos(x) @ W
+    scores = tf.einsum("btd,bsd->bts", q, k) * WIDTH**-0.5
+    size = tf.shape(x)[1]
+    mask = tf.linalg.band_part(tf.ones((size, size)), -1, 0)
+    return tf.einsum("bts,bsd->btd", weights(scores + (1.0 - mask) * -1e9), v)
+
+
+def dropped(x):
+    seed = tf.constant([3, 4])
+    return attention(
+        x, lambda s: tf.nn.experimental.stateless_dropout(tf.nn.softmax(s), 0.3, seed)
+    )
+
+
+def heads(x):
+    """Two of them, and normalized values of which nothing else is used."""
+
+    def split(y):
+        return tf.transpose(tf.reshape(y, (-1, tf.shape(x)[1], 2, 4)), (0, 2, 1, 3))
+
+    q, k, v = (split(y) for y in (x @ W, tf.sin(x) @ W, tf.cos(x) @ W))
+    scores = tf.matmul(q, k, transpose_b=True)
+    made = tf.nn.softmax(scores) @ tf.math.l2_normalize(v, -1)
+    return tf.reshape(tf.transpose(made, (0, 2, 1, 3)), tf.shape(x)) @ W
+
+
+def shared(x):
+    """The weights of one attention are used for two kinds of values."""
+    scores = tf.nn.softmax(tf.matmul(x @ W, x, transpose_b=True))
+    return scores @ tf.sin(x) + scores @ tf.cos(x)
+
+
+def feed_forward(x):
+    return tf.matmul(tf.nn.gelu(x @ WIDE), WIDE, transpose_b=True)
+
+
+def gate(x):
+    return (x @ W) * tf.nn.silu(x @ W)
+
+
+def summary(x):
+    """Products of activations that make less than they take."""
+    return tf.matmul(x, tf.nn.tanh(tf.matmul(x @ W, x, transpose_a=True)))
+
+
+def step(function, x):
+    """A traced function of the outputs and the gradients, and its graph."""
+    how = emission.Emission(tf.bfloat16)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec(x, tf.bfloat16)])
+    def compute(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            trace = calls.trace(function, x, how.narrow, VARIABLES)
+            y = tf.cast(trace.emit(how), tf.float32)
+            loss = tf.reduce_sum(tf.identity(y, "end") ** 2)
+        found = tape.gradient(loss, [x, *VARIABLES], unconnected_gradients="zero")
+        return y, found
+
+    return compute
+
+
+def kept(graph, size=2 * T * T):
+    """Names of what is as large as the weights and used on both sides of the loss."""
+    backward = set()
+    after = graph.get_operation_by_name("end")
+    for op in graph.get_operations():
+        before = [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+        if op is after or any(one.name in backward for one in before):
+            backward.add(op.name)
+    return [
+        tensor.name
+        for op in graph.get_operations()
+        if op.name not in backward
+        for tensor in op.outputs
+        if tensor.dtype.is_floating
+        and (tensor.shape.num_elements() or 0) >= size
+        and any(reader.name in backward for reader in tensor.consumers())
+    ]
+
+
+X = tf.cast(RANDOM.normal(size=(2, T, WIDTH)).astype(np.float32), tf.bfloat16)
+ATTENTIONS = (attention, dropped, heads)
+
+
+@pytest.mark.parametrize("function", [*ATTENTIONS, shared, feed_forward, gate, summary])
+def test_the_bits_are_the_same_and_attention_keeps_no_weights(function, monkeypatch):
+    ours = step(function, X.shape)
+    left = kept(ours.get_concrete_function().graph)
+    assert bool(left) is (function is shared), left
+    y, found = ours(X)
+    monkeypatch.setattr(spans, "found", lambda graph, order, runs, kinds: order)
+    plain = step(function, X.shape)
+    if function in ATTENTIONS:
+        assert kept(plain.get_concrete_function().graph)
+    wanted, grads = plain(X)
+    np.testing.assert_array_equal(y, wanted)
+    for mine, other in zip(found, grads, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_lengths_may_be_unknown():
+    y, found = step(attention, (None, None, WIDTH))(X)
+    wanted, grads = step(attention, X.shape)(X)
+    np.testing.assert_array_equal(y, wanted)
+    for mine, other in zip(found, grads, strict=True):
+        np.testing.assert_array_equal(mine, other)
