@@ -40,7 +40,7 @@ class KerasStep:
 
     Attributes:
       model: the user's float32 model; current after `export`.
-      twin: the model under Keras' policy.
+      twin: the model under Keras' policy; in float32 the model itself.
       optimizer: the user's, inside LossScaleOptimizer.
       prepare: makes the model's inputs of what the step is given.
       scale_variables: LossScaleOptimizer's scale (float32) and its count of
@@ -77,7 +77,9 @@ class KerasStep:
           prepare: as for `TrainStep`.
         """
         self.model = model
-        self.twin = under_policy(model, POLICIES[precision])
+        self.twin = model
+        if precision != "float32":  # which may be what cannot be made again
+            self.twin = under_policy(model, POLICIES[precision])
         names = getattr(model, "output_names", None)
         self._loss = losses.of(loss, names=names)
         self._measure = batch_metrics.BatchMetrics(metrics, names)

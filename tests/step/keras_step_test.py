@@ -134,6 +134,17 @@ def test_what_keras_cannot_make_again_is_refused_by_name(layer, named):
         keras_step.under_policy(model, "mixed_bfloat16")
 
 
+def test_float32_takes_what_keras_cannot_make_again():
+    model = keras.Sequential([keras.Input((4,)), Forgetful(2, 2.0)])
+    before = model.get_weights()
+    step = keras_step.KerasStep(model, keras.optimizers.SGD(0.1), "mse", "float32")
+    x = np.ones((3, 4), np.float32)
+    first, second = (float(step(x, x[:, :2])["loss"]) for _ in range(2))
+    assert second < first
+    assert step.export() is model
+    assert np.any(model.get_weights()[0] != before[0])
+
+
 def test_keras_arithmetic_refuses_by_name_as_well():
     model = keras.Sequential(
         [keras.Input((4,)), Forgetful(4, 2.0, name="mine"), keras.layers.Dense(2)]
