@@ -34,7 +34,8 @@ def draw(
     """
     generator = order.generator(seed, epoch, purpose=2)
     cut = generator.random(count) < (0.5 if mixup and cutmix else float(cutmix > 0))
-    share = generator.beta(*2 * [np.where(cut, cutmix, mixup)])
+    alpha = np.where(cut, cutmix, mixup)
+    share = generator.beta(alpha, alpha)
     y, x = generator.random((2, count))
     return cut, *(drawn.astype(np.float32) for drawn in (share, y, x))
 

@@ -71,8 +71,7 @@ def multiply(
     def compute(*tensors: tf.Tensor) -> Any:
         def gradient(dz: tf.Tensor) -> list[tf.Tensor]:
             # Cast anew, late: the forward pass's float32 copies are gone by now.
-            with tf.control_dependencies([dz]):
-                wide = cast(again.after([dz], tensors))
+            wide = cast(again.after([dz], tensors))
             wide = [tf.identity(t) for t in wide]  # in this graph, for the tape
             with tf.GradientTape() as tape:
                 tape.watch(wide)

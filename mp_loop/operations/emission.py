@@ -66,7 +66,7 @@ class Emission:
         made = _Made(self, plan, fixed or {})
         for value, tensor in zip(graph.inputs, tensors, strict=True):
             made.tensors[id(value)] = tensor
-        for item in spans.found(graph, plan.order, plan.runs, plan.kinds):
+        for item in spans.found(graph, plan):
             made.emit(item)
         return [made.get(value) for value in graph.outputs]
 

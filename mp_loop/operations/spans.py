@@ -1,6 +1,6 @@
 """What lies between two products of activations, when it is larger than what enters.
 
-    order = spans.found(graph, order, runs, kinds)
+    order = spans.found(graph, plan)
 
 Attention multiplies queries and keys of length T, and gets T x T weights, which it
 multiplies with values. Such a *span*, both products and all between them, is run again
@@ -37,31 +37,24 @@ class Span:
     outputs: tuple[nodes.Value, ...]
 
 
-def found(
-    graph: nodes.Graph,
-    order: Sequence[_Item],
-    runs: Mapping[int, rules.Run],
-    kinds: Mapping[int, rules.Kind],
-) -> list[_Item | Span]:
-    """Puts spans into the places of their last products.
+def found(graph: nodes.Graph, plan: planning.Plan) -> list[_Item | Span]:
+    """Returns the order of a plan, with spans in the places of their last products.
 
     Args:
       graph: a traced call.
-      order: its nodes and regions, one after the other.
-      runs: as of a plan.
-      kinds: likewise.
+      plan: what becomes of it.
     """
-    finder = _Finder(graph, order, runs, kinds)
+    finder = _Finder(graph, plan)
     taken: set[int] = set()
     at_end: dict[int, Span] = {}
-    for item in order:
+    for item in plan.order:
         inside = finder.before(item) if finder.is_product(item) else []
         if inside and not taken & {id(x) for x in (*inside, item)}:
             taken |= {id(x) for x in (*inside, item)}
             at_end[id(item)] = _span([*inside, item])
     return [
         at_end.get(id(item), item)
-        for item in order
+        for item in plan.order
         if id(item) in at_end or id(item) not in taken
     ]
 
@@ -84,14 +77,8 @@ def _reads(item: _Item) -> Sequence[nodes.Value]:
 class _Finder:
     """Looks for what lies before a product."""
 
-    def __init__(
-        self,
-        graph: nodes.Graph,
-        order: Sequence[_Item],
-        runs: Mapping[int, rules.Run],
-        kinds: Mapping[int, rules.Kind],
-    ):
-        self._runs, self._kinds = runs, kinds
+    def __init__(self, graph: nodes.Graph, plan: planning.Plan):
+        self._runs, self._kinds, order = plan.runs, plan.kinds, plan.order
         self._place = {id(item): i for i, item in enumerate(order)}
         self._maker = {id(value): item for item in order for value in item.outputs}
         self._readers: dict[int, set[int]] = {

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.config import errors, sections, settings
-from mp_loop.data import sources
+from mp_loop.data import recipes, sources
 from mp_loop.models import (
     adapters,
     applications,
@@ -25,7 +25,7 @@ from mp_loop.models import (
     trainable_layers,
 )
 
-_OF_TRAINING_IMAGES = ("augment", "rand_augment", "mixup", "cutmix")
+_OF_TRAINING_IMAGES = tuple(field.name for field in dataclasses.fields(recipes.Recipe))
 _OF_IMAGES = (
     *_OF_TRAINING_IMAGES,
     *("image_size", "crop_pct", "preprocessing", "weights"),

@@ -105,7 +105,7 @@ def test_the_bits_are_the_same_and_attention_keeps_no_weights(function, monkeypa
     left = kept(ours.get_concrete_function().graph)
     assert bool(left) is (function is shared), left
     y, found = ours(X)
-    monkeypatch.setattr(spans, "found", lambda graph, order, runs, kinds: order)
+    monkeypatch.setattr(spans, "found", lambda graph, plan: plan.order)
     plain = step(function, X.shape)
     if function in ATTENTIONS:
         assert kept(plain.get_concrete_function().graph)
