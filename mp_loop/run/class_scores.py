@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+# Single examples that are shown, of any task.
 MOST_WORST, MOST_BEST = 12, 6
 # Of up to 32 classes every pair is kept.
 MOST_PAIRS = 1000

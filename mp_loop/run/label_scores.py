@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from mp_loop.run import class_scores
 from mp_loop.step import auc
 
-MOST_WORST = 12
 _MOST_LABELS = 20  # of one example
 
 
@@ -60,7 +60,7 @@ class LabelScores:
         rows = enumerate(zip(loss, given, predicted, strict=True), self._examples)
         self._worst += [(row[0], place, *row[1:]) for place, row in rows]
         self._worst.sort(key=lambda one: -one[0])
-        del self._worst[MOST_WORST:]
+        del self._worst[class_scores.MOST_WORST :]
         self._examples += len(labels)
 
     def values(self) -> dict[str, Any]:

@@ -19,8 +19,6 @@ import numpy as np
 from mp_loop.data import shown_examples, sources
 from mp_loop.run import class_scores
 
-MOST_WORST = 12
-
 
 class MaskScores:
     """Counts predicted pixels, and remembers the worst images."""
@@ -60,7 +58,7 @@ class MaskScores:
             self._worst.append((right, self._images, *small))
             self._images += 1
         self._worst.sort(key=lambda one: one[0])
-        del self._worst[MOST_WORST:]
+        del self._worst[class_scores.MOST_WORST :]
 
     def values(self) -> dict[str, Any]:
         """Returns what test_results.json holds of all images together.

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from mp_loop.data import targets
+from mp_loop.run import class_scores
 
-MOST_WORST = 12
 _MOST_POINTS, _MOST_IN_ALL = 1000, 20_000  # of a target, and of all
 
 
@@ -78,7 +78,8 @@ class TargetScores:
         labels, predicted = self._columns()
         error = (np.abs(predicted - labels) / self._targets.std).mean(axis=-1)
         error[~np.isfinite(error)] = np.inf
-        return {"worst": np.argsort(-error, kind="stable")[:MOST_WORST].tolist()}
+        worst = np.argsort(-error, kind="stable")
+        return {"worst": worst[: class_scores.MOST_WORST].tolist()}
 
     def example(self, place: int) -> dict[str, Any]:
         """Returns what is said of an example, in units."""
