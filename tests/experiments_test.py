@@ -6,8 +6,11 @@ import re
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
 
+from experiments.cifar10 import model as cifar10
 from mp_loop.models import applications
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
@@ -88,3 +91,29 @@ def test_every_architecture_trains(name, tmp_path):
     assert float(row[3].rstrip("%")) > 90
     ours, keras = float(row[7]), float(row[8])
     assert ours <= 3 * keras  # both amplify rounding in the deepest of them
+
+
+def test_the_cifar10_network_averages_the_logits_of_six_views():
+    network = cifar10.network((16, 16, 3), 10)
+    _, views, *layers, mean = network.layers
+    assert (type(views), type(mean)) == (cifar10.Views, cifar10.MeanOfViews)
+    trunk = keras.Sequential([keras.Input((16, 16, 3)), *layers])
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    wide = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+    wanted = 0
+    for weight, at in ((0.5, 1), (0.25, 0), (0.25, 2)):
+        view = wide[:, at : at + 16, at : at + 16]
+        wanted += weight * (trunk(view) + trunk(view[:, :, ::-1])) / 2
+    np.testing.assert_allclose(network(images), wanted, atol=1e-5)
+    np.testing.assert_array_equal(
+        network(images, training=True), trunk(images, training=True)
+    )
+
+
+def test_the_cifar10_network_whitens_patches():
+    patches = np.array(json.loads(cifar10.COVARIANCE.read_text()))
+    kernel = np.reshape(cifar10.network((16, 16, 3), 10).layers[2].kernel, (12, 24))
+    np.testing.assert_array_equal(kernel[:, 12:], -kernel[:, :12])
+    found = kernel[:, :12].T @ patches @ kernel[:, :12]
+    assert np.all(np.diag(found) <= 1) and np.diag(found)[-1] > 0.999
+    np.testing.assert_allclose(found, np.diag(np.diag(found)), atol=1e-4)
