@@ -1,5 +1,10 @@
-"""The kernels that the commands take, and two replicas: two logical CPUs."""
+"""The kernels that the commands take, and two replicas: two logical CPUs.
 
+On a GPU: TF32 is off, so that float32 can be compared to the last digits; modules that
+compare two computations bit by bit use `same_bits`; tests marked `gpu` run.
+"""
+
+import contextlib
 import functools
 
 import hypothesis
@@ -20,16 +25,76 @@ tf.config.set_logical_device_configuration(
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
 
+tf.config.experimental.enable_tensor_float_32_execution(False)
+
 # A slow machine fails no test.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--gpu_tests_on",
+        metavar="DEVICE",
+        help="Run the tests marked gpu on this device, CPU:1 for example, which shows "
+        "what strays to CPU:0. What needs a card is then not asserted.",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("gpu_tests_on") or tf.config.list_physical_devices("GPU"):
+        return
+    reason = "TensorFlow sees no GPU (--gpu_tests_on=CPU:1 runs it on the processor)"
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def gpu_device(request):
+    """The device of a test marked gpu, such as "GPU:0"."""
+    return request.config.getoption("gpu_tests_on") or "GPU:0"
+
+
+@pytest.fixture(scope="session")
+def on_gpu(gpu_device):
+    """Whether a test marked gpu runs on one."""
+    return gpu_device.startswith("GPU")
+
+
+@pytest.fixture
+def where_it_runs(gpu_device, on_gpu):
+    """A GPU is where everything goes by itself; a processor has to be named."""
+    with contextlib.nullcontext() if on_gpu else tf.device(gpu_device):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def exact_float32():
+    """A test that turns TF32 on turns it on for itself alone."""
+    yield
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@pytest.fixture(scope="module")
+def same_bits(request):
+    """For modules that compare bits: a GPU adds up in one order, as processors do."""
+    asked = request.config.getoption("gpu_tests_on")
+    if not asked and not tf.config.list_physical_devices("GPU"):
+        yield
+        return
+    tf.random.set_seed(0)  # an operation without a seed is refused
+    tf.config.experimental.enable_op_determinism()
+    yield
+    tf_config.disable_op_determinism()
+
+
 @pytest.fixture(autouse=True)
 def deterministic_for_one_test():
     """What --deterministic sets in this process, the next test begins without."""
+    before = tf_config.is_op_determinism_enabled()
     yield
-    if tf_config.is_op_determinism_enabled():
+    if tf_config.is_op_determinism_enabled() and not before:
         tf_config.disable_op_determinism()
 
 

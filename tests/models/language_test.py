@@ -21,6 +21,8 @@ from tests.support import encoders
 
 keras_hub = pytest.importorskip("keras_hub")
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 LENGTH = 12
 WORDS = ("the", "a", "quick", "brown", "red", "fox", "dog", "film", "was", "is")
 MORE_WORDS = ("good", "bad", "very", "not", "##s", "##ly")

@@ -8,6 +8,8 @@ import mp_loop
 from mp_loop.run import checkpointing, loop, planning, records, run_folder
 from tests.support import steps
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 
 class Session:
     """One training in a folder, to be run in pieces."""

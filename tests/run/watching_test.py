@@ -22,6 +22,8 @@ from mp_loop.run import (
 )
 from tests.support import steps
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 STEPS_PER_EPOCH = 4
 
 

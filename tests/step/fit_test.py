@@ -10,6 +10,8 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.step import fit
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 BATCH, COUNT, EPOCHS = 16, 64, 3
 RULE = mp_loop.DynamicLossScale(2.0**17, growth_interval=3)
 

@@ -16,6 +16,8 @@ from mp_loop.run import build
 from mp_loop.step import keras_step, optimizers, placement, schedules
 from tests.support import steps
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 L = keras.layers
 PRECISIONS = ("float16", "bfloat16", "float32")
 METRIC = "sparse_categorical_accuracy"

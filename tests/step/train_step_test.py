@@ -9,6 +9,8 @@ import mp_loop
 from mp_loop.step import keras_step, updates
 from tests.support import steps
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1),
     "nesterov": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
