@@ -364,9 +364,10 @@ def test_a_command_compiles_its_steps_on_a_gpu(
     assert not told(caplog)
 
 
-def test_auto_compiles_nothing_under_a_strategy(gpu):
+def test_auto_compiles_what_replicas_do_alone(gpu, caplog):
     built = build.from_settings(config("--strategy=mirrored", "--precision=float16"))
     step = built.step
     batch = next(iter(built.batches(0)))
     assert step(*batch)["grads_finite"]
-    assert not is_compiled(step._step, *batch, None)
+    assert is_compiled(step._step, *batch, None)
+    assert not told(caplog)
