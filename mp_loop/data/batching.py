@@ -64,9 +64,9 @@ def training_batches(
       start_batch: how many batches to leave out; the others are bitwise what they are
         in the whole epoch.
       augment: `none`; or a horizontal flip with probability 1/2, followed for
-        `flip_shift` by a shift of up to `MAX_SHIFT` pixels in each direction (black
-        moves in), for `flip_crop` by a crop of the same shape and of `MIN_CROP` to all
-        of the area, resized; or a recipe, which can do more.
+        `flip_shift` by a shift of up to 4 pixels in each direction (black moves in),
+        for `flip_crop` by a crop of the same shape and of `MIN_CROP` to all of the
+        area, resized; or a recipe, which can do more.
       context: of a worker under a strategy. A batch is then cut into equal parts, one
         for each replica, and only those of this worker are returned, one by one.
       raw: leaves to the step what `Source.prepare_in_step` does: images are uint8.
@@ -255,17 +255,22 @@ def _pipeline(
         # One by one: a batch at a time would keep fewer cores busy.
         size = batch_size or columns[0].shape[1]
         with tf.device("CPU:0"):
-            images = tf.data.Dataset.from_tensor_slices(columns[0].reshape(-1))
-        images = examples.not_held.rows(images).batch(
-            size, drop_remainder=batch_size is None
+            places = tf.data.Dataset.from_tensor_slices(columns[0].reshape(-1))
+        away = examples.not_held, examples.labels_not_held
+        read = tuple(
+            x.rows(places).batch(size, drop_remainder=batch_size is None)
+            for x in away
+            if x is not None
         )
 
         @tf.autograph.experimental.do_not_convert
-        def read_before(images: tf.Tensor, columns: tuple) -> tuple:
+        def read_before(read: tuple, columns: tuple) -> tuple:
             index, *rest = columns
-            return prepared(images, examples.take_labels(index), *rest)
+            images, *labels = read
+            labels = labels or [examples.take_labels(index)]
+            return prepared(images, *labels, *rest)
 
-        dataset = tf.data.Dataset.zip((images, dataset))
+        dataset = tf.data.Dataset.zip((read, dataset))
         dataset = dataset.map(read_before, **decoding.PARALLEL)
     else:
 
