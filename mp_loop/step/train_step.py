@@ -23,7 +23,6 @@ Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 to 3.3.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -43,26 +42,11 @@ from mp_loop.step import (
     metrics,
     placement,
     preparing,
+    protocol,
     scaled_gradients,
     updates,
     variables,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Trace:
-    """All that a step computed, for those who look inside while it is traced.
-
-    Attributes:
-      metrics: what the step returns.
-      scaled_grads: what the update got, one for each master.
-      outputs: of the twin, in float32; None where there were micro-batches, or where
-        XLA compiles the step of a replica.
-    """
-
-    metrics: metrics.Metrics
-    scaled_grads: gradients.Gradients
-    outputs: Any
 
 
 class TrainStep:
@@ -182,15 +166,12 @@ class TrainStep:
         )
         self.prepare = preparing.or_unchanged(prepare)
         # What replicas exchange, XLA does not compile.
-        self._in_parts = jit_compile and self._replicas.strategy is not None
-        self._first_half = placement.part(
-            self._of_batch, model, self._in_parts, "The forward and backward pass"
-        )
-        self._second_half = placement.part(
-            self._of_sums, model, self._in_parts, "The update"
-        )
+        self._in_parts = in_parts = jit_compile and self._replicas.strategy is not None
+        name = "The forward and backward pass"
+        self._first_half = placement.part(self._of_batch, model, in_parts, name)
+        self._second_half = placement.part(self._of_sums, model, in_parts, "The update")
         self._step = placement.function(
-            self._of_prepared, model, jit_compile and not self._in_parts, self._prepared
+            self._of_prepared, model, jit_compile and not in_parts, self._prepared
         )
         self._run = tf.function(self._many_steps, autograph=False)
 
@@ -292,7 +273,7 @@ class TrainStep:
         labels: Any,
         sample_weight: Any = None,
         recompute: bool = True,
-    ) -> Trace:
+    ) -> protocol.Trace:
         """Takes one step; for use inside a `tf.function`.
 
         Args:
@@ -315,7 +296,7 @@ class TrainStep:
         )
         finite = tf.math.is_finite(means["loss"])
         applied = self._second_half(scaled_grads, finite, before)
-        return Trace({**means, **applied}, scaled_grads, outputs)
+        return protocol.Trace({**means, **applied}, scaled_grads, outputs)
 
     def apply(
         self,
@@ -404,8 +385,7 @@ class TrainStep:
         before: variables.Remembered,
     ) -> metrics.Metrics:
         """What every replica computes of the same numbers."""
-        written = self._variables.with_variables(before)
-        return self.apply(scaled_grads, finite, written)
+        return self.apply(scaled_grads, finite, self._variables.with_variables(before))
 
     def _of_prepared(self, *batch: Any) -> metrics.Metrics:
         return self.trace(*batch).metrics

@@ -97,9 +97,7 @@ class StepVariables:
         """Returns what the writable variables hold now."""
         return [tf.identity(variable) for variable in self.writable]
 
-    def with_variables(
-        self, before: Remembered
-    ) -> list[tuple[tf.Variable, tf.Tensor]]:
+    def with_variables(self, before: Remembered) -> list[tuple[tf.Variable, tf.Tensor]]:
         """Returns the written variables, each with what it held before."""
         pairs = zip(self.writable, before, strict=True)
         return [(variable, old) for variable, old in pairs if old is not None]
