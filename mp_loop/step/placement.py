@@ -8,7 +8,7 @@ and string variables, lookup tables, iterators. XLA refuses a resource of anothe
 device when the compiled function is run (tensorflow#53192, tensorflow#108071), in
 words that name neither layer nor variable. What a function captures is known as soon
 as it is traced, with or without a GPU. What replicas exchange stays outside of what is
-compiled, too: on processors TensorFlow refuses it inside.
+compiled, too.
 """
 
 from __future__ import annotations
@@ -125,13 +125,18 @@ class _Refused(Exception):
 
 @contextlib.contextmanager
 def _without_exchange() -> Iterator[None]:
-    """Inside, what is traced may not wait for other replicas."""
+    """Inside, what is traced may not exchange numbers with other replicas."""
+    refused = _Refused("which cannot exchange numbers between replicas")
     try:
         yield
     except RuntimeError as error:
         if "`merge_call` called" not in str(error):
             raise
-        raise _Refused("which cannot exchange numbers between replicas") from error
+        raise refused from error
+    # On GPUs TensorFlow would let XLA compile it, which is untested.
+    graph = tf.compat.v1.get_default_graph()
+    if any(op.type.startswith("Collective") for op in graph.get_operations()):
+        raise refused
 
 
 def unreachable(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -276,6 +276,27 @@ def test_what_xla_cannot_reach_is_told_and_the_step_runs_without(name, gpu, capl
     assert steps.trained(step) == steps.trained(plain)
 
 
+def test_what_replicas_exchange_is_not_compiled(caplog):
+    """As TensorFlow traces it for GPUs; for processors see `replicas_test`."""
+
+    def exchange(x):
+        return tf.raw_ops.CollectiveReduceV2(
+            input=x,
+            group_size=2,
+            group_key=1,
+            instance_key=1,
+            ordering_token=[],
+            merge_op="Add",
+            final_op="Id",
+        )
+
+    part = placement.part(exchange, keras.Sequential([]), True, "The sum")
+    tf.function(part).get_concrete_function(tf.ones([2]))
+    assert told(caplog) == [
+        "The sum runs without XLA, which cannot exchange numbers between replicas."
+    ]
+
+
 @pytest.mark.parametrize("loop", [mp_loop.TrainStep, keras_step.KerasStep])
 def test_a_processor_holds_what_a_gpu_does_not(loop, caplog):
     make, _ = UNREACHABLE["int32 variable"]
