@@ -2,7 +2,8 @@
 
 Lists the devices, what float16 and bfloat16 gain on each, a short measurement
 (seconds) of a matrix product and a convolution in every type, versions of drivers
-and libraries, and what --precision=auto chooses here. Nothing is written.
+and libraries, why TensorFlow sees no GPU where it sees none, and what
+--precision=auto chooses here. Nothing is written.
 
 Exit codes: 0 done, 2 bad input.
 """
@@ -50,6 +51,11 @@ def report(findings: Mapping[str, Any]) -> str:
         if device["compute_capability"]:
             number = ".".join(map(str, device["compute_capability"]))
             facts.append(f"compute capability {number}")
+        if device["memory_bytes"]:
+            facts.append(f"{device['memory_bytes'] / 2**30:.1f} GiB")
+        if device["tensor_cores"] is not None:
+            types = ", ".join(device["tensor_cores"])
+            facts.append(f"tensor cores for {types}" if types else "no tensor cores")
         if device["instructions"]:
             facts.append(" ".join(device["instructions"]))
         said = f"  {device['name']}  {', '.join(facts)}"
@@ -82,8 +88,12 @@ def report(findings: Mapping[str, Any]) -> str:
             value = "on" if value else "off"
         rows.append((name.replace("_", " "), value or "none"))
     lines += ["", "software", "", *tables.columns(rows, left=True, indent="  ")]
-    if findings["notes"]:
-        lines += ["", "notes", "", *(f"  {note}" for note in findings["notes"])]
+    for heading, key in (("why TensorFlow sees no GPU", "no_gpu"), ("notes", "notes")):
+        if findings[key]:
+            lines += ["", heading, ""]
+        for sentence in findings[key]:
+            indents = {"initial_indent": "  ", "subsequent_indent": "    "}
+            lines += textwrap.wrap(sentence, 80, **indents, break_on_hyphens=False)
     auto = findings["auto"]
     chosen = f"--precision=auto chooses {auto['precision']}: {auto['reason']}."
     return "\n".join([*lines, "", *textwrap.wrap(chosen, 80)])

@@ -64,9 +64,9 @@ def training_batches(
       start_batch: how many batches to leave out; the others are bitwise what they are
         in the whole epoch.
       augment: `none`; or a horizontal flip with probability 1/2, followed for
-        `flip_shift` by a shift of up to `MAX_SHIFT` pixels in each direction (black
-        moves in), for `flip_crop` by a crop of the same shape and of `MIN_CROP` to all
-        of the area, resized; or a recipe, which can do more.
+        `flip_shift` by a shift of up to 4 pixels in each direction (black moves in),
+        for `flip_crop` by a crop of the same shape and of `MIN_CROP` to all of the
+        area, resized; or a recipe, which can do more.
       context: of a worker under a strategy. A batch is then cut into equal parts, one
         for each replica, and only those of this worker are returned, one by one.
       raw: leaves to the step what `Source.prepare_in_step` does: images are uint8.

@@ -52,7 +52,7 @@ class Split:
         that are read as they are needed.
       labels: class numbers, int64 [n]; targets, float64 [n, targets]; 0 and 1, uint8
         [n, classes]; or masks, uint8 [n, h, w], of the size of the images.
-      names: of examples to evaluate on that are files, their paths; else none.
+      names: of examples that are files, their paths; else none.
     """
 
     inputs: np.ndarray | NotHeld
@@ -99,6 +99,11 @@ class Split:
     def not_held(self) -> NotHeld | None:
         """The inputs, if they are not in memory: `take` has none of them."""
         return None if isinstance(self.inputs, np.ndarray) else self.inputs
+
+    def one(self, place: int) -> np.ndarray:
+        """Returns the inputs of one example."""
+        away = self.not_held
+        return self.inputs[place] if away is None else away.row(place).numpy()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -110,17 +110,30 @@ def _on_cpu(instructions: frozenset[str] | None, precision: str) -> Support:
 def _on_gpu(capability: tuple[int, int], precision: str) -> Support:
     number = ".".join(map(str, capability))
     said = f"compute capability {number}"
+    if precision in tensor_cores(capability):
+        return Support("yes", f"tensor cores multiply {precision} ({said})")
     if precision == "bfloat16":
-        if capability >= (8, 0):
-            return Support("yes", f"tensor cores multiply bfloat16 ({said})")
         return Support("no", f"bfloat16 needs compute capability 8.0, not {number}")
-    if capability >= (7, 0):
-        return Support("yes", f"tensor cores multiply float16 ({said})")
     if capability >= (5, 3):
         return Support(
             "memory", f"float16 is native, but there are no tensor cores ({said})"
         )
     return Support("no", f"float16 is computed as float32 ({said})")
+
+
+def tensor_cores(capability: tuple[int, int]) -> tuple[str, ...]:
+    """Returns what an NVIDIA GPU's tensor cores multiply, of what training uses.
+
+    Args:
+      capability: the compute capability, (major, minor).
+
+    Returns:
+      Some of "float16" (from 7.0 on), "bfloat16" and "TF32" (both from 8.0 on). TF32 is
+      float32 whose products round their inputs to 10 bits of mantissa.
+    """
+    if capability >= (8, 0):
+        return ("float16", "bfloat16", "TF32")
+    return ("float16",) if capability >= (7, 0) else ()
 
 
 def used_for_training(devices: Sequence[Device]) -> list[Device]:

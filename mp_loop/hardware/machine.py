@@ -16,7 +16,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from mp_loop.hardware import capability, devices, environment, processor, product_timing
+from mp_loop.hardware import (
+    capability,
+    cuda_driver,
+    devices,
+    environment,
+    missing_gpu,
+    processor,
+    product_timing,
+)
 
 # The instructions that decide about bfloat16 and float16, or are often asked for.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "bf16")
@@ -42,31 +50,45 @@ def examine() -> dict[str, Any]:
 
     Returns:
       A JSON object: `devices`, `timings` by the model of the device, `software`,
-      `auto` (what `--precision=auto` chooses) and `notes` (sentences).
+      `auto` (what `--precision=auto` chooses), `no_gpu` (why TensorFlow sees none:
+      sentences; empty where it sees one) and `notes` (sentences).
     """
     found = devices.find()
+    cards = cuda_driver.ask().cards
     timings = product_timing.measure(found)
     found = product_timing.with_ratios(found, timings)
     return {
-        "devices": [describe(device) for device in found],
+        "devices": [describe(device, cards) for device in found],
         "timings": {
             model: [dataclasses.asdict(each) for each in of_model]
             for model, of_model in timings.items()
         },
         "software": environment.software(),
         "auto": dataclasses.asdict(capability.choose(found)),
+        "no_gpu": [] if devices.has_gpu() else missing_gpu.reasons(missing_gpu.find()),
         "notes": notes(found),
     }
 
 
-def describe(device: capability.Device) -> dict[str, Any]:
-    """Returns the facts about a device and what each 16-bit type gains on it."""
-    instructions = device.instructions
+def describe(
+    device: capability.Device, cards: Sequence[cuda_driver.Card] = ()
+) -> dict[str, Any]:
+    """Returns the facts about a device and what each 16-bit type gains on it.
+
+    Args:
+      device: the device.
+      cards: those that the driver offers, among which a GPU finds its memory.
+    """
+    instructions, of_gpu = device.instructions, device.compute_capability
+    # TensorFlow may order or leave out cards, but those of one model are alike.
+    memory = {card.memory_bytes for card in cards if card.model == device.model}
     return {
         "name": device.name,
         "model": device.model,
         "cores": processor.usable_cores() if device.kind == "CPU" else None,
-        "compute_capability": device.compute_capability,
+        "memory_bytes": memory.pop() if len(memory) == 1 else None,
+        "compute_capability": of_gpu,
+        "tensor_cores": of_gpu and capability.tensor_cores(of_gpu),
         "instructions": instructions
         and [name for name in _INSTRUCTIONS if name in instructions],
         "gains": {
@@ -80,13 +102,6 @@ def notes(found: Sequence[capability.Device]) -> list[str]:
     """Returns what a user should know about these devices, each in one sentence."""
     said = []
     gpus = [device for device in found if device.kind == "GPU"]
-    if not gpus and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        said.append("CUDA_VISIBLE_DEVICES hides every GPU.")
-    elif not gpus and environment.nvidia_driver():
-        said.append(
-            "An NVIDIA driver is installed, but TensorFlow finds no GPU: its CUDA "
-            "libraries may be missing (pip install 'mp_loop[gpu]')."
-        )
     if len({device.model for device in gpus}) > 1:
         said.append("The GPUs differ: the weakest decides for all of them.")
     if any((gpu.compute_capability or (0, 0)) >= (8, 0) for gpu in gpus):

@@ -53,6 +53,21 @@ def test_the_rule(name):
     assert capability.support(device, "bfloat16").gain == bfloat16
 
 
+@pytest.mark.parametrize(
+    "number, types",
+    [
+        ((6, 1), ()),
+        ((7, 0), ("float16",)),
+        ((7, 5), ("float16",)),
+        ((8, 0), ("float16", "bfloat16", "TF32")),
+        ((12, 0), ("float16", "bfloat16", "TF32")),
+    ],
+    ids=str,
+)
+def test_tensor_cores(number, types):
+    assert capability.tensor_cores(number) == types
+
+
 # (devices, what auto chooses, a part of the reason)
 CHOICES = {
     "GPU 3.5": ([cpu(AMX), gpu(3, 5)], "float32", "computed as float32"),

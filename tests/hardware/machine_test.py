@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from mp_loop.hardware import capability, environment, machine
+from mp_loop.hardware import capability, cuda_driver, machine
 
 
 def test_float16_warns_on_a_cpu_alone():
@@ -21,9 +21,7 @@ CPU = capability.Device("CPU", "CPU:0", "a CPU")
 NOTES = {
     "different GPUs": ([CPU, gpu(0, 8, 0), gpu(1, 7, 0)], {}, "The GPUs differ"),
     "TF32": ([CPU, gpu(0, 8, 0)], {}, "TF32 is o"),
-    "hidden": ([CPU], {"CUDA_VISIBLE_DEVICES": "-1"}, "hides every GPU"),
     "no oneDNN": ([CPU], {"TF_ENABLE_ONEDNN_OPTS": "0"}, "fast processor kernels off"),
-    "driver alone": ([CPU], {"driver": "550.54.15"}, "pip install 'mp_loop[gpu]'"),
     "nothing": ([CPU], {}, None),
     "an old GPU": ([CPU, gpu(0, 7, 5)], {}, None),
 }
@@ -32,10 +30,26 @@ NOTES = {
 @pytest.mark.parametrize("name", NOTES)
 def test_notes(name, monkeypatch):
     devices, around, said = NOTES[name]
-    for variable in ("CUDA_VISIBLE_DEVICES", "TF_ENABLE_ONEDNN_OPTS"):
-        monkeypatch.delenv(variable, raising=False)
-        if variable in around:
-            monkeypatch.setenv(variable, around[variable])
-    monkeypatch.setattr(environment, "nvidia_driver", lambda: around.get("driver"))
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    for variable, value in around.items():
+        monkeypatch.setenv(variable, value)
     found = machine.notes(devices)
     assert (found == []) if said is None else any(said in note for note in found)
+
+
+H100 = cuda_driver.Card("model (9, 0)", (9, 0), 80 << 30)
+SMALLER = cuda_driver.Card("model (9, 0)", (9, 0), 40 << 30)
+OTHER = cuda_driver.Card("another", (7, 5), 16 << 30)
+
+
+@pytest.mark.parametrize(
+    "cards, memory",
+    [((OTHER, H100, H100), 80 << 30), ((OTHER,), None), ((H100, SMALLER), None)],
+    ids=["two alike", "not offered", "two that differ"],
+)
+def test_a_gpu_has_its_memory_and_tensor_cores(cards, memory):
+    described = machine.describe(gpu(0, 9, 0), cards)
+    assert described["memory_bytes"] == memory
+    assert described["tensor_cores"] == ("float16", "bfloat16", "TF32")
+    processor = machine.describe(CPU, cards)
+    assert processor["memory_bytes"] is processor["tensor_cores"] is None
