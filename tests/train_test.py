@@ -298,7 +298,7 @@ def test_a_language_model_is_adapted_resumed_and_generates(tmp_path, capsys):
         "--log_every=3",
         "--deterministic",
     )
-    words = (*words, "--steps=6", "--checkpoint_every=4")
+    words = (*words, "--steps=6", "--checkpoint_every=4", "--keep_checkpoints=9")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train.run(config(*words, f"--output_dir={whole}"), None) == 0
     said = capsys.readouterr().out

@@ -28,7 +28,7 @@ def same_after_a_kill(folder, step, *words):
       The folder of the first run, which nothing interrupted.
     """
     whole, parts = folder / "whole", folder / "parts"
-    words = (*words, f"--checkpoint_every={step}")
+    words = (*words, f"--checkpoint_every={step}", "--keep_checkpoints=99")
     assert run(*words, f"--output_dir={whole}") == 0
     run_folders.killed_after(step, whole, parts)
     assert run(*words, "--resume", f"--output_dir={parts}") == 0
