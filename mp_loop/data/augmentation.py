@@ -7,10 +7,14 @@ images = change(images, *drawn)      # in a `tf.data` pipeline
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
 MIN_CROP = 0.5  # of the image's area
+# Pixels up to which images are moved together: a loop costs 15 us for each of them.
+_SMALL = 64 * 64
 
 
 def draw_flip_shift(words: np.ndarray, max_shift: int) -> tuple[np.ndarray, ...]:
@@ -39,7 +43,7 @@ def draw_flip_crop(words: np.ndarray) -> tuple[np.ndarray, ...]:
 def flip_shift(
     images: tf.Tensor, flip: tf.Tensor, dy: tf.Tensor, dx: tf.Tensor, max_shift: int
 ) -> tf.Tensor:
-    """Flips, then shifts down by `dy` and right by `dx`, in a single gather.
+    """Flips, then shifts down by `dy` and right by `dx`.
 
     Args:
       images: uint8 [b, h, w, c]; 0 is black.
@@ -48,9 +52,31 @@ def flip_shift(
       dx: int32 [b], likewise.
       max_shift: pixels.
     """
-    batch, height, width, channels = images.shape
     border = [max_shift, max_shift]
-    padded = tf.pad(images, [[0, 0], border, border, [0, 0]])
+    if math.prod(images.shape[1:3]) <= _SMALL:
+        padded = tf.pad(images, [[0, 0], border, border, [0, 0]])
+        return _gathered(padded, images.shape, flip, dy, dx, max_shift)
+
+    def moved(one: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        image, flip, dy, dx = one
+        image = tf.cond(flip == 1, lambda: tf.reverse(image, [1]), lambda: image)
+        start = [max_shift - dy, max_shift - dx, 0]
+        return tf.slice(tf.pad(image, [border, border, [0, 0]]), start, image.shape)
+
+    like = tf.TensorSpec(images.shape[1:], images.dtype)
+    return tf.map_fn(moved, (images, flip, dy, dx), fn_output_signature=like)
+
+
+def _gathered(
+    padded: tf.Tensor,
+    shape: tf.TensorShape,
+    flip: tf.Tensor,
+    dy: tf.Tensor,
+    dx: tf.Tensor,
+    max_shift: int,
+) -> tf.Tensor:
+    """Does what `flip_shift` does, to images of this shape that have a border."""
+    batch, height, width, channels = shape
     padded_height, padded_width = height + 2 * max_shift, width + 2 * max_shift
     rows = tf.range(height) + max_shift - dy[:, None]
     columns = tf.range(width) + max_shift - dx[:, None]

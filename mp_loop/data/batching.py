@@ -278,17 +278,22 @@ def _pipeline(
         # One by one: a batch at a time would keep fewer cores busy.
         size = batch_size or columns[0].shape[1]
         with tf.device("CPU:0"):
-            images = tf.data.Dataset.from_tensor_slices(columns[0].reshape(-1))
-        images = examples.not_held.rows(images).batch(
-            size, drop_remainder=batch_size is None
+            places = tf.data.Dataset.from_tensor_slices(columns[0].reshape(-1))
+        away = examples.not_held, examples.labels_not_held
+        read = tuple(
+            x.rows(places).batch(size, drop_remainder=batch_size is None)
+            for x in away
+            if x is not None
         )
 
         @tf.autograph.experimental.do_not_convert
-        def read_before(images: tf.Tensor, columns: tuple) -> tuple:
+        def read_before(read: tuple, columns: tuple) -> tuple:
             index, *rest = columns
-            return prepared(images, examples.take_labels(index), *rest)
+            images, *labels = read
+            labels = labels or [examples.take_labels(index)]
+            return prepared(images, *labels, *rest)
 
-        dataset = tf.data.Dataset.zip((images, dataset))
+        dataset = tf.data.Dataset.zip((read, dataset))
         dataset = dataset.map(read_before, **decoding.PARALLEL)
     else:
 

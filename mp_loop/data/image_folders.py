@@ -23,6 +23,7 @@ from mp_loop.data import (
     decoding,
     image_files,
     image_stores,
+    resizing,
     splitting,
 )
 
@@ -187,7 +188,7 @@ def _decoded(
 ) -> classes.Part:
     """Decodes images, in order; see `image_stores.decode`."""
     names = tuple(image.file for image in images)
-    files = image_stores.Files(folder, names, decoding.whole_side(data))
+    files = image_stores.Files(folder, names, resizing.whole_side(data))
     found, kept = image_stores.decode(data, files, len(names), others, bad)
     part = classes.Part(found, _labels([images[i] for i in kept]))
     return dataclasses.replace(part, names=tuple(names[i] for i in kept))

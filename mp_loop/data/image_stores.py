@@ -174,14 +174,32 @@ def _store(
     pixels: np.ndarray,
 ) -> _Held | Counted:
     """Decides where the images go, seeing the first of them."""
-    if isinstance(others, np.ndarray) and len(others):
-        return _Held(count, others.shape[1:])
-    if not isinstance(others, (int, np.ndarray)):
-        return Counted(others.shape[1:])
-    more = others if isinstance(others, int) else 0
-    if fits(data, (count + more) * pixels.nbytes):
-        return _Held(count, pixels.shape)
-    return Counted(pixels.shape)
+    is_first = isinstance(others, int) or not others.shape[0]
+    shape = pixels.shape if is_first else others.shape[1:]
+    if holds(data, count, others, pixels.nbytes):
+        return _Held(count, shape)
+    return Counted(shape)
+
+
+def holds(
+    data: sections.Data,
+    count: int,
+    others: int | np.ndarray | decoding.NotHeld,
+    size: int,
+) -> bool:
+    """Decides whether examples are held in memory; see `decode`.
+
+    Args:
+      data: likewise.
+      count: likewise.
+      others: likewise.
+      size: bytes of an example.
+    """
+    if isinstance(others, int):
+        return fits(data, (count + others) * size)
+    if not others.shape[0]:
+        return fits(data, count * size)
+    return isinstance(others, np.ndarray)
 
 
 def fits(data: sections.Data, size: int) -> bool:

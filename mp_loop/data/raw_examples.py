@@ -29,6 +29,7 @@ from mp_loop.data import (
     mask_tfds,
     multilabel,
     number_rows,
+    resizing,
     sources,
     splitting,
     table_files,
@@ -377,7 +378,7 @@ def _of_memory(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Exam
 
 def _resized(example: tuple, size: int) -> tuple:
     inputs, label = example
-    return (decoding.resized(inputs, size) if size else inputs), label
+    return (resizing.resized(inputs, size) if size else inputs), label
 
 
 def _checked(

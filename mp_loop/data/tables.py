@@ -27,6 +27,7 @@ from mp_loop.data import (
     multilabel,
     number_rows,
     regression,
+    resizing,
     splitting,
     table_files,
     table_values,
@@ -98,7 +99,7 @@ def _decoded(
     bad: list[str],
 ) -> tuple[classes.Part, classes.Part]:
     """Decodes the images that rows name; those that cannot be read are left out."""
-    side = decoding.whole_side(data)
+    side = resizing.whole_side(data)
 
     def of(part: classes.Part, others: int | np.ndarray | decoding.NotHeld) -> Any:
         files, places = map(tuple, part.inputs.T)

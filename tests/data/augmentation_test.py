@@ -8,11 +8,13 @@ from mp_loop.config import choices
 from mp_loop.data import augmentation, order
 
 
+@pytest.mark.parametrize("small", [0, 64])
 @pytest.mark.parametrize(
     ("flip", "dy", "dx"),
     [(0, 0, 0), (1, 0, 0), (0, 4, 0), (0, -4, 0), (0, 0, 3), (0, 0, -3), (1, -2, 1)],
 )
-def test_flip_shift_is_a_flip_then_a_shift_with_black(flip, dy, dx):
+def test_flip_shift_is_a_flip_then_a_shift_with_black(flip, dy, dx, small, monkeypatch):
+    monkeypatch.setattr(augmentation, "_SMALL", small)
     images = np.random.default_rng(0).integers(1, 256, (2, 6, 5, 3), np.uint8)
     moved = augmentation.flip_shift(
         tf.constant(images), *tf.constant([[flip] * 2, [dy] * 2, [dx] * 2]), max_shift=4

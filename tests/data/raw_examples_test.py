@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mp_loop.config import errors, sections
-from mp_loop.data import decoding, raw_examples, sources
+from mp_loop.data import raw_examples, resizing, sources
 from tests.support import data_sets, photos
 
 GRAY = raw_examples.Wanted((28, 28, 1), 0, ("Bag", "Coat"))
@@ -39,7 +39,7 @@ def test_images_of_any_size_are_resized_as_for_the_training(tmp_path):
     found = read("made", RESIZED, "train", data_dir=str(tmp_path))
     assert [x.label for x in found] == ["cat", "dog", "cat"]
     for example, made in zip(found, examples, strict=True):
-        wanted = decoding.resized(made["image"][None], 4)[0]
+        wanted = resizing.resized(made["image"][None], 4)[0]
         np.testing.assert_array_equal(example.inputs, wanted)
 
 
