@@ -34,7 +34,7 @@ def killed_after(step, whole, folder):
     """
     shutil.copytree(whole, folder)
     for name in LAST:
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
     found = {int(path.name[5:]): path for path in folder.glob("checkpoints/step-*")}
     assert step in found and max(found) > step
     for number, path in found.items():
