@@ -84,16 +84,18 @@ def measure(
     with contextlib.ExitStack() as stack:
 
         def begin(task: tasks.Task) -> arm_process.ArmProcess:
-            return stack.enter_context(contextlib.closing(_start(task)))
+            process = arm_process.ArmProcess(task)
+            return stack.enter_context(contextlib.closing(process))
 
         begun = [begin(plan.task(arm, workload)) for arm in arms if plan.together]
         running: list[arm_process.ArmProcess] = []
         for place, arm in enumerate(arms):
             say(f"{name}, {arm.name}: starting")
             with recorded(arm.name):
-                process = (
-                    begun[place] if begun else begin(_largest(arm, workload, plan))
-                )
+                if begun:
+                    process = begun[place]
+                else:
+                    process = begin(_largest(arm, workload, plan))
                 process.wait_until_warm()
                 if plan.same_memory and not running:
                     budget = process.facts["step_bytes"] / MIB
@@ -131,10 +133,6 @@ def _recorded(
         results[name] = {"failed": str(error)}
 
 
-def _start(task: tasks.Task) -> arm_process.ArmProcess:
-    return arm_process.ArmProcess(task)
-
-
 def _largest(
     arm: comparison_arms.Arm, workload: workloads.Workload, plan: BenchmarkPlan
 ) -> tasks.Task:
@@ -147,7 +145,8 @@ def _largest(
         return dataclasses.replace(task, batch_size=size)
 
     def step_mib(size: int) -> float:
-        with contextlib.closing(_start(with_batch(size))) as process:
+        process = arm_process.ArmProcess(with_batch(size))
+        with contextlib.closing(process):
             process.wait_until_warm()
             return process.facts["step_bytes"] / MIB
 
@@ -184,7 +183,10 @@ def largest_batch(
 
 
 def summarize(results: Mapping[str, dict[str, Any]]) -> None:
-    """Adds medians, and ratios to the first arm that did not fail."""
+    """Adds medians, and ratios to the first arm that did not fail.
+
+    A ratio to no memory at all is None.
+    """
     done = [result for result in results.values() if "failed" not in result]
     for result in done:
         first = done[0]
@@ -197,4 +199,5 @@ def summarize(results: Mapping[str, dict[str, Any]]) -> None:
             [a / b for a, b in zip(per_example, first_per_example, strict=True)]
         )
         for name in ("step_bytes", "process_bytes"):
-            result[f"{name}_ratio"] = result[name] / first[name]
+            nothing = first[name] == 0  # a tiny step may find room in what is held
+            result[f"{name}_ratio"] = None if nothing else result[name] / first[name]

@@ -42,22 +42,13 @@ def make(task: tasks.Task, small_first: bool) -> workloads.Program:
     if compiled:  # for each size of a batch, as XLA does
         loss_of = torch.compile(loss_of, dynamic=False)
 
-    def to_torch(size: int) -> tuple[torch.Tensor, ...]:
-        inputs, labels = map(torch.from_numpy, task.workload.batch(size))
-        if inputs.ndim == 4:  # [n, h, w, c] is [n, c, h, w] with channels last
-            inputs = inputs.permute(0, 3, 1, 2)
-        pair = (inputs, labels.long())
-        if task.on_device:
-            return tuple(x.to(device) for x in pair)
-        return tuple(x.pin_memory() for x in pair) if device == "cuda" else pair
-
-    whole = to_torch(task.batch_size)
-    single = to_torch(1) if small_first else whole
+    whole = batch(task, task.batch_size, device)
+    single = batch(task, 1, device) if small_first else whole
 
     def run(count: int) -> None:
         for _ in range(count):
-            batch = single if count == 1 else whole
-            inputs, labels = (x.to(device, non_blocking=True) for x in batch)
+            waiting = single if count == 1 else whole
+            inputs, labels = (x.to(device, non_blocking=True) for x in waiting)
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(inputs, labels)
             scaler.scale(loss).backward()
@@ -66,3 +57,20 @@ def make(task: tasks.Task, small_first: bool) -> workloads.Program:
         loss.item()  # waits for the device
 
     return workloads.Program(run)
+
+
+def batch(task: tasks.Task, size: int, device: str) -> tuple[torch.Tensor, ...]:
+    """Makes inputs and labels, where they wait for a step.
+
+    Args:
+      task: whose workload it is, and whether it waits on the device.
+      size: examples.
+      device: "cpu", or "cuda", for which what waits in the host's memory is pinned.
+    """
+    inputs, labels = map(torch.from_numpy, task.workload.batch(size))
+    if inputs.ndim == 4:  # [n, h, w, c] is [n, c, h, w] with channels last
+        inputs = inputs.permute(0, 3, 1, 2)
+    pair = (inputs, labels.long())
+    if task.on_device:
+        return tuple(x.to(device) for x in pair)
+    return tuple(x.pin_memory() for x in pair) if device == "cuda" else pair

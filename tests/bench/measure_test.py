@@ -56,6 +56,14 @@ def test_ratios_are_paired_and_of_an_example():
     assert "broken ended with 1: out of memory" in text
 
 
+def test_there_is_no_ratio_to_a_step_that_needs_no_memory():
+    results = {"a": result([1.0], step_bytes=0), "b": result([1.0], step_bytes=5)}
+    measure.summarize(results)
+    assert [r["step_bytes_ratio"] for r in results.values()] == [None, None]
+    rows = results_table.markdown("mlp_tiny", results).splitlines()
+    assert "None" not in rows[-2]
+
+
 class Step:
     """Takes 2 MiB an example in float32, 1 MiB in 16 bits."""
 
@@ -87,7 +95,7 @@ class Step:
 
 @pytest.fixture
 def begun(monkeypatch):
-    monkeypatch.setattr(measure, "_start", Step)
+    monkeypatch.setattr(arm_process, "ArmProcess", Step)
     monkeypatch.setattr(Step, "begun", [])
     return Step
 
