@@ -221,8 +221,9 @@ class Replicas:
         wide = {i: grad for i, grad in present.items() if i not in half}
         floats = [v for v in written if v.dtype.is_floating]
         values = [tf.identity(v) for v in floats]
-        means, wide, values = collectives.all_sum((means, wide, values))
+        # First what need not wait for the end of the backward pass.
         half = collectives.all_sum(half) if half else {}
+        means, wide, values = collectives.all_sum((means, wide, values))
         for variable, value in zip(floats, values, strict=True):
             variable.assign(value / self.count)
         collectives.assign_from_first([v for v in written if not v.dtype.is_floating])
