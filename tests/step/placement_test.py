@@ -143,7 +143,14 @@ FUNCTIONS |= {
 FUNCTIONS["evaluation"] = of_evaluation
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+# float16 captures all that bfloat16 does, and a loss scale.
+CAPTURED = [
+    pytest.param(name, marks=[pytest.mark.slow] * ("bfloat16" in name))
+    for name in FUNCTIONS
+]
+
+
+@pytest.mark.parametrize("name", CAPTURED)
 def test_a_gpu_can_hold_all_that_is_captured(name, monkeypatch):
     traced = FUNCTIONS[name]()  # for this machine, without XLA
     monkeypatch.setattr(devices, "has_gpu", lambda: True)
