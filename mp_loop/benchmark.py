@@ -18,13 +18,22 @@ An arm is loop:precision, with options after plus signs (custom:bfloat16+recompu
     floor    forward and backward of custom alone
     torch    PyTorch: autocast, GradScaler, channels last (needs the extra `peers`)
     stream   workloads update20 and update400: reads and writes the bytes of an update
-    +xla, +recompute, +tf32 (float32 is strict without it)
+    +xla     compiled by XLA (all but torch)
+    +compile torch.compile, and fused Adam (torch)
+    +tf32    products of float32 on a GPU in TF32; without it, in float32 (every arm)
+    +recompute activations computed again in the backward pass (ours)
 
 Memory is what one call of several steps adds at its peak. "Step memory" is more than
 the process held after a step on a single example, "process memory" more than it held
-when the framework had just been imported; on a GPU, both are the GPU's memory. With
---memory_budget_mib every arm runs with the largest batch whose step fits; with
+when the framework had just been imported. On a GPU both are the peak of the framework's
+allocator there, "step memory" more than what it had given out after the first step.
+With --memory_budget_mib every arm runs with the largest batch whose step fits; with
 --same_memory, with the largest whose step fits into the memory of the first arm's.
+
+"Until first step" counts from the imported framework: model, tracing and compiling.
+With --start_together the arms of a workload get there side by side (and share the
+processors meanwhile); blocks are always timed one arm at a time. On a GPU every arm's
+process takes memory as it needs it (TF_FORCE_GPU_ALLOW_GROWTH=true, unless you set it).
 
 `--output_dir` gets benchmark.md, benchmark.json and benchmark.png. Exit codes: 0
 done, 1 an arm failed, 2 bad input (one line on stderr, nothing written).
@@ -35,14 +44,14 @@ from __future__ import annotations
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
 from mp_loop.bench import choices, measure, results_plot, results_table, workloads
 from mp_loop.cli import app, folders
-from mp_loop.config import errors, settings
-from mp_loop.hardware import environment
+from mp_loop.config import comparison_arms, errors, settings
+from mp_loop.hardware import environment, startup
 from mp_loop.run import files, strict_json
 
 
@@ -89,6 +98,33 @@ def declare(flag_values: flags.FlagValues) -> None:
         "Give every arm the largest batch whose step fits into the first arm's memory.",
         flag_values=flag_values,
     )
+    flags.DEFINE_integer(
+        "batch_size",
+        0,
+        "Examples of a step; 0: the workload's own, which on a GPU may be larger.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "batches",
+        "host",
+        ["host", "device"],
+        "Where batches wait: in the host's memory, from where every step copies its "
+        "own to the GPU, or on the GPU.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "start_together",
+        False,
+        "Start the arms of a workload side by side: to trace and compile takes long.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "tiny",
+        False,
+        "Shrink every workload as far as possible, to see that its arms run.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_string(
         "output_dir", "", "Folder of the results (required).", flag_values=flag_values
     )
@@ -98,26 +134,47 @@ def run(_config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Runs the benchmark; returns the exit code."""
     arms = choices.parse_arms(flag_values.arms)
     names = choices.parse_workloads(flag_values.workloads, arms)
-    if flag_values.same_memory and flag_values.memory_budget_mib:
-        raise errors.UsageError(
-            f"--memory_budget_mib ({flag_values.memory_budget_mib}) contradicts "
-            "--same_memory."
-        )
+    _check(flag_values, arms)
+    folder = folders.create(flag_values.output_dir, "a benchmark")
+    with startup.quiet_start():
+        from mp_loop.hardware import devices
+
+        on_gpu = devices.has_gpu()
     plan = measure.BenchmarkPlan(
         flag_values.repeats,
         flag_values.block_seconds,
         flag_values.memory_budget_mib,
         flag_values.same_memory,
+        flag_values.batch_size,
+        on_gpu=on_gpu,
+        on_device=flag_values.batches == "device",
+        together=flag_values.start_together,
     )
-    folder = folders.create(flag_values.output_dir, "a benchmark")
     results: dict[str, results_plot.Results] = {}
     for name in names:
-        results[name] = measure.measure(name, arms, plan, _say)
+        workload = workloads.WORKLOADS[name]
+        workload = workload.tiny() if flag_values.tiny else workload
+        results[name] = measure.measure(name, workload, arms, plan, _say)
         print(results_table.markdown(name, results[name]), flush=True)
         drawn = _write(folder, results)  # now, in case the next one is stopped
     print(f"Table{' and picture' if drawn else ''}: {folder}")
     figures = [arm for arms in results.values() for arm in arms.values()]
     return int(any("failed" in arm for arm in figures))
+
+
+def _check(flag_values: flags.FlagValues, arms: Sequence[comparison_arms.Arm]) -> None:
+    """Refuses flags that contradict each other."""
+    budget = flag_values.memory_budget_mib
+    searches = [f"--memory_budget_mib ({budget})"] if budget else []
+    searches += ["--same_memory"] if flag_values.same_memory else []
+    given = [*searches, *(["--start_together"] if flag_values.start_together else [])]
+    if searches and len(given) > 1:
+        raise errors.UsageError(f"{given[0]} contradicts {given[1]}.")
+    if flag_values.batches == "device" and any(arm.loop == "fit" for arm in arms):
+        raise errors.UsageError(
+            "--batches (device): model.fit takes its batches from the host; leave the "
+            "arms of fit out."
+        )
 
 
 def _say(text: str) -> None:

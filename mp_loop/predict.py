@@ -139,6 +139,8 @@ def _predict(
         found = prediction.of(predictor, examples, size)
         kind, _, _ = data.dataset.partition(":")
         column = _COLUMNS.get(kind, "index")
+        if column == "row" and len(predictor.wanted.shape) == 3:
+            column = "file"
         scores, unreadable = _write(found, output, column, predictor.wanted)
     for line in scores.lines():
         print(line)
@@ -159,9 +161,12 @@ def _data(folder: pathlib.Path, flag_values: Any) -> tuple[settings.Config, str]
     dataset, split = flag_values.dataset or own, flag_values.split
     if dataset == own and names.local_path(own) is not None:
         split = split or "test"
-    data_dir = flag_values.data_dir or config.data.data_dir
+    replaced = {"dataset": dataset}
+    replaced["data_dir"] = flag_values.data_dir or config.data.data_dir
+    if not names.is_table(dataset):
+        replaced["input_columns"] = ""
     with errors.bad_input(ValueError):
-        return config.replace(dataset=dataset, data_dir=data_dir), split
+        return config.replace(**replaced), split
 
 
 def _output(folder: pathlib.Path, flag_values: Any, task: str) -> pathlib.Path:

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
-import types
 
 import pytest
 
 from mp_loop import benchmark
 from mp_loop.bench import measure
+from mp_loop.cli import app
+from mp_loop.config import errors
+from mp_loop.hardware import devices
 
 
 def run(*words):
@@ -28,6 +30,10 @@ def test_a_run_from_end_to_end(tmp_path):
         f"--arms={arms}",
         "--repeats=2",
         "--block_seconds=0.01",
+        "--start_together",
+        "--tiny",
+        "--batch_size=3",
+        "--batches=device",
         f"--output_dir={folder}",
     )
     assert done.returncode == 0, done.stderr
@@ -38,6 +44,8 @@ def test_a_run_from_end_to_end(tmp_path):
         assert len(figures["blocks"]) == 2
         assert figures["milliseconds_per_step"] > 0
         assert figures["graph_nodes"] > 10
+        assert figures["batch_size"] == 3
+        assert figures["until_first_step_seconds"] > figures["first_step_seconds"]
     assert "--block_seconds=0.01" in written["command"]
     assert (folder / "benchmark.md").read_text() in done.stdout
     assert (folder / "benchmark.png").exists()
@@ -62,26 +70,55 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path):
     assert not done.stdout
 
 
-def test_a_benchmark_that_is_stopped_keeps_what_is_done(monkeypatch, tmp_path):
-    real = measure.measure
+def flags_of(**given):
+    """The flags of a command line, before TensorFlow is needed."""
+    words = [f"--{name}={value}" for name, value in given.items()]
+    return app.parse(["benchmark", *words], benchmark.declare, of_experiment=False)[1]
 
-    def interrupted(workload, *arguments, **others):
-        if workload == "update20":
+
+CONTRADICTIONS = {
+    "two budgets": (
+        {"memory_budget_mib": 60, "same_memory": True},
+        r"--memory_budget_mib \(60.0\) contradicts --same_memory.",
+    ),
+    "a search takes turns": (
+        {"same_memory": True, "start_together": True},
+        "--same_memory contradicts --start_together.",
+    ),
+    "fit reads from the host": (
+        {"arms": "fit:float16", "batches": "device"},
+        r"--batches \(device\): model.fit .* leave the arms of fit out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_flags_that_contradict_each_other_are_refused(name, tmp_path):
+    given, said = CONTRADICTIONS[name]
+    folder = tmp_path / "out"
+    with pytest.raises(errors.UsageError, match=f"^{said}"):
+        benchmark.run(None, flags_of(output_dir=folder, **given))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_benchmark_that_is_stopped_keeps_what_is_done(monkeypatch, tmp_path, on_gpu):
+    """And batches are those of the device."""
+    plans = []
+
+    def interrupted(name, workload, arms, plan, say):
+        if name == "update20":
             raise KeyboardInterrupt
-        return real(workload, *arguments, **others)
+        plans.append(plan)
+        return {arm.name: {"failed": "it is not there"} for arm in arms}
 
+    monkeypatch.setattr(devices, "has_gpu", lambda: on_gpu)
     monkeypatch.setattr(measure, "measure", interrupted)
-    flag_values = types.SimpleNamespace(
-        arms="custom:float16",
-        workloads="mlp_tiny,update20",
-        repeats=1,
-        block_seconds=0.0,
-        memory_budget_mib=0.0,
-        same_memory=False,
-        output_dir=str(tmp_path / "out"),
-    )
+    folder = tmp_path / "out"
+    given = {"arms": "custom:float16", "workloads": "mlp_tiny,update20"}
     with pytest.raises(KeyboardInterrupt):
-        benchmark.run(None, flag_values)
-    written = json.loads((tmp_path / "out/benchmark.json").read_text())
+        benchmark.run(None, flags_of(output_dir=folder, **given))
+    written = json.loads((folder / "benchmark.json").read_text())
     assert list(written["workloads"]) == ["mlp_tiny"]
-    assert "### mlp_tiny" in (tmp_path / "out/benchmark.md").read_text()
+    assert "### mlp_tiny" in (folder / "benchmark.md").read_text()
+    assert [plan.on_gpu for plan in plans] == [on_gpu]

@@ -6,6 +6,7 @@ compare two computations bit by bit use `same_bits`; tests marked `gpu` run.
 
 import contextlib
 import functools
+import gc
 
 import hypothesis
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from mp_loop.hardware import startup
 
 startup.prefer_onednn()
+gc.disable()  # until all tests are imported
 
 import tensorflow as tf  # noqa: E402
+from matplotlib import layout_engine  # noqa: E402
 from tensorflow.python.framework import config as tf_config  # noqa: E402
 
 from mp_loop.config import names, sections  # noqa: E402
@@ -89,6 +92,14 @@ def same_bits(request):
     tf_config.disable_op_determinism()
 
 
+def pytest_collection_finish():
+    """Not to look through what is imported, and through all that is traced."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def deterministic_for_one_test():
     """What --deterministic sets in this process, the next test begins without."""
@@ -96,6 +107,18 @@ def deterministic_for_one_test():
     yield
     if tf_config.is_op_determinism_enabled() and not before:
         tf_config.disable_op_determinism()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def laid_out_once():
+    """A picture is drawn without the search for room, which draws it twice before.
+
+    Real processes, of which there are many, search.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        engine = layout_engine.ConstrainedLayoutEngine
+        patch.setattr(engine, "execute", lambda *_: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -328,12 +328,16 @@ def test_a_table_is_predicted_on_by_the_names_of_its_columns(tmp_path, capsys):
     lines = [f"{i % 7},{1.7e9 + i % 2},{'ab'[i % 2]}" for i in range(80)]
     (tmp_path / "a.csv").write_text("\n".join(["x,time,label", *lines]))
     folder = tmp_path / "run"
-    trained(folder, f"--dataset=csv:{tmp_path / 'a.csv'}", *QUICK, "--batch_size=16")
+    data = (f"--dataset=csv:{tmp_path / 'a.csv'}", "--input_columns=x,time")
+    trained(folder, *data, *QUICK, "--batch_size=16")
     columns = (folder / "columns.json").read_text()
     assert json.loads(columns) == ["x", "time"]
     (folder / "columns.json").write_text("[1")
     assert "columns.json' cannot be read" in refused(folder)
     (folder / "columns.json").write_text(columns)
+    # The columns are of a table; other data are refused for what they are.
+    photos = f"--dataset=folder:{tmp_path}"
+    assert "holds images, which the model does not read" in refused(folder, photos)
     assert run(folder) == 0
     accuracy = records.read_summary(folder)["eval_accuracy"]
     said = capsys.readouterr().out

@@ -13,11 +13,18 @@ from collections.abc import Sequence
 from mp_loop.bench import workloads
 from mp_loop.config import comparison_arms, errors
 
-LOOPS = ("custom", "keras", "fit", "unscaled", "floor", "torch", "stream")
-OPTIONS = ("xla", "recompute", "tf32")
 DEFAULT_ARMS = "keras:float32,keras:bfloat16,custom:bfloat16,floor:bfloat16"
 
-_RECOMPUTE = ("custom", "unscaled", "floor")
+_OURS = ("xla", "recompute", "tf32")
+_OPTIONS = {
+    "custom": _OURS,
+    "keras": ("xla", "tf32"),
+    "fit": ("xla", "tf32"),
+    "unscaled": _OURS,
+    "floor": _OURS,
+    "torch": ("compile", "tf32"),
+    "stream": (),
+}
 _UPDATE = ("custom", "keras", "stream")
 
 
@@ -28,12 +35,16 @@ def parse_arms(text: str) -> list[comparison_arms.Arm]:
       UsageError: an arm is malformed, named twice, or has an option that its loop does
         not take.
     """
-    arms = comparison_arms.parse(text, LOOPS, OPTIONS)
+    known = dict.fromkeys(option for taken in _OPTIONS.values() for option in taken)
+    arms = comparison_arms.parse(text, tuple(_OPTIONS), tuple(known))
     for arm in arms:
-        if "recompute" in arm.options and arm.loop not in _RECOMPUTE:
-            raise errors.UsageError(f"--arms ({text}): {arm.loop} cannot recompute.")
-        if arm.loop == "torch" and arm.options:
-            raise errors.UsageError(f"--arms ({text}): torch takes no options.")
+        taken = _OPTIONS[arm.loop]
+        for option in arm.options:
+            if option not in taken:
+                told = ", ".join(f"+{name}" for name in taken) or "no options"
+                raise errors.UsageError(
+                    f"--arms ({text}): {arm.loop} takes {told}; not '+{option}'."
+                )
     return arms
 
 

@@ -1,6 +1,6 @@
 """The arms of the benchmark that run on TensorFlow.
 
-    program = make("custom", "bfloat16", {"recompute"}, "resnet20", batch_size=128)
+    program = make(task, small_first=True)
     program.run(1)            # one step on a single example builds everything
     program.run(20)           # then steps on whole batches; returns when done
 
@@ -18,87 +18,103 @@ and use Adam. Loops:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.bench import keras_models, keras_updates, workloads
-from mp_loop.step import keras_step, losses, metrics, train_step, updates
+from mp_loop.bench import keras_models, keras_updates, tasks, workloads
+from mp_loop.hardware import devices
+from mp_loop.step import (
+    keras_step,
+    losses,
+    metrics,
+    placement,
+    train_step,
+    updates,
+)
 
 # Takes an iterator over batches, where there is data, and a number of steps.
 Steps = Callable[..., Any]
 
 
-def make(
-    loop: str, precision: str, options: Collection[str], workload: str, batch_size: int
-) -> workloads.Program:
+def make(task: tasks.Task, small_first: bool) -> workloads.Program:
     """Builds and traces an arm.
 
     Args:
-      loop: see the module's docstring.
-      precision: "float16", "bfloat16" or "float32".
-      options: "xla", "recompute" (custom, unscaled and floor), "tf32".
-      workload: a key of `workloads.WORKLOADS`.
-      batch_size: examples of a step.
+      task: of any loop but "torch".
+      small_first: whether the first step is on a single example.
     """
-    tf.config.experimental.enable_tensor_float_32_execution("tf32" in options)
-    model = keras_models.build_model(workload)
-    workload = workloads.WORKLOADS[workload]
-    if workload.is_update:
-        return _traced(keras_updates.make(loop, precision, model))
-    xla = "xla" in options
-    first, batches = _batches(workload, batch_size)
-    if loop == "fit":
-        return _fit(model, precision, xla, first, batches)
-    if loop == "keras":
-        many = _keras(model, precision, xla)
-    else:
-        many = _custom(loop, model, precision, xla, "recompute" in options)
-    return _traced(many, iter(first.concatenate(batches)))
+    tf.config.experimental.enable_tensor_float_32_execution("tf32" in task.arm.options)
+    if task.workload.is_update:
+        return _traced(keras_updates.make(task))
+    model = keras_models.build_model(task.workload)
+    if task.arm.loop == "fit":
+        return _fit(task, model, small_first)
+    make_steps = _keras if task.arm.loop == "keras" else _custom
+    return _traced(make_steps(task, model), _batches(task, small_first))
 
 
-def _keras(model: keras.Model, precision: str, xla: bool) -> Steps:
+def _keras(task: tasks.Task, model: keras.Model) -> Steps:
     """Keras' mixed policy in a handwritten loop."""
+    precision = task.arm.precision
     return keras_step.KerasStep(
         model,
         keras.optimizers.Adam(workloads.LEARNING_RATE),
         keras_models.LOSS,
         precision,
         scaling=precision == "float16",
-        jit_compile=xla,
+        jit_compile=_compiles(task),
     ).run
 
 
-def _custom(
-    loop: str, model: keras.Model, precision: str, xla: bool, recompute: bool
-) -> Steps:
+def _custom(task: tasks.Task, model: keras.Model) -> Steps:
     """Our step, or a part of it."""
     step = train_step.TrainStep(
         model,
         keras.optimizers.Adam(workloads.LEARNING_RATE),
         keras_models.LOSS,
-        precision,
-        jit_compile=xla,
-        recompute=recompute,
+        task.arm.precision,
+        jit_compile=_compiles(task),
+        recompute="recompute" in task.arm.options,
     )
     parts = {"unscaled": _unscaled, "floor": _floor}
-    return parts[loop](step) if loop in parts else step.run
+    loop = task.arm.loop
+    return parts[loop](step, _compiles(task)) if loop in parts else step.run
 
 
-def _batches(
-    workload: workloads.Workload, batch_size: int
-) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """Returns a batch of one example, and a whole batch repeated without end."""
-    single, whole = [
-        tf.data.Dataset.from_tensors(
-            tuple(tf.constant(array) for array in workload.batch(size))
-        )
-        for size in (1, batch_size)
-    ]
-    return single, whole.repeat()
+def _compiles(task: tasks.Task) -> bool:
+    return "xla" in task.arm.options
+
+
+def _batches(task: tasks.Task, small_first: bool) -> Iterator[Any]:
+    """Returns an iterator of the same batch without end."""
+    if task.on_device and devices.has_gpu():
+        return _Waiting(task.workload.batch(task.batch_size))
+    whole = _dataset(task, task.batch_size).repeat()
+    return iter(_dataset(task, 1).concatenate(whole) if small_first else whole)
+
+
+def _dataset(task: tasks.Task, size: int) -> tf.data.Dataset:
+    """A batch in the memory of the host."""
+    batch = task.workload.batch(size)
+    return tf.data.Dataset.from_tensors(tuple(map(tf.constant, batch)))
+
+
+class _Waiting:
+    """A batch that is on the GPU whenever it is asked for."""
+
+    def __init__(self, batch: tuple[np.ndarray, np.ndarray]):
+        with tf.device("GPU:0"):
+            self._batch = tuple(map(tf.constant, batch))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> tuple[tf.Tensor, ...]:
+        return self._batch
 
 
 def _traced(many: Steps, *arguments: Any) -> workloads.Program:
@@ -117,18 +133,15 @@ def _traced(many: Steps, *arguments: Any) -> workloads.Program:
     return workloads.Program(run, nodes, trace_seconds)
 
 
-def _fit(
-    model: keras.Model,
-    precision: str,
-    xla: bool,
-    first: tf.data.Dataset,
-    batches: tf.data.Dataset,
-) -> workloads.Program:
+def _fit(task: tasks.Task, model: keras.Model, small_first: bool) -> workloads.Program:
     """`model.fit`, all steps of a call in one `steps_per_execution`."""
+    precision = task.arm.precision
     mixed = keras_step.under_policy(model, keras_step.POLICIES[precision])
     optimizer = keras.optimizers.Adam(workloads.LEARNING_RATE)
     if precision == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    batches = _dataset(task, task.batch_size).repeat()
+    first = _dataset(task, 1) if small_first else batches
     compiled_for = 0
 
     def run(count: int) -> None:
@@ -137,7 +150,7 @@ def _fit(
             mixed.compile(
                 optimizer,
                 keras_models.LOSS,
-                jit_compile=xla or "auto",  # what users get
+                jit_compile=_compiles(task) or "auto",  # what users get
                 steps_per_execution=count,
             )
             compiled_for = count
@@ -147,11 +160,17 @@ def _fit(
     return workloads.Program(run)
 
 
-def _floor(step: train_step.TrainStep) -> Steps:
+def _floor(step: train_step.TrainStep, xla: bool) -> Steps:
     """Forward and backward, nothing else."""
 
+    def pass_both_ways(inputs: Any, labels: Any) -> Any:
+        return _loss_and_grads(step, inputs, labels)
+
+    # Gradients leave what is compiled, so that XLA computes all of each.
+    compiled = placement.function(pass_both_ways, step.model, xla)
+
     def one(inputs: Any, labels: Any) -> dict[str, tf.Tensor]:
-        loss, grads = _loss_and_grads(step, inputs, labels)
+        loss, grads = compiled(inputs, labels)
         # One number of each gradient keeps them all from being pruned.
         values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in grads]
         firsts = [tf.cast(tf.reshape(v, [-1])[0], tf.float32) for v in values]
@@ -160,7 +179,7 @@ def _floor(step: train_step.TrainStep) -> Steps:
     return _many(one, ("loss", "kept"))
 
 
-def _unscaled(step: train_step.TrainStep) -> Steps:
+def _unscaled(step: train_step.TrainStep, xla: bool) -> Steps:
     """A whole step without loss scale, check and skip."""
     update = updates.make(step.optimizer, step.model.trainable_variables)
     pairs = zip(step.master_weights, step.working_weights, strict=True)
@@ -174,7 +193,7 @@ def _unscaled(step: train_step.TrainStep) -> Steps:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits
         return {"loss": loss}
 
-    return _many(one, ("loss",))
+    return _many(placement.function(one, step.model, xla), ("loss",))
 
 
 def _loss_and_grads(

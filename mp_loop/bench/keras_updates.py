@@ -1,6 +1,6 @@
 """The second half of a step alone: given 16-bit gradients are applied.
 
-    many = make("custom", "bfloat16", model)      # a chain of kernels
+    many = make(task)                             # of a chain of kernels
     many(20)                                      # updates
 
 The model is a chain of kernels; it is never called.
@@ -14,27 +14,27 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.bench import keras_models, workloads
+from mp_loop.bench import keras_models, tasks, workloads
 from mp_loop.step import metrics, train_step
 
 
-def make(
-    loop: str, precision: str, model: keras.Model
-) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+def make(task: tasks.Task) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """Makes the updates of an arm.
 
     Args:
-      loop: "custom", "keras" or "stream", which reads and writes as many bytes.
-      precision: of the gradients.
-      model: whose variables are updated.
+      task: of the loop "custom", "keras" or "stream", which reads and writes as many
+        bytes; the gradients are of its precision.
 
     Returns:
       A function of a number of updates.
     """
-    shapes = [variable.shape for variable in model.trainable_variables]
-    scaled_grads = [tf.random.normal(shape, dtype=precision) for shape in shapes]
+    model = keras_models.build_model(task.workload)
+    scaled_grads = [
+        tf.random.normal(variable.shape, dtype=task.arm.precision)
+        for variable in model.trainable_variables
+    ]
     kinds = {"custom": _custom, "keras": _keras, "stream": _stream}
-    one = kinds[loop](model, scaled_grads)
+    one = kinds[task.arm.loop](model, scaled_grads)
 
     def many(count: tf.Tensor) -> Any:
         return metrics.stack_steps(lambda: {"x": one()}, {"x": tf.float32}, count)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mp_loop.bench import arm_process, workloads
+from mp_loop.bench import arm_process, tasks, workloads
 from mp_loop.config import comparison_arms
 from mp_loop.rendering import numbers
 
@@ -33,16 +34,35 @@ class BenchmarkPlan:
       block_seconds: about what a block of an arm takes in a round.
       memory_budget_mib: MiB that a step may take; 0: no limit.
       same_memory: a step may take what the first arm's step takes.
+      batch_size: examples of a step; 0: those of the workload.
+      on_gpu: whether the workload's are those of a GPU.
+      on_device: whether batches wait on the GPU.
+      together: whether arms start side by side, all with the same batch.
     """
 
     repeats: int
     block_seconds: float
     memory_budget_mib: float = 0.0
     same_memory: bool = False
+    batch_size: int = 0
+    on_gpu: bool = False
+    on_device: bool = False
+    together: bool = False
+
+    def task(
+        self, arm: comparison_arms.Arm, workload: workloads.Workload
+    ) -> tasks.Task:
+        """Returns what a process has to do; the batch is that to begin with."""
+        size = workload.gpu_batch_size if self.on_gpu else 0
+        if not workload.is_update:
+            size = self.batch_size or size
+        size = size or workload.batch_size
+        return tasks.Task(arm, workload, size, self.on_device)
 
 
 def measure(
-    workload: str,
+    name: str,
+    workload: workloads.Workload,
     arms: Sequence[comparison_arms.Arm],
     plan: BenchmarkPlan,
     say: Callable[[str], None] = lambda text: None,
@@ -50,7 +70,8 @@ def measure(
     """Measures the arms of one workload.
 
     Args:
-      workload: a key of `workloads.WORKLOADS`.
+      name: of the workload, for messages.
+      workload: what is trained.
       arms: what to measure; ratios are to the first.
       plan: how to measure.
       say: is told what is going on.
@@ -59,59 +80,78 @@ def measure(
       For each arm by name its figures, or `{"failed": why}`.
     """
     results: dict[str, dict[str, Any]] = {}
+    recorded = functools.partial(_recorded, results, say)
     with contextlib.ExitStack() as stack:
-        running: list[tuple[arm_process.ArmProcess, int]] = []
-        for arm in arms:
-            say(f"{workload}, {arm.name}: starting")
-            try:
-                process, batch_size = _start_largest(arm, workload, plan)
-            except arm_process.ArmFailed as error:
-                say(str(error))
-                results[arm.name] = {"failed": str(error)}
-                continue
-            stack.callback(process.close)
-            if plan.same_memory and not running:
-                budget = process.facts["step_bytes"] / MIB
-                plan = dataclasses.replace(plan, memory_budget_mib=budget)
-            figures = {"batch_size": batch_size, **process.facts, "blocks": []}
-            results[arm.name] = figures
-            trial = process.time(_SHORTEST_BLOCK) / _SHORTEST_BLOCK
-            steps = max(_SHORTEST_BLOCK, round(plan.block_seconds / trial))
-            running.append((process, steps))
+
+        def begin(task: tasks.Task) -> arm_process.ArmProcess:
+            process = arm_process.ArmProcess(task)
+            return stack.enter_context(contextlib.closing(process))
+
+        begun = [begin(plan.task(arm, workload)) for arm in arms if plan.together]
+        running: list[arm_process.ArmProcess] = []
+        for place, arm in enumerate(arms):
+            say(f"{name}, {arm.name}: starting")
+            with recorded(arm.name):
+                if begun:
+                    process = begun[place]
+                else:
+                    process = begin(_largest(arm, workload, plan))
+                process.wait_until_warm()
+                if plan.same_memory and not running:
+                    budget = process.facts["step_bytes"] / MIB
+                    plan = dataclasses.replace(plan, memory_budget_mib=budget)
+                batch_size = {"batch_size": process.task.batch_size}
+                results[arm.name] = {**batch_size, **process.facts, "blocks": []}
+                running.append(process)
+        steps: dict[str, int] = {}
+        for process in running:
+            with recorded(process.name):
+                trial = process.time(_SHORTEST_BLOCK) / _SHORTEST_BLOCK
+                count = max(_SHORTEST_BLOCK, round(plan.block_seconds / trial))
+                steps[process.name] = count
         for number in range(plan.repeats):
-            say(f"{workload}: round {number + 1} of {plan.repeats}")
-            for process, steps in running:
-                seconds = process.time(steps) / steps
-                results[process.name]["blocks"].append(seconds)
+            say(f"{name}: round {number + 1} of {plan.repeats}")
+            for process in running:
+                if "failed" not in results[process.name]:
+                    with recorded(process.name):
+                        count = steps[process.name]
+                        seconds = process.time(count) / count
+                        results[process.name]["blocks"].append(seconds)
     summarize(results)
     return results
 
 
-def _start_largest(
-    arm: comparison_arms.Arm, workload: str, plan: BenchmarkPlan
-) -> tuple[arm_process.ArmProcess, int]:
-    """Starts an arm with the largest batch that the plan allows; and that batch."""
-    batch_size = workloads.WORKLOADS[workload].batch_size
-    if plan.memory_budget_mib:
-        batch_size = largest_batch(
-            lambda size: _step_mib(arm, workload, size),
-            plan.memory_budget_mib,
-            batch_size,
-        )
-    return _start(arm, workload, batch_size), batch_size
+@contextlib.contextmanager
+def _recorded(
+    results: dict[str, dict[str, Any]], say: Callable[[str], None], name: str
+) -> Iterator[None]:
+    """Inside, why an arm fails becomes its result."""
+    try:
+        yield
+    except arm_process.ArmFailed as error:
+        say(str(error))
+        results[name] = {"failed": str(error)}
 
 
-def _start(
-    arm: comparison_arms.Arm, workload: str, batch_size: int
-) -> arm_process.ArmProcess:
-    task = {**dataclasses.asdict(arm), "workload": workload, "batch_size": batch_size}
-    return arm_process.ArmProcess(arm.name, task)
+def _largest(
+    arm: comparison_arms.Arm, workload: workloads.Workload, plan: BenchmarkPlan
+) -> tasks.Task:
+    """The task of an arm with the largest batch that the plan allows."""
+    task = plan.task(arm, workload)
+    if not plan.memory_budget_mib:
+        return task
 
+    def with_batch(size: int) -> tasks.Task:
+        return dataclasses.replace(task, batch_size=size)
 
-def _step_mib(arm: comparison_arms.Arm, workload: str, batch_size: int) -> float:
-    process = _start(arm, workload, batch_size)
-    process.close()
-    return process.facts["step_bytes"] / MIB
+    def step_mib(size: int) -> float:
+        process = arm_process.ArmProcess(with_batch(size))
+        with contextlib.closing(process):
+            process.wait_until_warm()
+            return process.facts["step_bytes"] / MIB
+
+    size = largest_batch(step_mib, plan.memory_budget_mib, task.batch_size)
+    return with_batch(size)
 
 
 def largest_batch(
@@ -143,7 +183,10 @@ def largest_batch(
 
 
 def summarize(results: Mapping[str, dict[str, Any]]) -> None:
-    """Adds medians, and ratios to the first arm that did not fail."""
+    """Adds medians, and ratios to the first arm that did not fail.
+
+    A ratio to no memory at all is None.
+    """
     done = [result for result in results.values() if "failed" not in result]
     for result in done:
         first = done[0]
@@ -156,4 +199,5 @@ def summarize(results: Mapping[str, dict[str, Any]]) -> None:
             [a / b for a, b in zip(per_example, first_per_example, strict=True)]
         )
         for name in ("step_bytes", "process_bytes"):
-            result[f"{name}_ratio"] = result[name] / first[name]
+            nothing = first[name] == 0  # a tiny step may find room in what is held
+            result[f"{name}_ratio"] = None if nothing else result[name] / first[name]

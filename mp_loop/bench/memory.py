@@ -20,7 +20,13 @@ from mp_loop.hardware import environment
 
 
 class Memory(Protocol):
-    """Memory in use, in bytes."""
+    """Memory in use, in bytes.
+
+    Attributes:
+      falls: whether `held` falls again to what it was before, after a step.
+    """
+
+    falls: bool
 
     def held(self) -> int:
         """What is held now."""
@@ -35,6 +41,8 @@ class Memory(Protocol):
 class HostMemory:
     """The resident memory of this process."""
 
+    falls = False  # what is freed stays with the process
+
     def held(self) -> int:
         pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
@@ -47,7 +55,9 @@ class HostMemory:
 
 
 class TensorFlowMemory:
-    """What TensorFlow holds on the first GPU."""
+    """What TensorFlow's allocator has given out of the first GPU, XLA included."""
+
+    falls = True
 
     def __init__(self):
         import tensorflow as tf
@@ -65,7 +75,9 @@ class TensorFlowMemory:
 
 
 class TorchMemory:
-    """What PyTorch holds on the GPU."""
+    """What PyTorch's allocator has given out of the GPU."""
+
+    falls = True
 
     def __init__(self):
         import torch
@@ -88,14 +100,17 @@ def of_framework(name: str) -> Memory:
         import torch
 
         return TorchMemory() if torch.cuda.is_available() else HostMemory()
-    import tensorflow as tf
+    from mp_loop.hardware import devices
 
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    return TensorFlowMemory() if has_gpu else HostMemory()
+    return TensorFlowMemory() if devices.has_gpu() else HostMemory()
 
 
-def host_copies(run: Callable[[int], None]) -> int:
-    """Counts TensorFlow's copies between host and GPU in one call of three steps."""
+def host_copies(run: Callable[[int], None]) -> int | None:
+    """Counts TensorFlow's copies between host and GPU in one call of three steps.
+
+    Returns:
+      How many; None where its profiler does not see the GPU.
+    """
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -104,11 +119,11 @@ def host_copies(run: Callable[[int], None]) -> int:
             run(3)
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    planes = [p for p in space.planes if p.name.startswith("/device:GPU")]
     names = [
         plane.event_metadata[event.metadata_id].name
-        for plane in space.planes
-        if plane.name.startswith("/device:GPU")
+        for plane in planes
         for line in plane.lines
         for event in line.events
     ]
-    return sum("HtoD" in name or "DtoH" in name for name in names)
+    return sum("HtoD" in name or "DtoH" in name for name in names) if planes else None

@@ -36,7 +36,7 @@ def _fill(picture: figure.Figure, results: Mapping[str, Results]) -> None:
     for row, (workload, arms) in zip(grid, results.items(), strict=True):
         done = {name: arm for name, arm in arms.items() if "failed" not in arm}
         times = [arm["time_ratio"]["median"] for arm in done.values()]
-        memories = [arm["step_bytes_ratio"] for arm in done.values()]
+        memories = [arm["step_bytes_ratio"] or 0 for arm in done.values()]
         _bars(row[0], list(done), times, f"{workload}: time")
         _bars(row[1], list(done), memories, f"{workload}: memory of a step")
         row[0].invert_yaxis()

@@ -19,7 +19,7 @@ HEADER = (
     "process memory, MiB",
     "ratio",
     "tracing, s",
-    "first step, s",
+    "until first step, s",
     "graph nodes",
 )
 
@@ -48,10 +48,14 @@ def _cells(name: str, result: Mapping[str, Any]) -> list[str]:
         f"{result['examples_per_second']:.4g}",
         f"{ratio['median']:.3f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
         f"{result['step_bytes'] / measure.MIB:.0f}",
-        f"{result['step_bytes_ratio']:.2f}",
+        _ratio(result["step_bytes_ratio"]),
         f"{result['process_bytes'] / measure.MIB:.0f}",
-        f"{result['process_bytes_ratio']:.2f}",
+        _ratio(result["process_bytes_ratio"]),
         "" if trace is None else f"{trace:.1f}",
-        f"{result['first_step_seconds']:.1f}",
+        f"{result['until_first_step_seconds']:.1f}",
         str(result["graph_nodes"] or ""),
     ]
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

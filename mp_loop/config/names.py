@@ -26,12 +26,13 @@ OWN_SEGMENTERS = ("unet",)
 EMBEDDED_DATA = ("fashion_mnist_mini",)
 # Kinds of data sets that are files on this machine, `kind:PATH`, or code.
 LOCAL_DATA = ("text", "folder", "array_record", "npz", "csv", "jsonl", "module")
+_TABLES = ("csv", "jsonl")
 # Those that may hold more than one label of an example, or numbers.
-_OF_COLUMNS = ("npz", "csv", "jsonl", "module")
+_OF_COLUMNS = ("npz", *_TABLES, "module")
 # What an example has of each task that not all data sets are for.
 _LABELS = {"regression": "targets", "multilabel": "columns of labels"}
 # Those that hold no masks.
-_WITHOUT_MASKS = ("array_record", "csv", "jsonl", "text")
+_WITHOUT_MASKS = ("array_record", *_TABLES, "text")
 PERPLEXITY = "perplexity"
 # What `compile` makes of these names depends on the labels: class numbers, or of
 # several labels 0 and 1.
@@ -117,6 +118,12 @@ def local_path(dataset: str) -> tuple[str, str] | None:
     """
     kind, colon, path = dataset.partition(":")
     return (kind, os.path.expanduser(path)) if colon and kind in LOCAL_DATA else None
+
+
+def is_table(dataset: str) -> bool:
+    """Tells whether a data set is one of rows in files, `csv:PATH` or `jsonl:PATH`."""
+    kind, _ = local_path(dataset) or ("", "")
+    return kind in _TABLES
 
 
 def hint(name: str, known: Collection[str]) -> str:

@@ -139,4 +139,9 @@ class Records(fields.Section):
         "package.module:function, which takes the settings and returns Keras callbacks "
         "(runs that code); they are told of each line and each evaluation.",
     )
+    show_examples: bool = fields.setting(
+        True,
+        "Keep some test examples in test_results.json and show them in the report: "
+        "the worst and the best.",
+    )
     quiet: bool = fields.setting(False, "Print only warnings and errors.")

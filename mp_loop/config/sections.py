@@ -22,9 +22,10 @@ class Data(fields.Section):
         "in a folder for each class, or, for --task=segmentation, in images/ with "
         "their masks in masks/; array_record:PATH, images that `python -m "
         "mp_loop.convert` has written; npz:PATH, arrays x_train, y_train, x_test, "
-        "y_test; csv:PATH or jsonl:PATH, a table of texts or numbers; "
-        "module:package.module:function, which returns arrays (runs that code); or "
-        "text:PATH, a file of text or a folder of .txt files, for --task=causal_lm.",
+        "y_test; csv:PATH or jsonl:PATH, a table of texts, numbers or names of image "
+        "files; module:package.module:function, which returns arrays (runs that "
+        "code); or text:PATH, a file of text or a folder of .txt files, for "
+        "--task=causal_lm.",
     )
     data_dir: str = fields.setting(
         "", "Folder of TFDS data sets; empty: TFDS's default."
@@ -96,6 +97,11 @@ class Data(fields.Section):
     )
     augment: str = fields.setting(
         "none", "Training-time augmentation.", choices=choices.AUGMENTATIONS
+    )
+    max_shift: int = fields.setting(
+        4,
+        "Pixels by which --augment=flip_shift moves images at most.",
+        at_least=0,
     )
     rand_augment: int = fields.setting(
         0,

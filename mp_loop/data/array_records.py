@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors, sections
-from mp_loop.data import decoding, image_files, image_stores
+from mp_loop.data import decoding, image_files, image_stores, resizing
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -251,7 +251,7 @@ def load(data: sections.Data, path: str) -> decoding.Labelled:
     Raises:
       DataError: it cannot be read, or images are of unequal size without `image_size`.
     """
-    store, side = Store.open(data.dataset, path), decoding.whole_side(data)
+    store, side = Store.open(data.dataset, path), resizing.whole_side(data)
     train, test = (store.records(split, side) for split in SPLITS)
     images = _left(data, store, train, test) or _decoded(data, train, test)
     splits = [

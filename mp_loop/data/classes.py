@@ -67,7 +67,7 @@ def assemble(
         test = test.where(kept)
     shown = known if class_names is None else np.array(class_names)[known]
     return decoding.Labelled(
-        decoding.Split(train.inputs, _numbers(train.labels, known)),
+        decoding.Split(train.inputs, _numbers(train.labels, known), train.names),
         decoding.Split(test.inputs, _numbers(test.labels, known), test.names),
         tuple(map(str, shown)),
         kind,

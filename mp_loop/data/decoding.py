@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow.python.framework import ops
 
-from mp_loop.config import errors, sections
+from mp_loop.config import errors
 from mp_loop.data import checksums, targets
 
 MAX_DECODED_BYTES = 4 * 2**30
@@ -51,12 +51,13 @@ class Split:
         tokens, int32 [n, length]; or rows of numbers, float64 [n, columns]. Or images
         that are read as they are needed.
       labels: class numbers, int64 [n]; targets, float64 [n, targets]; 0 and 1, uint8
-        [n, classes]; or masks, uint8 [n, h, w], of the size of the images.
-      names: of examples to evaluate on that are files, their paths; else none.
+        [n, classes]; or masks, uint8 [n, h, w], of the size of the images, perhaps
+        read as they are needed, with these.
+      names: of examples that are files, their paths; else none.
     """
 
     inputs: np.ndarray | NotHeld
-    labels: np.ndarray
+    labels: np.ndarray | NotHeld
     names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -72,7 +73,9 @@ class Split:
         """What changes if anything of the inputs or of the labels does."""
         away = self.not_held
         inputs = checksums.crc32(self.inputs) if away is None else away.checksum
-        return {"inputs": inputs, "labels": checksums.crc32(self.labels)}
+        away = self.labels_not_held
+        labels = checksums.crc32(self.labels) if away is None else away.checksum
+        return {"inputs": inputs, "labels": labels}
 
     @property
     def counts(self) -> None:
@@ -99,6 +102,16 @@ class Split:
     def not_held(self) -> NotHeld | None:
         """The inputs, if they are not in memory: `take` has none of them."""
         return None if isinstance(self.inputs, np.ndarray) else self.inputs
+
+    @property
+    def labels_not_held(self) -> NotHeld | None:
+        """The labels, if they are not in memory."""
+        return None if isinstance(self.labels, np.ndarray) else self.labels
+
+    def one(self, place: int) -> np.ndarray:
+        """Returns the inputs of one example."""
+        away = self.not_held
+        return self.inputs[place] if away is None else away.row(place).numpy()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,38 +203,6 @@ def feature_names(
 def unchanged(pixels: np.ndarray) -> np.ndarray:
     """Returns images as they are."""
     return pixels
-
-
-def whole_side(data: sections.Data) -> int:
-    """The side of the squares that images are resized to, before a crop; 0: none."""
-    return round(data.image_size / data.crop_pct)
-
-
-def resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resizes the largest squares in the middle; uint8 [b, size, size, c]."""
-    return squares(pixels, size).numpy()
-
-
-@tf.function(
-    input_signature=[
-        tf.TensorSpec([None, None, None, None], tf.uint8),
-        tf.TensorSpec([], tf.int32),
-    ],
-    autograph=False,
-)
-def squares(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Does what `resized` does, as one operation: Python's threads need one lock."""
-    with tf.device("CPU:0"):
-        sides = tf.shape(pixels)[1:3]
-        side = tf.reduce_min(sides)
-        top, left = tf.unstack((sides - side) // 2)
-        square = pixels[:, top : top + side, left : left + side]
-
-        def resize() -> tf.Tensor:
-            made = tf.image.resize(square, tf.stack([size, size]), antialias=True)
-            return tf.cast(tf.round(tf.clip_by_value(made, 0, 255)), tf.uint8)
-
-        return tf.cond(side == size, lambda: square, resize)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors
-from mp_loop.data import bad_examples, decoding
+from mp_loop.data import bad_examples, resizing
 from mp_loop.hardware import processor
 
 # Python's own table: the system's differ.
@@ -98,7 +98,7 @@ def decoded(path: str, channels: int = 3, size: int = 0) -> np.ndarray:
       channels: 3: gray is repeated; 1: colors become gray by the weights of
         `tf.image.rgb_to_grayscale`. Transparency is dropped, which leaves the colors
         that are stored under it. 16 bits become 8.
-      size: side of the square that becomes of it, see `decoding.resized`; 0: as it is.
+      size: side of the square that becomes of it, see `resizing.resized`; 0: as it is.
 
     Returns:
       uint8 [h, w, channels].
@@ -149,7 +149,7 @@ def reader(channels: int, size: int) -> Callable[[bytes], tf.Tensor]:
             pixels.set_shape([None, None, None])
             pixels = _with_channels(pixels, channels)
             if size:
-                pixels = decoding.squares(pixels[tf.newaxis], size)[0]
+                pixels = resizing.squares(pixels[tf.newaxis], size)[0]
             return pixels
 
     return read

@@ -21,9 +21,9 @@ from mp_loop.data import (
     bad_examples,
     classes,
     decoding,
-    file_images,
     image_files,
     image_stores,
+    resizing,
     splitting,
 )
 
@@ -179,34 +179,6 @@ def _of_folder(folder: str, before: str, bad: list[str]) -> _Images:
     return tuple(found)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Files:
-    """The images of a split: an `image_stores.Encoded`."""
-
-    folder: str
-    side: int
-    images: _Images
-
-    def place(self, index: int) -> str:
-        """The path of an image, for messages."""
-        return self.images[index].file
-
-    def decoded(self, index: int) -> np.ndarray:
-        """Decodes an image; see `image_files.decoded`."""
-        path = os.path.join(self.folder, self.images[index].file)
-        return image_files.decoded(path, size=self.side)
-
-    def not_held(
-        self, kept: Sequence[int], counted: image_stores.Counted
-    ) -> file_images.FileImages:
-        """Returns some of the images, to be read again."""
-        files = tuple(self.images[i].file for i in kept)
-        shape = (len(files), *counted.shape)
-        return file_images.FileImages(
-            self.folder, files, shape, self.side, counted.pixel_counts, counted.checksum
-        )
-
-
 def _decoded(
     data: sections.Data,
     folder: str,
@@ -215,10 +187,11 @@ def _decoded(
     bad: list[str],
 ) -> classes.Part:
     """Decodes images, in order; see `image_stores.decode`."""
-    files = _Files(folder, decoding.whole_side(data), images)
-    found, kept = image_stores.decode(data, files, len(images), others, bad)
-    images = tuple(images[i] for i in kept)
-    return classes.Part(found, _labels(images), tuple(x.file for x in images))
+    names = tuple(image.file for image in images)
+    files = image_stores.Files(folder, names, resizing.whole_side(data))
+    found, kept = image_stores.decode(data, files, len(names), others, bad)
+    part = classes.Part(found, _labels([images[i] for i in kept]))
+    return dataclasses.replace(part, names=tuple(names[i] for i in kept))
 
 
 def _labels(images: Sequence[_Image]) -> np.ndarray:

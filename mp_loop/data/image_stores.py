@@ -2,20 +2,22 @@
 
     images, kept = image_stores.decode(data, encoded, count, others=0, bad=bad)
 
-`encoded` knows where the images are: in files (`image_folders`) or in records
+`encoded` knows where the images are: in files (`Files`) or in records
 (`array_records`). What is not held is decoded again whenever it is needed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from mp_loop.config import errors, sections
-from mp_loop.data import checksums, decoding, image_files
+from mp_loop.data import checksums, decoding, file_images, image_files
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,41 @@ class Encoded(Protocol):
           kept: their indices.
           counted: what was seen of them.
         """
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Images in files: an `Encoded`.
+
+    Attributes:
+      folder: of all files.
+      files: their paths, relative to the folder, or absolute.
+      side: of the squares that images are resized to; 0: as they are.
+      places: where each file was named, for messages; else none.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    side: int
+    places: tuple[str, ...] = ()
+
+    def place(self, index: int) -> str:
+        """What an image is called in messages."""
+        named = self.files[index]
+        return f"{self.places[index]}, {named}" if self.places else named
+
+    def decoded(self, index: int) -> np.ndarray:
+        """Decodes an image; see `image_files.decoded`."""
+        path = os.path.join(self.folder, self.files[index])
+        return image_files.decoded(path, size=self.side)
+
+    def not_held(self, kept: Sequence[int], counted: Counted) -> decoding.NotHeld:
+        """Returns some of the images, to be read again."""
+        files = tuple(self.files[i] for i in kept)
+        shape = (len(files), *counted.shape)
+        return file_images.FileImages(
+            self.folder, files, shape, self.side, counted.pixel_counts, counted.checksum
+        )
 
 
 class Counted:
@@ -137,14 +174,32 @@ def _store(
     pixels: np.ndarray,
 ) -> _Held | Counted:
     """Decides where the images go, seeing the first of them."""
-    if isinstance(others, np.ndarray) and len(others):
-        return _Held(count, others.shape[1:])
-    if not isinstance(others, (int, np.ndarray)):
-        return Counted(others.shape[1:])
-    more = others if isinstance(others, int) else 0
-    if fits(data, (count + more) * pixels.nbytes):
-        return _Held(count, pixels.shape)
-    return Counted(pixels.shape)
+    is_first = isinstance(others, int) or not others.shape[0]
+    shape = pixels.shape if is_first else others.shape[1:]
+    if holds(data, count, others, pixels.nbytes):
+        return _Held(count, shape)
+    return Counted(shape)
+
+
+def holds(
+    data: sections.Data,
+    count: int,
+    others: int | np.ndarray | decoding.NotHeld,
+    size: int,
+) -> bool:
+    """Decides whether examples are held in memory; see `decode`.
+
+    Args:
+      data: likewise.
+      count: likewise.
+      others: likewise.
+      size: bytes of an example.
+    """
+    if isinstance(others, int):
+        return fits(data, (count + others) * size)
+    if not others.shape[0]:
+        return fits(data, count * size)
+    return isinstance(others, np.ndarray)
 
 
 def fits(data: sections.Data, size: int) -> bool:

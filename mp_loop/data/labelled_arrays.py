@@ -25,6 +25,7 @@ from mp_loop.data import (
     multilabel,
     number_rows,
     regression,
+    resizing,
     splitting,
 )
 
@@ -244,7 +245,7 @@ def _part(
         )
     if kind == "image":
         if task == "segmentation" and data.image_size:
-            labels = masks.resized(labels, decoding.whole_side(data))
+            labels = masks.resized(labels, resizing.whole_side(data))
         return classes.Part(_images(data, x), labels)
     if kind == "row":
         return classes.Part(x.astype(np.float64), labels)
@@ -257,8 +258,8 @@ def _images(data: sections.Data, images: np.ndarray) -> np.ndarray:
         images = images[..., np.newaxis]
     if not data.image_size:
         return images
-    size = decoding.whole_side(data)
-    return _by_parts(data.dataset, lambda x: decoding.resized(x, size), images)
+    size = resizing.whole_side(data)
+    return _by_parts(data.dataset, lambda x: resizing.resized(x, size), images)
 
 
 def _tokens(name: str, texts: np.ndarray, tokenize: Tokenize) -> np.ndarray:

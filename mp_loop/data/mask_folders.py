@@ -18,9 +18,12 @@ from mp_loop.config import errors, sections
 from mp_loop.data import (
     classes,
     decoding,
+    file_masks,
     image_files,
+    image_stores,
     mask_files,
     masks,
+    resizing,
     splitting,
 )
 
@@ -50,19 +53,14 @@ def load(data: sections.Data, folder: str) -> decoding.Labelled:
       folder: its path.
 
     Raises:
-      DataError: something cannot be used, images are of unequal size without
-        `image_size`, or more than `max_data_gib`.
+      DataError: something cannot be used, or images are of unequal size without
+        `image_size`.
     """
     bad: list[str] = []
     train, test = _splits(data, folder, bad)
-    count = len(train) + len(test)
-    parts = tuple(_decoded(data, folder, part, count, bad) for part in (train, test))
-    held = [part for part in parts if len(part.labels)]
-    for part in held[1:]:
-        if part.inputs.shape[1:] != held[0].inputs.shape[1:]:
-            raise decoding.unequal(
-                data.dataset, held[0].inputs.shape[1:], part.inputs[:1]
-            )
+    first = _decoded(data, folder, train, len(test), bad)
+    like = first.inputs if len(first.labels) else 0
+    parts = first, _decoded(data, folder, test, like, bad)
     return masks.assemble(data, parts, bad, _HINT)
 
 
@@ -168,16 +166,23 @@ def read(
             f"{pair.mask}: is {mask.shape}, and its image {image.shape[:2]}"
         )
     if size:
-        image = decoding.resized(image[np.newaxis], size)[0]
+        image = resizing.resized(image[np.newaxis], size)[0]
         mask = masks.resized(mask[np.newaxis], size)[0]
     return image, mask
 
 
 def _decoded(
-    data: sections.Data, folder: str, pairs: list[Pair], count: int, bad: list[str]
+    data: sections.Data,
+    folder: str,
+    pairs: list[Pair],
+    others: int | np.ndarray | decoding.NotHeld,
+    bad: list[str],
 ) -> classes.Part:
-    """Decodes images and masks, in order; what cannot be is left out, and named."""
-    side = decoding.whole_side(data)
+    """Decodes images and masks, in order; what cannot be is left out, and named.
+
+    They are held as `image_stores.decode` holds images.
+    """
+    side = resizing.whole_side(data)
 
     def one(pair: Pair) -> tuple[np.ndarray, np.ndarray] | str:
         try:
@@ -185,34 +190,69 @@ def _decoded(
         except errors.DataError as error:
             return str(error)
 
-    images = labels = None
-    filled, names = 0, []
+    store: _Held | _Counted | None = None
+    kept: list[Pair] = []
     found = image_files.in_parallel(one, pairs)
     for pair, pixels in zip(pairs, found, strict=True):
         if isinstance(pixels, str):
             bad.append(pixels)
             continue
         image, mask = pixels
-        if images is None:
-            _check_size(data, count * (image.nbytes + mask.nbytes))
-            images = np.empty((len(pairs), *image.shape), np.uint8)
-            labels = np.empty((len(pairs), *mask.shape), np.uint8)
-        if image.shape != images.shape[1:]:
+        if store is None:
+            size = image.nbytes + mask.nbytes
+            held = image_stores.holds(data, len(pairs), others, size)
+            shape = image.shape if isinstance(others, int) else others.shape[1:]
+            store = _Held(len(pairs), shape) if held else _Counted(data, shape)
+        if image.shape != store.shape:
             raise decoding.unequal(
-                data.dataset, images.shape[1:], image[np.newaxis], pair.image
+                data.dataset, store.shape, image[np.newaxis], pair.image
             )
-        images[filled], labels[filled] = image, mask
-        names.append(pair.image)
-        filled += 1
-    if images is None:
+        store.add(image, mask)
+        kept.append(pair)
+    if store is None:
         return classes.Part(np.empty((0, 1, 1, 3), np.uint8), np.empty((0, 1, 1), "u1"))
-    return classes.Part(images[:filled], labels[:filled], tuple(names))
+    return store.part(folder, tuple(kept))
 
 
-def _check_size(data: sections.Data, size: int) -> None:
-    if size > data.max_data_gib * 2**30:
-        raise errors.DataError(
-            f"Data set '{data.dataset}' takes {size / 2**30:.3g} GiB decoded, more "
-            f"than --max_data_gib ({data.max_data_gib:g}): images with masks are held "
-            "in memory. --image_size makes them smaller."
-        )
+class _Held:
+    """Holds images and masks in memory."""
+
+    def __init__(self, count: int, shape: tuple[int, ...]):
+        self.shape, self._filled = shape, 0
+        self._images = np.empty((count, *shape), np.uint8)
+        self._masks = np.empty((count, *shape[:2]), np.uint8)
+
+    def add(self, image: np.ndarray, mask: np.ndarray) -> None:
+        """Takes uint8 [h, w, 3] and [h, w]."""
+        self._images[self._filled], self._masks[self._filled] = image, mask
+        self._filled += 1
+
+    def part(self, _folder: str, pairs: tuple[Pair, ...]) -> classes.Part:
+        """Returns those that were added, which these pairs are."""
+        names = tuple(pair.image for pair in pairs)
+        filled = slice(self._filled)
+        return classes.Part(self._images[filled], self._masks[filled], names)
+
+
+class _Counted:
+    """Counts the pixels of images and masks and leaves them in their files."""
+
+    def __init__(self, data: sections.Data, shape: tuple[int, ...]):
+        self.shape = shape
+        self._side = resizing.whole_side(data)
+        self._images = image_stores.Counted(shape)
+        self._masks = file_masks.Counted(data.image_size)
+
+    def add(self, image: np.ndarray, mask: np.ndarray) -> None:
+        """Takes uint8 [h, w, 3] and [h, w]."""
+        self._images.add(image)
+        self._masks.add(mask)
+
+    def part(self, folder: str, pairs: tuple[Pair, ...]) -> classes.Part:
+        """Returns those that were added, which these pairs are."""
+        names = tuple(pair.image for pair in pairs)
+        files = image_stores.Files(folder, names, self._side)
+        images = files.not_held(range(len(names)), self._images)
+        of_masks = tuple(pair.mask for pair in pairs)
+        made = self._masks.of(folder, of_masks, self.shape[:2], self._side)
+        return classes.Part(images, made, names)

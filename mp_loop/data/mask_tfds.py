@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mp_loop.config import errors, sections
-from mp_loop.data import classes, decoding, download, masks, splitting
+from mp_loop.data import classes, decoding, download, masks, resizing, splitting
 
 
 def load(data: sections.Data) -> decoding.Labelled:
@@ -26,7 +26,7 @@ def load(data: sections.Data) -> decoding.Labelled:
     builder = download.prepared_builder(name, data.data_dir)
     keys = features(name, builder.info)
     test = splitting.of_tfds(name, builder.info.splits)
-    side = decoding.whole_side(data)
+    side = resizing.whole_side(data)
     parts: list[classes.Part] = []
     for split in ("train", test):
         like = parts[0].inputs if parts else None
@@ -92,7 +92,7 @@ def examples(
                 f"{mask.shape[1:]}, and its image {image.shape[1:3]}."
             )
         if side:
-            image, mask = decoding.resized(image, side), masks.resized(mask, side)
+            image, mask = resizing.resized(image, side), masks.resized(mask, side)
         yield image, mask
 
 

@@ -11,7 +11,8 @@ classes. `prepare` makes of stored masks what a loss takes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -44,9 +45,48 @@ class Masks:
         return table[labels]
 
 
-def weight(labels: np.ndarray) -> float:
-    """Returns the weight of pixels that count; see `Masks`."""
-    return labels.size / max(1, np.count_nonzero(labels != IGNORED))
+class NotHeld(decoding.NotHeld, Protocol):
+    """Masks that are not in memory; see `file_masks`.
+
+    Attributes:
+      counts: int64 [256], how many pixels have each number.
+      middle_counts: likewise, of those that count in an evaluation.
+    """
+
+    counts: np.ndarray
+    middle_counts: np.ndarray
+
+    def renumbered(self, numbers: np.ndarray) -> NotHeld:
+        """Returns the same with other numbers; see `renumbered`."""
+
+
+def counts(
+    labels: np.ndarray | NotHeld, middle: Callable[[Any], Any] | None = None
+) -> np.ndarray:
+    """Counts the pixels of each number, int64 [256].
+
+    Args:
+      labels: masks, uint8 [n, h, w].
+      middle: cuts out of them what counts in an evaluation; None: all does.
+    """
+    if not isinstance(labels, np.ndarray):
+        return labels.counts if middle is None else labels.middle_counts
+    labels = labels if middle is None else middle(labels)
+    return decoding.pixel_counts(labels[..., np.newaxis])[0]
+
+
+def renumbered(
+    labels: np.ndarray | NotHeld, numbers: np.ndarray
+) -> np.ndarray | NotHeld:
+    """Gives pixels other numbers: `numbers`, uint8 [256], holds that of each."""
+    if isinstance(labels, np.ndarray):
+        return numbers[labels]
+    return labels.renumbered(numbers)
+
+
+def weight(counts: np.ndarray) -> float:
+    """Returns the weight of pixels that count, see `Masks`, of the count of each."""
+    return float(counts.sum() / max(1, counts.sum() - counts[IGNORED]))
 
 
 def prepare(labels: tf.Tensor, weight: float) -> tuple[tf.Tensor, tf.Tensor]:
@@ -66,7 +106,7 @@ def prepare(labels: tf.Tensor, weight: float) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def resized(labels: np.ndarray, size: int) -> np.ndarray:
-    """Does to masks, uint8 [n, h, w], what `decoding.resized` does to images.
+    """Does to masks, uint8 [n, h, w], what `resizing.resized` does to images.
 
     Each pixel is that of the nearest one.
     """
@@ -99,10 +139,10 @@ def assemble(
       DataError: what is bad is not to be left out, there are fewer than two classes,
         or there is nothing to evaluate on.
     """
-    counts = [_counts(part.labels, data.ignore_label) for part in parts]
-    known = np.flatnonzero(counts[0])
+    found = [_not_ignored(part.labels, data.ignore_label) for part in parts]
+    known = np.flatnonzero(found[0])
     names = list(map(str, range(IGNORED + 1))) if class_names is None else class_names
-    used = np.flatnonzero(counts[0] + counts[1])
+    used = np.flatnonzero(found[0] + found[1])
     if len(used) and used[-1] >= len(names):
         raise errors.DataError(
             f"Data set '{data.dataset}' has masks with the number {used[-1]}; with "
@@ -110,8 +150,8 @@ def assemble(
         )
     wanted = used if class_names is None else range(len(names))
     for number in sorted(set(wanted) - set(known)):
-        found = counts[1][number]
-        more = f", but {found} to evaluate on" if found else ""
+        count = found[1][number]
+        more = f", but {count} to evaluate on" if count else ""
         bad.append(f"class {names[number]}: no pixel to train on{more}")
     bad_examples.settle(data.dataset, bad, data.skip_bad_examples)
     if not 2 <= len(known) <= MOST_CLASSES:
@@ -121,14 +161,15 @@ def assemble(
         )
     train, test = (len(part.labels) for part in parts)
     classes.check_evaluation(data, train, test, hint)
-    if not counts[1][known].any():
+    if not found[1][known].any():
         raise errors.DataError(
             f"Data set '{data.dataset}' has no pixel of a class to evaluate on."
         )
     numbers = np.full(IGNORED + 1, IGNORED, np.uint8)
     numbers[known] = np.arange(len(known))
     splits = [
-        decoding.Split(part.inputs, numbers[part.labels], part.names) for part in parts
+        decoding.Split(part.inputs, renumbered(part.labels, numbers), part.names)
+        for part in parts
     ]
     return decoding.Labelled(
         *splits,
@@ -137,9 +178,9 @@ def assemble(
     )
 
 
-def _counts(labels: np.ndarray, ignored: int) -> np.ndarray:
+def _not_ignored(labels: np.ndarray | NotHeld, ignored: int) -> np.ndarray:
     """Counts the pixels of each number that is not ignored, int64 [256]."""
-    counts = decoding.pixel_counts(labels[..., np.newaxis])[0]
+    found = counts(labels).copy()
     if ignored >= 0:
-        counts[ignored] = 0
-    return counts
+        found[ignored] = 0
+    return found

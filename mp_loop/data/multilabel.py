@@ -96,8 +96,8 @@ def assemble(
         )
     classes.check_evaluation(data, len(train), len(test), hint)
     return decoding.Labelled(
-        decoding.Split(parts[0].inputs, train[:, known]),
-        decoding.Split(parts[1].inputs, test[:, known]),
+        decoding.Split(parts[0].inputs, train[:, known], parts[0].names),
+        decoding.Split(parts[1].inputs, test[:, known], parts[1].names),
         tuple(name for name, right in zip(class_names, known, strict=True) if right),
         kind,
     )
@@ -109,7 +109,7 @@ def _with_flags(part: classes.Part, class_names: Sequence[str]) -> classes.Part:
     flags = np.zeros((len(part.labels), len(place)), np.uint8)
     for row, named in zip(flags, part.labels, strict=True):
         row[[place[name] for name in named]] = 1
-    return classes.Part(part.inputs, flags)
+    return classes.Part(part.inputs, flags, part.names)
 
 
 def _sorted(found: set[str]) -> list[str]:

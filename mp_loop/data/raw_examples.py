@@ -29,10 +29,11 @@ from mp_loop.data import (
     mask_tfds,
     multilabel,
     number_rows,
+    resizing,
     sources,
     splitting,
     table_files,
-    tables,
+    table_values,
     targets,
 )
 
@@ -42,7 +43,7 @@ class Example:
     """One example.
 
     Attributes:
-      name: its file, relative to the folder of the data set, or its place in the split.
+      name: its file, as the data set names it, or its place in the split.
       inputs: an image, uint8 [h, w, channels], a text in UTF-8, its tokens, or a row of
         numbers, float64 [columns].
       label: the name of its class; its targets; of several labels 0 or 1 for each
@@ -112,7 +113,7 @@ def read(
     kind, path = local
     is_table = wanted.columns and kind in ("csv", "jsonl")
     if is_table and not split and not os.path.isdir(path):
-        return _of_table(data, path, wanted, kind)
+        return _of_table(data, path, wanted, kind, ahead)
     if kind not in ("folder", "array_record"):
         return _of_memory(data, wanted, split or "test")
     if len(wanted.shape) != 3:
@@ -252,9 +253,12 @@ def _of_records(
 
 
 def _of_table(
-    data: sections.Data, path: str, wanted: Wanted, kind: str
+    data: sections.Data, path: str, wanted: Wanted, kind: str, ahead: int
 ) -> Iterator[Example]:
-    """The rows of a file, named by their lines; labels are where there is a column."""
+    """The rows of a file, named by their lines; labels are where there is a column.
+
+    Rows that name an image are named by it.
+    """
 
     def choose(columns: Sequence[str]) -> tuple[Sequence[str], str]:
         missing = [column for column in wanted.columns if column not in columns]
@@ -268,6 +272,18 @@ def _of_table(
             return wanted.columns, data.label_column
         return (*wanted.columns, *of_labels), data.label_column
 
+    examples = _of_rows(kind, path, choose, wanted)
+    if len(wanted.shape) != 3:
+        return examples
+    read_file = functools.partial(_with_image, os.path.dirname(path), wanted)
+    found = image_files.in_parallel(read_file, examples, ahead)
+    return _checked(data.dataset, found, wanted)
+
+
+def _of_rows(
+    kind: str, path: str, choose: table_files.Choose, wanted: Wanted
+) -> Iterator[Example]:
+    """The rows of a file, bad ones too."""
     bad: list[str] = []
     rows = table_files.rows(kind, path, choose, bad)
     while (row := next(rows, None)) or bad:
@@ -279,6 +295,18 @@ def _of_table(
             yield _of_row(row, wanted)
 
 
+def _with_image(folder: str, wanted: Wanted, example: Example) -> Example:
+    """Decodes the image that an example names."""
+    if example.problem:
+        return example
+    path = os.path.join(folder, example.name)
+    try:
+        pixels = image_files.decoded(path, wanted.shape[-1], wanted.resized_to)
+    except errors.DataError as error:
+        return dataclasses.replace(example, problem=str(error))
+    return dataclasses.replace(example, inputs=pixels)
+
+
 def _label_columns(data: sections.Data, wanted: Wanted) -> tuple[str, ...]:
     """The columns of a table that hold several labels, or targets."""
     named = targets.columns(data.label_column)
@@ -288,11 +316,11 @@ def _label_columns(data: sections.Data, wanted: Wanted) -> tuple[str, ...]:
 
 
 def _of_row(row: table_files.Row, wanted: Wanted) -> Example:
-    """Makes a text, or numbers, of a row of a table."""
+    """Makes a text, numbers, or the name of an image of a row of a table."""
     count = len(wanted.columns)
     inputs, others = row.inputs[:count], row.inputs[count:]
     if wanted.task == "regression":
-        label = _finite(map(tables.number, others))
+        label = _finite(map(table_values.number, others))
     elif wanted.task == "multilabel":
         named = multilabel.names(others[0]) if others else None
         if named is None:
@@ -301,12 +329,15 @@ def _of_row(row: table_files.Row, wanted: Wanted) -> Example:
             known = not {*named} - {*wanted.class_names}
             label = multilabel.flags_of(named, wanted.class_names) if known else None
     else:
-        label = tables.label_text(row.label, wanted.class_names)
-    if wanted.tokenizer is not None:
+        label = table_values.label_text(row.label, wanted.class_names)
+    is_image = len(wanted.shape) == 3
+    if is_image or wanted.tokenizer is not None:
         text = "" if inputs[0] is None else str(inputs[0])
         problem = "" if text else f"column '{wanted.columns[0]}': nothing is there"
+        if is_image:
+            return Example(text or row.place, None, label, problem)
         return Example(row.place, text.encode(errors="replace"), label, problem)
-    values = np.array([[tables.number(value) for value in inputs]])
+    values = np.array([[table_values.number(value) for value in inputs]])
     bad: list[str] = []
     number_rows.usable(values, lambda _, column: wanted.columns[column], bad)
     problem = f"column '{bad[0]}' holds no finite number of float32" if bad else ""
@@ -320,13 +351,13 @@ def _finite(numbers: Iterable[float]) -> tuple[float, ...] | None:
 
 
 def _of_memory(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Example]:
-    """The examples of a split that is read whole, named by their places."""
+    """The examples of a split that is read whole, named by files or their places."""
     splitting.check_name(data.dataset, split)
     if wanted.columns:  # a file may have them in another order
         data = dataclasses.replace(data, input_columns=",".join(wanted.columns))
     source = sources.from_settings(data, wanted.tokenizer, wanted.task)
     part = source.train if split == splitting.TRAIN else source.test
-    pairs = zip(part.inputs, part.labels, strict=True)
+    names = part.names or range(len(part))
 
     def label_of(label: np.ndarray) -> str | tuple[float, ...] | np.ndarray:
         if source.masks is not None:
@@ -339,15 +370,15 @@ def _of_memory(data: sections.Data, wanted: Wanted, split: str) -> Iterator[Exam
         return multilabel.flags_of(named, wanted.class_names)
 
     examples = (
-        Example(place, inputs, label_of(label))
-        for place, (inputs, label) in enumerate(pairs)
+        Example(name, part.one(place), label_of(part.labels[place]))
+        for place, name in enumerate(names)
     )
     return _checked(data.dataset, examples, wanted)
 
 
 def _resized(example: tuple, size: int) -> tuple:
     inputs, label = example
-    return (decoding.resized(inputs, size) if size else inputs), label
+    return (resizing.resized(inputs, size) if size else inputs), label
 
 
 def _checked(

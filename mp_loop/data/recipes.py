@@ -42,12 +42,14 @@ class Recipe:
 
     Attributes:
       augment: one of `choices.AUGMENTATIONS`.
+      max_shift: pixels by which `flip_shift` moves images at most.
       rand_augment: magnitude of RandAugment; 0: none.
       mixup: alpha of MixUp; 0: none.
       cutmix: alpha of CutMix; 0: none.
     """
 
     augment: str = "none"
+    max_shift: int = 4
     rand_augment: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -75,6 +77,13 @@ class Recipe:
                 raise errors.DataError(
                     f"`{field.name}` ('{value}') is for images, not for {source.kind}s."
                 )
+        if self.augment == "flip_shift" and self.max_shift >= min(
+            source.input_shape[:2]
+        ):
+            raise errors.DataError(
+                f"`max_shift` ({self.max_shift}) must be less than the sides of images "
+                f"of {source.input_shape[0]} x {source.input_shape[1]}."
+            )
         if self.mixes and source.task != "classification":
             raise errors.DataError("`mixup` and `cutmix` are for one class per image.")
         if self.mixes and batch_size // replicas % 2:
@@ -98,10 +107,12 @@ class Recipe:
         found = []
         if self.augment != "none":
             draw, change, of_masks = augmentation.AUGMENTATIONS[self.augment]
-            if self.augment == "flip_crop":
-                size = {"size": source.input_shape[:2]}
-                change = functools.partial(change, **size)
-                of_masks = functools.partial(of_masks, **size)
+            given = {"size": source.input_shape[:2]}
+            if self.augment == "flip_shift":
+                given = {"max_shift": self.max_shift}
+                draw = functools.partial(draw, **given)
+            change = functools.partial(change, **given)
+            of_masks = functools.partial(of_masks, **given)
             apply = _of_images(change)
             if source.masks is not None:
                 apply = _of_both(change, of_masks)
@@ -119,7 +130,9 @@ class Recipe:
 
 def from_settings(data: sections.Data) -> Recipe:
     """Returns the recipe of the settings."""
-    return Recipe(data.augment, data.rand_augment, data.mixup, data.cutmix)
+    return Recipe(
+        data.augment, data.max_shift, data.rand_augment, data.mixup, data.cutmix
+    )
 
 
 def _of_both(

@@ -31,6 +31,7 @@ from mp_loop.data import (
     image_files,
     image_folders,
     image_stores,
+    resizing,
     splitting,
 )
 
@@ -176,7 +177,7 @@ def write(
     manifest |= {
         "class_names": list(class_names),
         "channels": given.channels,
-        "resized_to": decoding.whole_side(data),
+        "resized_to": resizing.whole_side(data),
     }
     path = folder / array_records.MANIFEST
     path.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
@@ -193,7 +194,7 @@ def _copied(
     shape: tuple[int, ...] | None,
 ) -> image_stores.Counted | None:
     """Writes the images of a split; returns what was seen of them."""
-    side = decoding.whole_side(data)
+    side = resizing.whole_side(data)
     counted: image_stores.Counted | None = None
 
     def read(example: _Example) -> tuple[_Example, bytes, np.ndarray | str]:

@@ -28,7 +28,7 @@ def assemble(
         evaluate on.
     """
     bad_examples.settle(data.dataset, bad, data.skip_bad_examples)
-    train, test = (decoding.Split(part.inputs, part.labels) for part in parts)
+    train, test = (decoding.Split(x.inputs, x.labels, x.names) for x in parts)
     if not len(train):
         raise errors.DataError(f"Data set '{data.dataset}' has no example to train on.")
     classes.check_evaluation(data, len(train), len(test), hint)

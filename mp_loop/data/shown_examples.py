@@ -33,7 +33,7 @@ def of(source: sources.Source, split: decoding.Split, place: int) -> dict[str, A
       place: of the example in the split.
     """
     name = {"name": split.names[place]} if split.names else {}
-    return name | _shown(source, _inputs(split, place))
+    return name | _shown(source, split.one(place))
 
 
 def _shown(source: sources.Source, inputs: np.ndarray) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def masked(source: sources.Source, place: int, mask: np.ndarray) -> str:
     Returns:
       As `data_uri`.
     """
-    image = source.middle(_inputs(source.test, place)[np.newaxis])[0].astype(np.float32)
+    image = source.middle(source.test.one(place)[np.newaxis])[0].astype(np.float32)
     below = image if image.shape[-1] == 3 else image.mean(axis=-1, keepdims=True)
     colors = np.array([_rgb(i) for i in range(source.num_classes)], np.float32)
     over = np.where(mask[..., np.newaxis] >= 0, (below + colors[mask]) / 2, below)
@@ -80,11 +80,6 @@ def _rgb(number: int) -> list[int]:
     hue = number * 0.618034 % 1  # the golden ratio
     value = 0.95 if number % 2 else 0.7
     return [round(255 * x) for x in colorsys.hsv_to_rgb(hue, 0.85, value)]
-
-
-def _inputs(split: decoding.Split, place: int) -> np.ndarray:
-    away = split.not_held
-    return split.inputs[place] if away is None else away.row(place).numpy()
 
 
 def data_uri(pixels: np.ndarray) -> str:

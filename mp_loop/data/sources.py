@@ -31,6 +31,7 @@ from mp_loop.data import (
     mask_tfds,
     masks,
     number_rows,
+    resizing,
     sequences,
     splitting,
     tables,
@@ -120,8 +121,7 @@ class Source:
     def class_counts(self) -> np.ndarray:
         """Counts the training examples, or pixels, of each class, int64 [classes]."""
         if self.masks is not None:
-            counts = decoding.pixel_counts(self.train.labels[..., np.newaxis])[0]
-            return counts[: self.num_classes]
+            return masks.counts(self.train.labels)[: self.num_classes]
         return np.bincount(self.train.labels, minlength=self.num_classes)
 
     def of_pixels(
@@ -167,10 +167,7 @@ class Source:
 
     def middle(self, images: tf.Tensor) -> tf.Tensor:
         """Cuts out the middle of images, of the size that a model takes."""
-        height, width, _ = self.input_shape
-        top = (images.shape[1] - height) // 2
-        left = (images.shape[2] - width) // 2
-        return images[:, top : top + height, left : left + width]
+        return resizing.middle(images, self.input_shape[:2])
 
 
 def load(
@@ -242,7 +239,7 @@ def from_settings(
         held = isinstance(images, np.ndarray)
         counts = decoding.pixel_counts(images) if held else images.pixel_counts
         mean, std = decoding.moments_of(counts)
-        resized_to = decoding.whole_side(data)
+        resized_to = resizing.whole_side(data)
     if resized_to:
         shape = (data.image_size, data.image_size, shape[-1])
     source = Source(
@@ -265,7 +262,8 @@ def from_settings(
         return source
     # Of the middle, which is what counts.
     splits = (found.train, found.test)
-    weights = tuple(masks.weight(source.middle(split.labels)) for split in splits)
+    counts = (masks.counts(split.labels, source.middle) for split in splits)
+    weights = tuple(map(masks.weight, counts))
     return dataclasses.replace(source, masks=masks.Masks(found.mask_values, weights))
 
 
@@ -308,8 +306,8 @@ def _of_tfds(data: sections.Data, tokenize: Tokenizer | None) -> decoding.Labell
     if is_text:
         convert, at_once = tokenize, 1024
     elif data.image_size:
-        side = decoding.whole_side(data)
-        convert, at_once = functools.partial(decoding.resized, size=side), 1
+        side = resizing.whole_side(data)
+        convert, at_once = functools.partial(resizing.resized, size=side), 1
     else:
         # Images whose size is not declared are compared one by one.
         declared = None not in info.features[feature].shape

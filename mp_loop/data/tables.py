@@ -1,10 +1,11 @@
-"""Tables of labelled texts or numbers: CSV and JSON Lines files.
+"""Tables of labelled texts, numbers or images: CSV and JSON Lines files.
 
     PATH               a file, some rows of which are held out; or a folder with
     PATH/train.csv     and PATH/test.csv (or validation.csv, val.csv, valid.csv)
 
 Columns of numbers become rows, float64 [n, columns]; one column of texts becomes
-tokens, where the model reads tokens.
+tokens, where the model reads tokens, and one of names of image files, which are
+relative to the table's folder, becomes images.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,17 +22,20 @@ from mp_loop.config import errors, sections
 from mp_loop.data import (
     classes,
     decoding,
+    image_files,
+    image_stores,
     multilabel,
     number_rows,
     regression,
+    resizing,
     splitting,
     table_files,
+    table_values,
     targets,
 )
 
 _AT_ONCE = 1024
 _NO_NUMBER = "is no finite number of float32"
-_INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 Tokenize = Callable[[Sequence[bytes]], np.ndarray]
 
@@ -73,6 +76,9 @@ def load(
         parts = train, reader.read(test_file)[0]
     hint = f"PATH/train.{kind} and PATH/test.{kind} hold the rows"
     read = "row" if tokenize is None else "text"
+    if reader.names_images:
+        parts = _decoded(data, os.path.dirname(train_file), *parts, reader.bad)
+        read = "image"
     if task == "regression":
         found = regression.assemble(data, parts, reader.bad, hint, read)
     elif task == "multilabel":
@@ -80,9 +86,30 @@ def load(
             data, parts, reader.bad, hint, reader.class_names, read
         )
     else:
-        parts = _with_integers(*parts)
+        parts = table_values.with_integers(*parts)
         found = classes.assemble(data, parts, reader.bad, hint, kind=read)
     return dataclasses.replace(found, columns=reader.columns)
+
+
+def _decoded(
+    data: sections.Data,
+    folder: str,
+    train: classes.Part,
+    test: classes.Part,
+    bad: list[str],
+) -> tuple[classes.Part, classes.Part]:
+    """Decodes the images that rows name; those that cannot be read are left out."""
+    side = resizing.whole_side(data)
+
+    def of(part: classes.Part, others: int | np.ndarray | decoding.NotHeld) -> Any:
+        files, places = map(tuple, part.inputs.T)
+        encoded = image_stores.Files(folder, files, side, places)
+        images, kept = image_stores.decode(data, encoded, len(files), others, bad)
+        names = tuple(files[i] for i in kept)
+        return classes.Part(images, part.labels[kept], names)
+
+    train = of(train, len(test.labels))
+    return train, of(test, train.inputs)
 
 
 def _files(name: str, kind: str, path: str) -> tuple[str, str | None]:
@@ -105,6 +132,7 @@ class _Reader:
 
     Attributes:
       bad: what was left out.
+      names_images: whether rows name image files, once one was read.
     """
 
     def __init__(
@@ -121,6 +149,8 @@ class _Reader:
         self._has_lists: bool | None = None if one else False
         self._columns: tuple[Sequence[str], str] | None = None
         self._size = 0
+        # None: as the first row says.
+        self.names_images: bool | None = None if tokenize is None else False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -136,7 +166,8 @@ class _Reader:
         """Returns all rows of a file, and which would be held out, bool [n].
 
         Labels are as they stand, str [n]; targets, or 0 and 1, float64 [n, columns]; or
-        tuples of names, [n].
+        tuples of names, [n]. Of images inputs are, str [n, 2], their files and where
+        these were named.
         """
         inputs: list[np.ndarray] = []
         labels: list[Any] = []
@@ -146,7 +177,11 @@ class _Reader:
                 rows = self._with_labels(rows)
             if not rows:
                 continue
-            if self._tokenize is None:
+            if self.names_images is None:
+                self.names_images = _name_images(rows)
+            if self.names_images:
+                rows, values = self._files(rows)
+            elif self._tokenize is None:
                 rows, values = self._numbers(rows, first=not inputs)
             else:
                 texts = [str(row.inputs[0]) for row in rows]
@@ -161,13 +196,14 @@ class _Reader:
             fraction = self._data.validation_fraction
             names = ("\x1f".join(map(str, row.inputs)) for row in rows)
             held_out += [splitting.is_held_out(name, fraction) for name in names]
-        values = np.concatenate(inputs) if inputs else np.zeros((0, 1))
+        nothing = np.zeros((0, 2 if self.names_images else 1))
+        values = np.concatenate(inputs) if inputs else nothing
         return classes.Part(values, self._array(labels)), np.array(held_out, bool)
 
     def _array(self, labels: list[Any]) -> np.ndarray:
         """Makes an array of the labels of all rows; see `read`."""
         if self._task == "classification":
-            return np.array(list(map(_label, labels)), str)
+            return np.array(list(map(table_values.label, labels)), str)
         if self._has_lists:
             return np.fromiter(labels, object, len(labels))
         return np.array(labels, np.float64).reshape(-1, len(self._labels))
@@ -231,6 +267,22 @@ class _Reader:
                 return False
         return True
 
+    def _files(
+        self, rows: list[table_files.Row]
+    ) -> tuple[list[table_files.Row], np.ndarray]:
+        """Returns the rows that name a file, and its name and their places, [n, 2]."""
+        kept = []
+        for row in rows:
+            name = row.inputs[0]
+            if isinstance(name, str) and name:
+                kept.append(row)
+                continue
+            said = "names no file" if name else "is there"
+            place = f"{row.place}, column '{self.columns[0]}'"
+            self.bad.append(f"{place}: {table_values.told(name)} {said}")
+        values = [(row.inputs[0], row.place) for row in kept]
+        return kept, np.array(values, object).reshape(-1, 2)
+
     def _numbers(
         self, rows: list[table_files.Row], first: bool
     ) -> tuple[list[table_files.Row], np.ndarray]:
@@ -240,15 +292,18 @@ class _Reader:
           DataError: a column has no number at all, among the first rows.
         """
         columns = self.columns
-        values = np.array([[number(x) for x in row.inputs] for row in rows])
+        values = np.array(
+            [[table_values.number(x) for x in row.inputs] for row in rows]
+        )
         texts = np.isnan(values).all(axis=0)
         if first and texts.any():
             column = int(np.argmax(texts))
+            value = table_values.told(rows[0].inputs[column])
             raise errors.DataError(
                 f"Data set '{self._data.dataset}': column '{columns[column]}' holds no "
-                "number, but "
-                f"{_told(rows[0].inputs[column])} ({rows[0].place}): texts need a "
-                "--model of keras_hub, and --input_columns chooses columns."
+                f"number, but {value} ({rows[0].place}): texts need a --model of "
+                "keras_hub, images are named in a column of their own, and "
+                "--input_columns chooses columns."
             )
 
         kept = self._usable(values, rows, columns)
@@ -268,7 +323,7 @@ class _Reader:
             kept = np.array([names is not None for names in found], bool)
         else:
             several = self._task == "multilabel"
-            read = multilabel.flag if several else number
+            read = multilabel.flag if several else table_values.number
             found = np.array([[read(x) for x in row.inputs] for row in given])
             why = "is neither 0 nor 1" if several else _NO_NUMBER
             kept = self._usable(found, given, self._labels, why)
@@ -282,9 +337,9 @@ class _Reader:
         """Returns the names in the last column; None, and a note, if there are none."""
         found = multilabel.names(row.inputs[0])
         if found is None:
+            value = table_values.told(row.inputs[0])
             self.bad.append(
-                f"{row.place}, column '{self._labels[0]}': {_told(row.inputs[0])} is "
-                "no list of names"
+                f"{row.place}, column '{self._labels[0]}': {value} is no list of names"
             )
         return found
 
@@ -298,54 +353,16 @@ class _Reader:
         """Tells which rows hold finite numbers only, bool [n]; notes the others."""
 
         def told(row: int, column: int) -> str:
-            value = _told(rows[row].inputs[column])
+            value = table_values.told(rows[row].inputs[column])
             said = why if value != "nothing" else "is there"
             return f"{rows[row].place}, column '{columns[column]}': {value} {said}"
 
         return number_rows.usable(values, told, self.bad)
 
 
-def number(value: Any) -> float:
-    """Returns a value as a number; NaN if it is none."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return float("nan")
-
-
-def label_text(value: Any, class_names: Sequence[str]) -> str | None:
-    """Returns a label as the name of its class, as `load` has it; None if it is none.
-
-    Args:
-      value: what stands in the table.
-      class_names: the names that there are.
-    """
-    if value is None or value == "":
-        return None
-    text = _label(value)
-    if text not in class_names and _INTEGER.fullmatch(text):
-        return str(int(text))
-    return text
-
-
-def _label(value: Any) -> str:
-    """Returns a label as text: true and false as JSON writes them."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _told(value: Any) -> str:
-    """Returns a value for a message."""
-    if value is None or value == "":
-        return "nothing"
-    return repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:37]}..."
-
-
-def _with_integers(*parts: classes.Part) -> tuple[classes.Part, ...]:
-    """Makes integers of the labels if all of them are, so that 10 follows 9."""
-    labels = [part.labels for part in parts]
-    known = np.unique(np.concatenate(labels))
-    if not all(_INTEGER.fullmatch(label) for label in known):
-        return parts
-    return tuple(
-        classes.Part(part.inputs, part.labels.astype(np.int64)) for part in parts
-    )
+def _name_images(rows: list[table_files.Row]) -> bool:
+    """Tells whether rows name image files: whether the first does that has a value."""
+    names = (row.inputs[0] for row in rows if row.inputs[0] not in (None, ""))
+    name = next(names, None)
+    is_one = len(rows[0].inputs) == 1 and isinstance(name, str)
+    return is_one and image_files.is_image(name)

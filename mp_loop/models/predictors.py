@@ -41,7 +41,7 @@ def make(source: sources.Source, model: keras.Model) -> keras.Model:
     """Makes the predictor of a trained model; it shares the model's weights.
 
     What it computes of an image that was resized is what the training computed of it:
-    squares are cropped, resized and rounded as `decoding.resized` does it.
+    squares are cropped, resized and rounded as `resizing.resized` does it.
 
     Args:
       source: what the model was trained on.

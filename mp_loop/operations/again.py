@@ -40,7 +40,10 @@ def after(these: Sequence[tf.Tensor], tensors: Sequence[tf.Tensor]) -> list[tf.T
       tensors: of any dtype.
     """
     if _for_xla.get():  # which ignores control dependencies
-        return list(xla.optimization_barrier(*tensors, *these)[: len(tensors)])
+        # Integers may be axes and shapes, which XLA must know when it compiles.
+        held = [x for x in tensors if x.dtype.is_floating]
+        found = iter(xla.optimization_barrier(*held, *these))
+        return [next(found) if x.dtype.is_floating else x for x in tensors]
     with tf.control_dependencies(these):
         return [tf.identity(x) for x in tensors]
 

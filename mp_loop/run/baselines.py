@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.data import decoding, sources
+from mp_loop.data import masks, sources
 from mp_loop.run import metric
 from mp_loop.step import batch_metrics
 
@@ -41,8 +41,7 @@ def of(source: sources.Source, measured: metric.EvaluationMetric) -> dict[str, f
         counts = np.bincount(source.test.labels)
         return {"majority_accuracy": float(counts.max() / counts.sum())}
     if source.masks is not None:
-        labels = source.middle(source.test.labels)[..., np.newaxis]
-        counts = decoding.pixel_counts(labels)[0][: source.num_classes]
+        counts = masks.counts(source.test.labels, source.middle)[: source.num_classes]
         share = float(counts.max() / counts.sum())
         mean = share / int(np.count_nonzero(counts))
         return {"majority_accuracy": share, "majority_mean_iou": mean}

@@ -73,7 +73,7 @@ class SavedPredictor:
         """
         import keras
 
-        from mp_loop.data import decoding, raw_examples, targets
+        from mp_loop.data import raw_examples, resizing, targets
         from mp_loop.models import language, predictors, saved_models
 
         _register_layers(config.model.model)
@@ -84,7 +84,7 @@ class SavedPredictor:
         model = saved_models.load(str(folder / records.PREDICTOR_FILE))
         # Keras 3.10 makes a list of the one input of a model that it loads.
         model = keras.Model(model.inputs[0], model.output, name=model.name)
-        side = 0 if tokenizer else decoding.whole_side(config.data)
+        side = 0 if tokenizer else resizing.whole_side(config.data)
         shape = tuple(model.inputs[0].shape[1:])
         if side:
             shape = (side, side, shape[-1])

@@ -37,7 +37,10 @@ class Scores(Protocol):
 
 
 def of(
-    source: sources.Source, model: keras.Model, batch_size: int
+    source: sources.Source,
+    model: keras.Model,
+    batch_size: int,
+    show_examples: bool = True,
 ) -> dict[str, Any] | None:
     """Predicts on the test data once, on this process' devices alone.
 
@@ -45,6 +48,7 @@ def of(
       source: the data.
       model: trained, from what `source.prepare` returns.
       batch_size: examples at once.
+      show_examples: whether single examples are told too.
 
     Returns:
       What test_results.json holds; None of a task that has nothing to tell.
@@ -72,7 +76,7 @@ def of(
                 **scores.example(place),
                 **shown_examples.of(source, source.test, place),
             }
-            for place in places
+            for place in (places if show_examples else ())
         ]
     return found
 

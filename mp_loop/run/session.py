@@ -265,9 +265,10 @@ class Session:
         """Writes what the final weights get right and wrong, where that can be told."""
         if not self.has_files:
             return
-        size = self.experiment.config.data.batch_size
+        config = self.experiment.config
+        size, show = config.data.batch_size, config.records.show_examples
         try:
-            found = scoring.of(self.experiment.source, model, size)
+            found = scoring.of(self.experiment.source, model, size, show)
         except tf.errors.OpError as error:  # a file of the test data is gone, say
             said = errors.one_line(error.message)
             logger.warning("No %s: %s", records.TEST_RESULTS_FILE, said)

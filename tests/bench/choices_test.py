@@ -13,6 +13,12 @@ def test_arms_are_read():
         comparison_arms.Arm("custom", "bfloat16", ("recompute", "xla")),
     ]
     assert arms[1].name == "custom:bfloat16+recompute+xla"
+    for text in (
+        "keras:float32+tf32+xla",
+        "torch:float16+compile",
+        "floor:float16+xla",
+    ):
+        assert choices.parse_arms(text)[0].name == text
 
 
 BAD_ARMS = {
@@ -21,8 +27,10 @@ BAD_ARMS = {
     "unknown option": ("custom:float16+fast", "'custom:float16.fast'"),
     "empty": ("", "''"),
     "twice": ("custom:float16,custom:float16", "names custom:float16 twice"),
-    "cannot recompute": ("keras:float16+recompute", "keras cannot recompute"),
-    "torch with options": ("torch:float16+xla", "torch takes no options"),
+    "cannot recompute": ("keras:float16+recompute", "keras takes .*; not '.recompute'"),
+    "torch with XLA": ("torch:float16+xla", "torch takes .compile, .tf32; not '.xla'"),
+    "ours by torch": ("custom:float16+compile", "custom takes .*; not '.compile'"),
+    "stream with options": ("stream:float16+xla", "stream takes no options"),
 }
 
 

@@ -1,8 +1,15 @@
 """Memory of this process, and copies to a GPU."""
 
-import numpy as np
+import contextlib
+import pathlib
+import sys
+import types
 
-from mp_loop.bench import keras_loops, memory
+import numpy as np
+import tensorflow as tf
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+from mp_loop.bench import memory
 
 
 def test_the_peak_is_what_was_held_since_it_was_reset():
@@ -21,7 +28,39 @@ def test_without_a_gpu_it_is_the_process_that_is_measured():
     assert isinstance(memory.of_framework("tensorflow"), memory.HostMemory)
 
 
-def test_without_a_gpu_nothing_is_copied():
-    program = keras_loops.make("custom", "bfloat16", (), "mlp_tiny", 4)
-    program.run(1)
-    assert memory.host_copies(program.run) == 0
+def test_without_a_gpu_there_are_no_copies_to_be_counted():
+    calls = []
+    assert memory.host_copies(calls.append) is None
+    assert calls == [3]
+
+
+def test_copies_are_counted_where_the_profiler_sees_the_gpu(monkeypatch):
+    @contextlib.contextmanager
+    def profile(folder):
+        """Writes what TensorFlow's profiler does of a GPU."""
+        yield
+        space = xplane_pb2.XSpace()
+        space.planes.add(name="/host:CPU")
+        plane = space.planes.add(name="/device:GPU:0")
+        line = plane.lines.add()
+        for number, name in enumerate(("MemcpyHtoD", "gemm", "MemcpyDtoH")):
+            plane.event_metadata[number].name = name
+            line.events.add(metadata_id=number)
+        path = pathlib.Path(folder, "a.xplane.pb")
+        path.write_bytes(space.SerializeToString())
+
+    monkeypatch.setattr(tf.profiler.experimental, "Profile", profile)
+    assert memory.host_copies(lambda steps: None) == 2
+
+
+def test_of_pytorch_it_is_the_allocators_too(monkeypatch):
+    cuda = types.SimpleNamespace(
+        is_available=lambda: True,
+        memory_allocated=lambda: 3,
+        max_memory_allocated=lambda: 5,
+        reset_peak_memory_stats=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    used = memory.of_framework("torch")
+    used.reset_peak()
+    assert used.falls and (used.held(), used.peak()) == (3, 5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mp_loop.config import errors
-from mp_loop.data import decoding, sources, splitting
+from mp_loop.data import decoding, resizing, sources, splitting
 
 GENERATOR = np.random.default_rng(0)
 
@@ -70,7 +70,7 @@ def test_images_are_resized(tmp_path):
     assert made.input_shape == (2, 2, 1) and made.train.inputs.shape == (6, 4, 4, 1)
     made = sources.load(write(tmp_path, good()), image_size=2)
     np.testing.assert_array_equal(
-        made.test.inputs, decoding.resized(images(2)[..., np.newaxis], 2)
+        made.test.inputs, resizing.resized(images(2)[..., np.newaxis], 2)
     )
 
 

@@ -8,14 +8,16 @@ from mp_loop.config import choices
 from mp_loop.data import augmentation, order
 
 
+@pytest.mark.parametrize("small", [0, 64])
 @pytest.mark.parametrize(
     ("flip", "dy", "dx"),
     [(0, 0, 0), (1, 0, 0), (0, 4, 0), (0, -4, 0), (0, 0, 3), (0, 0, -3), (1, -2, 1)],
 )
-def test_flip_shift_is_a_flip_then_a_shift_with_black(flip, dy, dx):
+def test_flip_shift_is_a_flip_then_a_shift_with_black(flip, dy, dx, small, monkeypatch):
+    monkeypatch.setattr(augmentation, "_SMALL", small)
     images = np.random.default_rng(0).integers(1, 256, (2, 6, 5, 3), np.uint8)
     moved = augmentation.flip_shift(
-        tf.constant(images), *tf.constant([[flip] * 2, [dy] * 2, [dx] * 2])
+        tf.constant(images), *tf.constant([[flip] * 2, [dy] * 2, [dx] * 2]), max_shift=4
     )
     wanted = np.zeros_like(images)
     mirrored = images[:, :, ::-1] if flip else images
@@ -29,14 +31,15 @@ def test_flip_shift_is_a_flip_then_a_shift_with_black(flip, dy, dx):
 def test_flip_shift_moves_each_example_its_own_way():
     images = np.random.default_rng(0).integers(1, 256, (2, 6, 5, 1), np.uint8)
     moved = augmentation.flip_shift(
-        tf.constant(images), *tf.constant([[1, 0], [0, 2], [0, 0]])
+        tf.constant(images), *tf.constant([[1, 0], [0, 2], [0, 0]]), max_shift=2
     )
     np.testing.assert_array_equal(moved[0], images[0, :, ::-1])
     np.testing.assert_array_equal(moved[1, 2:], images[1, :-2])
 
 
 def test_augmentation_draws_every_flip_and_shift_about_equally():
-    flip, dy, dx = augmentation.draw_flip_shift(order.random_words(90_000, 0, 0)[:, 1])
+    words = order.random_words(90_000, 0, 0)[:, 1]
+    flip, dy, dx = augmentation.draw_flip_shift(words, max_shift=4)
     # Five standard deviations of a binomial count.
     assert abs(flip.sum() - 45_000) < 5 * 150
     for shift in (dy, dx):

@@ -1,6 +1,7 @@
 """Which batches an epoch holds, and how they are cut."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -121,6 +122,29 @@ def test_augmentation_follows_the_position_not_the_batch_size():
     )
     plain = data_sets.batches(batching.training_batches(made, 8, 1, 1))
     assert any((a != b).any() for (a, _), (b, _) in zip(two, plain, strict=True))
+
+
+@pytest.mark.parametrize("max_shift", [0, 2])
+def test_flip_shift_moves_images_by_max_shift_at_most(max_shift):
+    made = data_sets.source(24)
+    recipe = recipes.Recipe("flip_shift", max_shift=max_shift)
+    moved, plain = (
+        next(iter(batching.training_batches(made, 24, 1, 1, augment=x, raw=True)))[0]
+        for x in (recipe, "none")
+    )
+    found = []
+    for new, old in zip(moved.numpy(), plain.numpy(), strict=True):
+        for image in (old, old[:, ::-1]):
+            wide = np.pad(image, [(3, 3), (3, 3), (0, 0)])
+            found += [
+                max(abs(dy), abs(dx))
+                for dy, dx in itertools.product(range(-3, 4), repeat=2)
+                if np.array_equal(wide[3 - dy : 9 - dy, 3 - dx : 8 - dx], new)
+            ]
+    assert len(found) == 24 and max(found) == max_shift
+    with pytest.raises(errors.DataError, match=r"`max_shift` \(5\) must be less than"):
+        recipe = recipes.Recipe("flip_shift", max_shift=5)
+        batching.training_batches(made, 4, 0, 0, augment=recipe)
 
 
 def test_a_recipe_makes_its_changes_one_after_the_other():

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.config import errors
-from mp_loop.data import batching, decoding, file_images, sources
+from mp_loop.data import batching, file_images, resizing, sources
 from tests.support import photos
 
 SPLIT = {
@@ -74,7 +74,7 @@ def test_images_of_any_size_are_resized_as_those_of_tfds(tmp_path):
     assert made.input_shape == (2, 2, 3) and made.train.inputs.shape == (4, 4, 4, 3)
     assert np.all(made.train.inputs[3] == 200)
     np.testing.assert_array_equal(
-        made.train.inputs[3:], decoding.resized(wide[None], 4)
+        made.train.inputs[3:], resizing.resized(wide[None], 4)
     )
 
 

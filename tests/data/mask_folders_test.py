@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mp_loop.config import errors, sections
-from mp_loop.data import mask_folders, raw_examples, sources
+from mp_loop.data import batching, mask_folders, raw_examples, sources
 from tests.support import data_sets, photos
 
 
@@ -105,9 +106,60 @@ def test_other_folders_are_refused(tmp_path, name):
         load(folder(tmp_path, more, before))
 
 
-def test_more_than_memory_is_refused(tmp_path):
-    with pytest.raises(errors.DataError, match=r"--max_data_gib \(1e-07\)"):
-        load(folder(tmp_path), max_data_gib=1e-7)
+def with_sizes(tmp_path, numbers=(0, 9)):
+    """Images and masks of 6 x 8 pixels, a class for each column or row."""
+    draw = np.random.default_rng(0).integers
+    files = {}
+    for i in range(12):
+        files[f"images/{i}.png"] = draw(0, 256, (6, 8, 3), np.uint8)
+        files[f"masks/{i}.png"] = np.array(numbers, np.uint8)[draw(0, 2, (6, 8, 1))]
+    photos.write(tmp_path, files)
+    return f"folder:{tmp_path}"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_size": 5, "crop_pct": 0.8},
+        {"image_size": 5, "ignore_label": 9},
+        {},
+        {"numbers": (0, 1)},
+    ],
+)
+def test_images_and_masks_beyond_the_limit_are_read_as_they_are_needed(
+    tmp_path, settings
+):
+    settings = {"validation_fraction": 0.4} | settings
+    dataset = with_sizes(tmp_path, settings.pop("numbers", (0, 9)))
+    if "ignore_label" in settings:
+        photos.write(tmp_path, {"masks/0.png": np.full((6, 8, 1), 3, np.uint8)})
+    held = load(dataset, **settings)
+    needed = load(dataset, **settings, max_data_gib=1e-9)
+    for split in ("train", "test"):
+        one, other = getattr(held, split), getattr(needed, split)
+        assert one.not_held is one.labels_not_held is None
+        assert other.not_held is not None and other.labels_not_held is not None
+        assert one.names == other.names and one.checksums == other.checksums
+    assert held.masks == needed.masks and held.class_names == needed.class_names
+    np.testing.assert_array_equal(held.class_counts(), needed.class_counts())
+    for make in (
+        lambda source: batching.training_batches(source, 3, 1, 0, augment="flip_shift"),
+        lambda source: batching.evaluation_batches(source, 2),
+    ):
+        for one, other in zip(make(held), make(needed), strict=True):
+            assert len(one) == len(other) in (2, 3)
+            for x, y in zip(one, other, strict=True):
+                np.testing.assert_array_equal(x, y)
+
+
+def test_a_mask_that_is_gone_is_named_where_it_is_needed(tmp_path):
+    made = load(with_sizes(tmp_path), max_data_gib=1e-9)
+    for name in made.train.labels.files:
+        (tmp_path / name).unlink()
+    with pytest.raises(tf.errors.OpError) as error:
+        list(batching.training_batches(made, 2, 0, 0))
+    said = batching.why_unreadable(error.value)
+    assert said.startswith("masks/") and "No such file" in said, error.value
 
 
 def test_images_to_predict_on_have_masks_where_the_folder_has(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.config import errors
-from mp_loop.data import batching, decoding, masks, recipes, sources
+from mp_loop.data import batching, masks, recipes, resizing, sources
 
 
 def load(dataset, **settings):
@@ -74,7 +74,7 @@ def test_a_mask_is_resized_as_its_image_is(size):
     mask = np.zeros((1, 6, 4), np.uint8)
     mask[:, 1:3, :2] = 200  # the upper left quarter of the square in the middle
     found = masks.resized(mask, size)
-    image = decoding.resized(mask[..., np.newaxis], size)[..., 0]
+    image = resizing.resized(mask[..., np.newaxis], size)[..., 0]
     assert set(np.unique(found)) == {0, 200}
     sure = (image == 0) | (image == 200)
     np.testing.assert_array_equal(found[sure], image[sure])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mp_loop.config import errors, sections
-from mp_loop.data import decoding, raw_examples, sources
+from mp_loop.data import raw_examples, resizing, sources
 from tests.support import data_sets, photos
 
 GRAY = raw_examples.Wanted((28, 28, 1), 0, ("Bag", "Coat"))
@@ -39,7 +39,7 @@ def test_images_of_any_size_are_resized_as_for_the_training(tmp_path):
     found = read("made", RESIZED, "train", data_dir=str(tmp_path))
     assert [x.label for x in found] == ["cat", "dog", "cat"]
     for example, made in zip(found, examples, strict=True):
-        wanted = decoding.resized(made["image"][None], 4)[0]
+        wanted = resizing.resized(made["image"][None], 4)[0]
         np.testing.assert_array_equal(example.inputs, wanted)
 
 
@@ -154,6 +154,38 @@ def test_a_table_has_the_columns_of_the_training_and_may_have_no_labels(tmp_path
     with pytest.raises(errors.DataError, match="no column 'b', which the model reads"):
         (tmp_path / "c.csv").write_text("a,label\n1,no\n")
         read(f"csv:{tmp_path / 'c.csv'}", ROWS)
+
+
+def test_images_of_a_table_are_named_by_their_files(tmp_path):
+    table = b"x,file,label\n1,a.png,no\n2,,7\n3,b.png,7\n4,c.png,\n"
+    photos.write(tmp_path, {"a.png": 1, "c.png": 3, "t.csv": table})
+    wanted = dataclasses.replace(ROWS, shape=(4, 4, 3), columns=("file",))
+    first, empty, missing, last = read(f"csv:{tmp_path / 't.csv'}", wanted)
+    assert (first.name, first.label) == ("a.png", "no") and np.all(first.inputs == 1)
+    assert (last.name, last.label) == ("c.png", None) and np.all(last.inputs == 3)
+    assert (missing.name, missing.label) == ("b.png", "7")
+    assert missing.problem.startswith("No such file")
+    assert (empty.name, empty.problem) == (
+        "t.csv, line 3",
+        "column 'file': nothing is there",
+    )
+
+
+@pytest.mark.parametrize("limit", [1.0, 1e-9])
+def test_images_of_a_table_s_split_are_named_by_their_files(tmp_path, limit):
+    files = {f"{i}.png": i for i in range(20)}
+    lines = [f"{name},{('no', 'yes')[i % 2]}" for i, name in enumerate(files)]
+    table = "\n".join(["file,label", *lines]).encode()
+    photos.write(tmp_path, files | {"t.csv": table})
+    dataset = f"csv:{tmp_path / 't.csv'}"
+    source = sources.load(dataset, validation_fraction=0.4, max_data_gib=limit)
+    data = sections.Data(dataset=dataset, validation_fraction=0.4, max_data_gib=limit)
+    wanted = raw_examples.Wanted((4, 4, 3), 0, ("no", "yes"), columns=("file",))
+    for split, held in (("train", source.train), ("test", source.test)):
+        found = list(raw_examples.read(data, wanted, split))
+        assert [x.name for x in found] == [*held.names]
+        assert all(np.all(x.inputs == files[x.name]) for x in found)
+        assert [x.label for x in found] == [source.class_names[i] for i in held.labels]
 
 
 def test_a_split_of_a_table_is_that_of_the_training(tmp_path):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from mp_loop.config import errors
 from mp_loop.data import batching, decoding, number_rows, sources
+from tests.support import photos
 
 NUMBERS = "a,b,label\n1,2.5,yes\n-3,1e3,no\n\n5,0,yes\n"
 
@@ -177,6 +178,58 @@ def test_a_text_that_is_missing_is_named(tmp_path):
         of(folder, "csv", tokenize=tokenize)
     made = of(folder, "csv", tokenize=tokenize, skip_bad_examples=True)
     assert len(made.train) == 2
+
+
+IMAGES = {f"photos/{i}.png": photos.flat(i, size=4 + i % 2) for i in range(40)}
+# Of each task: the label of an image of this number, as it stands and as it is held.
+OF_IMAGES = {
+    "classification": (lambda i: ("no", "yes")[i % 2], lambda i: i % 2),
+    "multilabel": (lambda i: ["no", "yes"][i % 2 :], lambda i: [i % 2 == 0, 1]),
+    "regression": (lambda i: i / 4, lambda i: [i / 4]),
+}
+
+
+@pytest.mark.parametrize("task", OF_IMAGES)
+@pytest.mark.parametrize("limit", [1.0, 1e-9])
+def test_a_column_of_names_of_files_becomes_images(tmp_path, task, limit):
+    label, held = OF_IMAGES[task]
+    rows = [{"file": name, "label": label(i)} for i, name in enumerate(IMAGES)]
+    photos.write(tmp_path, IMAGES | {"all.jsonl": jsonl(*rows).encode()})
+    settings = {"validation_fraction": 0.3, "max_data_gib": limit, "task": task}
+    with pytest.raises(errors.DataError, match=r"--image_size makes them equal"):
+        of(tmp_path / "all.jsonl", "jsonl", **settings)
+    made = of(tmp_path / "all.jsonl", "jsonl", image_size=4, **settings)
+    assert (made.kind, made.input_shape, made.columns) == (
+        "image",
+        (4, 4, 3),
+        ("file",),
+    )
+    assert (made.train.not_held is None) == (limit == 1)
+    assert {*made.train.names, *made.test.names} == {*IMAGES}
+    for split in (made.train, made.test):
+        assert len(split) == len(split.names) > 5
+        for place, name in enumerate(split.names):
+            number = [*IMAGES].index(name)
+            assert np.all(split.one(place) == number)
+            assert np.all(split.labels[place] == held(number))
+
+
+def test_images_of_a_table_are_by_its_folder_and_bad_ones_are_named(tmp_path):
+    good = ["1.png,yes", f"{tmp_path}/photos/2.png,no"]
+    bad = ["3.png,yes", ",no", "photos.csv,no"]
+    table = "\n".join(["f,label", *good, *bad]).encode()
+    photos.write(
+        tmp_path, {"photos/1.png": 1, "photos/2.png": 2, "photos/a.csv": table}
+    )
+    settings = {"validation_fraction": 0.5, "input_columns": "f"}
+    with pytest.raises(errors.DataError) as refused:
+        of(tmp_path / "photos/a.csv", "csv", **settings)
+    for said in (
+        "a.csv, line 5, column 'f': nothing is there",
+        "a.csv, line 4, 3.png: No such file or directory",
+        "a.csv, line 6, photos.csv: No such file or directory",
+    ):
+        assert said in str(refused.value)
 
 
 CSV = "text,n,label\ngood,1,yes\nbad,2,no\n"

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from mp_loop.config import errors
-from mp_loop.data import decoding, masks, targets
+from mp_loop.data import masks, resizing, targets
 from mp_loop.models import applications, predictors
 from tests.support import data_sets
 
@@ -62,7 +62,7 @@ def test_raw_images_become_the_inputs_of_the_training_bit_for_bit(tmp_path, mode
     predictor = again(predictors.make(source, model), tmp_path)
     for shape in SHAPES.values():
         raw = pixels(shape)
-        inputs = source.prepare(tf.constant(decoding.resized(raw, 12)))
+        inputs = source.prepare(tf.constant(resizing.resized(raw, 12)))
         wanted = tf.nn.softmax(model(inputs)).numpy()
         found = predictor(raw)
         np.testing.assert_array_equal(found["probability"], wanted)
@@ -172,7 +172,7 @@ def test_masks_have_the_numbers_of_the_users(tmp_path):
     assert predictors.mask_values(predictor) == (0, 7, 255)
     images = pixels((20, 12))
     found = predictor.predict(images, verbose=0)
-    inputs = source.prepare(tf.constant(decoding.resized(images, 12)))
+    inputs = source.prepare(tf.constant(resizing.resized(images, 12)))
     wanted = np.array([0, 7, 255], np.uint8)[np.argmax(model(inputs), -1)]
     assert found["mask"].dtype == np.uint8 and len(np.unique(wanted)) == 3
     np.testing.assert_array_equal(found["mask"], wanted)

@@ -18,7 +18,7 @@ LABELS = np.array([[[0, 1], [1, 255]], [[0, 0], [2, 0]]], np.uint8)
 def source(shape=(2, 2, 3)):
     made = data_sets.source(3, shape=shape, test_count=2)
     test = decoding.Split(made.test.inputs, LABELS)
-    of = masks.Masks((0, 7, 9), (1.0, masks.weight(LABELS)))
+    of = masks.Masks((0, 7, 9), (1.0, masks.weight(masks.counts(LABELS))))
     return dataclasses.replace(made, test=test, task="segmentation", masks=of)
 
 

@@ -44,6 +44,9 @@ def test_the_accuracy_is_that_of_the_evaluation(activation):
     ]
     assert record_checks.test_results_damage(read_back(found)) == ""
     assert len(found["worst"]) == 9 and found["worst"][0]["image"].startswith("data:")
+    nothing = scoring.of(source, model, batch_size=4, show_examples=False)
+    assert nothing == found | {"worst": [], "best": []}
+    assert record_checks.test_results_damage(read_back(nothing)) == ""
 
 
 def test_errors_and_baselines_are_in_the_units_of_the_data():
