@@ -18,7 +18,8 @@ class Stage:
       name: of its folder.
       kind: "machine", "command", "tests", "benchmark" or "comparison": how its results
         are read.
-      words: the command, after `python -m`. `{folder}` is where its results go.
+      words: the command, after `python -m`. `{folder}` is where its results go, and
+        `{start}` the seconds in which it should have started what it measures.
       weight: its share of the time that is left, against the weights of the stages
         after it.
       needs: why it cannot run with these flags; empty: it can.
@@ -92,10 +93,10 @@ def stages(inputs: Inputs) -> list[Stage]:
     """Returns the stages of a visit, the most important first."""
     return [
         Stage("machine", "machine", ("mp_loop.doctor", "--json"), 2),
-        Stage("default", "command", _default(inputs.tiny), 2),
-        Stage("gpu_tests", "tests", _gpu_tests(inputs.tiny), 5),
-        _benchmark(TRANSFORMER, inputs.tiny, 7),
-        _benchmark(RESNET, inputs.tiny, 8),
+        Stage("default", "command", _default(inputs.tiny), 3),
+        Stage("gpu_tests", "tests", _gpu_tests(inputs.tiny), 4),
+        _benchmark(TRANSFORMER, inputs.tiny, 8),
+        _benchmark(RESNET, inputs.tiny, 11),
         _benchmark(DECODER, inputs.tiny, 5),
         _vision(inputs),
         _text(inputs),
@@ -132,7 +133,8 @@ def _benchmark(workload: str, tiny: bool, weight: float) -> Stage:
         words += ["--tiny", "--repeats=1", "--block_seconds=0"]
     else:
         arms = ARMS
-        words += ["--start_together", "--batches=device", "--repeats=5"]
+        words += ["--start_together", "--start_seconds={start}", "--batches=device"]
+        words += ["--repeats=5", "--block_seconds=0.5"]
     words += [f"--arms={','.join(arms)}", "--output_dir={folder}/results"]
     return Stage(workload, "benchmark", words, weight)
 

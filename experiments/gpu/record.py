@@ -142,7 +142,7 @@ def goals(benchmarks: Mapping[str, Found]) -> str:
 
 
 def _ratio(ours: Found, theirs: Found, name: str) -> float:
-    return ours[name] / theirs[name]
+    return ours[name] / theirs[name] if theirs[name] else float("nan")
 
 
 def _part(result: Result, found: Any) -> str:
@@ -151,6 +151,7 @@ def _part(result: Result, found: Any) -> str:
         return ""
     if result.stage.kind == "benchmark":
         table = (result.folder / "results" / "benchmark.md").read_text()
+        table = table.partition("\n\n")[2].rstrip()  # under the stage's own heading
         return table + _pictures(result.folder)
     if result.stage.kind == "tests":
         return _of_tests(found)
