@@ -92,6 +92,17 @@ def same_bits(request):
     tf_config.disable_op_determinism()
 
 
+@pytest.fixture
+def compiled_by_keras(same_bits):
+    """Inside a module of `same_bits`: Keras does not compile deterministic kernels."""
+    before = tf_config.is_op_determinism_enabled()
+    if before:
+        tf_config.disable_op_determinism()
+    yield
+    if before:
+        tf.config.experimental.enable_op_determinism()
+
+
 def pytest_collection_finish():
     """Not to look through what is imported, and through all that is traced."""
     gc.collect()

@@ -143,6 +143,7 @@ def test_weights_that_a_callback_sets_are_used():
     assert_equal(model, step)
 
 
+@pytest.mark.usefixtures("compiled_by_keras")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_label_out_of_range_is_an_error(jit_compile):
     inputs, labels = data()

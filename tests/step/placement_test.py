@@ -338,6 +338,7 @@ def fitted(make, **arguments):
     return model
 
 
+@pytest.mark.usefixtures("compiled_by_keras")
 @pytest.mark.parametrize("jit_compile", ["auto", True])
 def test_fit_runs_without_as_well(jit_compile, keras_sees_gpu, caplog):
     make, said = UNREACHABLE["int32 variable"]
@@ -351,6 +352,7 @@ def test_fit_runs_without_as_well(jit_compile, keras_sees_gpu, caplog):
 # Everything that asks for a GPU, where it is told that there is one.
 
 
+@pytest.mark.usefixtures("compiled_by_keras")
 def test_fit_is_compiled_on_a_gpu(keras_sees_gpu, caplog):
     def make():
         keras.utils.set_random_seed(0)
