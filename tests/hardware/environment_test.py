@@ -19,9 +19,7 @@ def test_environment_names_no_host_and_no_home():
 
 def test_peak_memory_is_in_bytes_and_remembers():
     code = """
-import tensorflow as tf
-
-from mp_loop.hardware import devices, environment
+from mp_loop.hardware import environment
 before = environment.peak_memory_bytes()
 block = b"x" * (256 << 20)
 peak = environment.peak_memory_bytes()
