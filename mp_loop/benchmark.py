@@ -119,6 +119,13 @@ def declare(flag_values: flags.FlagValues) -> None:
         "Start the arms of a workload side by side: to trace and compile takes long.",
         flag_values=flag_values,
     )
+    flags.DEFINE_float(
+        "start_seconds",
+        0.0,
+        "Give an arm up that is not warm after so many seconds; 0: never.",
+        lower_bound=0.0,
+        flag_values=flag_values,
+    )
     flags.DEFINE_bool(
         "tiny",
         False,
@@ -149,6 +156,7 @@ def run(_config: settings.Config, flag_values: flags.FlagValues) -> int:
         on_gpu=on_gpu,
         on_device=flag_values.batches == "device",
         together=flag_values.start_together,
+        start_seconds=flag_values.start_seconds,
     )
     results: dict[str, results_plot.Results] = {}
     for name in names:

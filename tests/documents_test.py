@@ -35,7 +35,7 @@ TIMM = (
     "img-size lr mean mixup model-ema model-ema-decay opt ratio reprob scale sched "
     "smoothing std warmup-epochs weight-decay"
 )
-FOREIGN = {"dry-run", "gpus", "logdir", "no-deps", *TIMM.split()}
+FOREIGN = {"dry-run", "gpu_tests_on", "gpus", "logdir", "no-deps", *TIMM.split()}
 
 
 def text(name):

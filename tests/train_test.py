@@ -27,7 +27,7 @@ from mp_loop.data import batching, sources
 from mp_loop.models import catalog  # noqa: F401 (registers the layers of its models)
 from mp_loop.report import run_page
 from mp_loop.run import experiment, locking, records, run_folder
-from tests.support import decoders
+from tests.support import decoders, run_folders
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = ("--model=mlp", "--steps=12", "--log_every=4", "--eval_every=8")
@@ -298,15 +298,17 @@ def test_a_language_model_is_adapted_resumed_and_generates(tmp_path, capsys):
         "--log_every=3",
         "--deterministic",
     )
+    words = (*words, "--steps=6", "--checkpoint_every=4", "--keep_checkpoints=9")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert train.run(config(*words, "--steps=6", f"--output_dir={whole}"), None) == 0
+    assert train.run(config(*words, f"--output_dir={whole}"), None) == 0
     said = capsys.readouterr().out
     found = records.read_summary(whole)
     assert f"perplexity {found['eval_perplexity']:.4f}, loss" in said
     assert found["eval_perplexity"] == pytest.approx(np.exp(found["eval_loss"]))
     assert "perplexity" in (whole / "report.html").read_text()
-    for more in (["--steps=3"], ["--steps=6", "--resume"]):
-        assert train.run(config(*words, *more, f"--output_dir={parts}"), None) == 0
+    run_folders.killed_after(4, whole, parts)
+    again = config(*words, "--resume", f"--output_dir={parts}")
+    assert train.run(again, None) == 0
     assert weights(whole) == weights(parts)
     assert lines(whole)[-1] == lines(parts)[-1]
     model = keras.saving.load_model(whole / "model.keras")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,7 @@ class ArmProcess:
         self.task = task
         self.name = task.arm.name
         self.facts: dict[str, Any] = {}
+        self._started = time.monotonic()
         with contextlib.ExitStack() as stack:
             # Not a pipe: it would be full before anyone reads it.
             self._log = stack.enter_context(
@@ -65,8 +67,13 @@ class ArmProcess:
         """Waits until the first steps are done.
 
         Raises:
-          ArmFailed: the arm cannot be built.
+          ArmFailed: the arm cannot be built, or takes longer than the task allows.
         """
+        limit = self.task.start_seconds
+        left = max(self._started + limit - time.monotonic(), 0.0)
+        if limit and not select.select([self._process.stdout], [], [], left)[0]:
+            self._process.kill()  # others may be starting
+            raise ArmFailed(f"{self.name} was not warm after {limit:g} s")
         self.facts = self._read()
 
     def time(self, steps: int) -> float:

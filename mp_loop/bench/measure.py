@@ -38,6 +38,7 @@ class BenchmarkPlan:
       on_gpu: whether the workload's are those of a GPU.
       on_device: whether batches wait on the GPU.
       together: whether arms start side by side, all with the same batch.
+      start_seconds: after which an arm that is not warm is given up; 0: never.
     """
 
     repeats: int
@@ -48,6 +49,7 @@ class BenchmarkPlan:
     on_gpu: bool = False
     on_device: bool = False
     together: bool = False
+    start_seconds: float = 0.0
 
     def task(
         self, arm: comparison_arms.Arm, workload: workloads.Workload
@@ -57,7 +59,7 @@ class BenchmarkPlan:
         if not workload.is_update:
             size = self.batch_size or size
         size = size or workload.batch_size
-        return tasks.Task(arm, workload, size, self.on_device)
+        return tasks.Task(arm, workload, size, self.on_device, self.start_seconds)
 
 
 def measure(

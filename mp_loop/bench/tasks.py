@@ -23,12 +23,14 @@ class Task:
       batch_size: examples of a step.
       on_device: whether the batch waits on the GPU, where there is one; otherwise it
         is copied there in every step.
+      start_seconds: after which a process that is not warm is given up; 0: never.
     """
 
     arm: comparison_arms.Arm
     workload: workloads.Workload
     batch_size: int
     on_device: bool = False
+    start_seconds: float = 0.0
 
     def to_json(self) -> str:
         """Returns the task as text."""

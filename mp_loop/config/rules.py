@@ -222,10 +222,6 @@ RULES = (
         "device.",
     ),
     Rule(
-        lambda s: s.strategy != "none" and s.jit_compile == "on",
-        "--jit_compile (on) is not available with --strategy={strategy}.",
-    ),
-    Rule(
         lambda s: s.strategy == "multi_worker" and s.rollback,
         "--rollback ({rollback}) is not available with --strategy=multi_worker, whose "
         "chief alone has the checkpoints.",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,15 +87,8 @@ def training_batches(
     context = context or tf.distribute.InputContext()
     recipe = recipes.Recipe(augment) if isinstance(augment, str) else augment
     _check(source, batch_size, recipe, context.num_replicas_in_sync)
-    for argument, value in (("seed", seed), ("epoch", epoch)):
-        if not 0 <= value < 2**63:
-            raise errors.DataError(f"`{argument}` ({value}) must be in [0, 2**63).")
     steps = steps_per_epoch(source, batch_size)
-    if not 0 <= start_batch <= steps:
-        raise errors.DataError(
-            f"`start_batch` ({start_batch}) must be between 0 and the {steps} batches "
-            "of an epoch."
-        )
+    _check_position(seed, epoch, start_batch, steps)
     words = order.random_words(len(source.train), seed, epoch)
     examples = order.shuffled(words)
     changes = recipe.changes(source, words, seed, epoch)
@@ -105,22 +98,7 @@ def training_batches(
     columns = (examples[whole], *weighed, *drawn)
     taken = slice(start_batch * batch_size, None)
     columns = tuple(_share(x[taken], batch_size, context) for x in columns)
-
-    prepare = _prepare(source, raw)
-
-    moves = recipe.augment == "flip_shift"
-
-    def prepared(inputs: tf.Tensor, labels: tf.Tensor, *columns: tf.Tensor) -> tuple:
-        labels = source.prepare_labels(labels)
-        weights = _weights(labels, *columns[: len(weighed)])
-        rest = iter(columns[len(weighed) :])
-        for change in changes:
-            its = itertools.islice(rest, len(change.drawn))
-            inputs, labels = change.apply(inputs, labels, *its)
-        if source.masks is not None:
-            return prepare(inputs), *source.of_pixels(labels, 0, may_ignore=moves)
-        return prepare(inputs), labels, *weights
-
+    prepared = _prepared(source, recipe, changes, len(weighed), raw)
     return _pipeline(source.train, columns, prepared)
 
 
@@ -187,6 +165,51 @@ def _check(
             "replicas."
         )
     recipe.check(source, batch_size, replicas)
+
+
+def _check_position(seed: int, epoch: int, start_batch: int, steps: int) -> None:
+    """Refuses what is no place in the data of a run."""
+    for argument, value in (("seed", seed), ("epoch", epoch)):
+        if not 0 <= value < 2**63:
+            raise errors.DataError(f"`{argument}` ({value}) must be in [0, 2**63).")
+    if not 0 <= start_batch <= steps:
+        raise errors.DataError(
+            f"`start_batch` ({start_batch}) must be between 0 and the {steps} batches "
+            "of an epoch."
+        )
+
+
+def _prepared(
+    source: sources.Source,
+    recipe: recipes.Recipe,
+    changes: Sequence[recipes.Change],
+    weighed: int,
+    raw: bool,
+) -> Callable[..., tuple]:
+    """Makes the function that changes and prepares a batch.
+
+    Args:
+      source: the data set.
+      recipe: of the changes.
+      changes: in order.
+      weighed: how many columns are of `_weighed`; those of the changes follow.
+      raw: as for `training_batches`.
+    """
+    prepare = _prepare(source, raw)
+    moves = recipe.augment == "flip_shift"
+
+    def prepared(inputs: tf.Tensor, labels: tf.Tensor, *columns: tf.Tensor) -> tuple:
+        labels = source.prepare_labels(labels)
+        weights = _weights(labels, *columns[:weighed])
+        rest = iter(columns[weighed:])
+        for change in changes:
+            its = itertools.islice(rest, len(change.drawn))
+            inputs, labels = change.apply(inputs, labels, *its)
+        if source.masks is not None:
+            return prepare(inputs), *source.of_pixels(labels, 0, may_ignore=moves)
+        return prepare(inputs), labels, *weights
+
+    return prepared
 
 
 def _weighed(

@@ -221,8 +221,9 @@ class Replicas:
         wide = {i: grad for i, grad in present.items() if i not in half}
         floats = [v for v in written if v.dtype.is_floating]
         values = [tf.identity(v) for v in floats]
-        means, wide, values = collectives.all_sum((means, wide, values))
+        # First what need not wait for the end of the backward pass.
         half = collectives.all_sum(half) if half else {}
+        means, wide, values = collectives.all_sum((means, wide, values))
         for variable, value in zip(floats, values, strict=True):
             variable.assign(value / self.count)
         collectives.assign_from_first([v for v in written if not v.dtype.is_floating])
@@ -243,7 +244,10 @@ class Replicas:
                 replica * size // self.count,
                 (replica + 1) * size // self.count,
             )
-            return x[first:end]
+            own = x[first:end]
+            if x.shape[0] is not None and x.shape[0] % self.count == 0:
+                own.set_shape([x.shape[0] // self.count, *x.shape[1:]])
+            return own
 
         with tf.device("CPU:0"):  # only these rows go to the replica's device
             return tf.nest.map_structure(rows, batch)
@@ -273,6 +277,14 @@ def as_one_device() -> Iterator[None]:
         yield
     finally:
         distribute_lib._pop_per_thread_mode()
+
+
+def assign(variable: tf.Variable, value: tf.Tensor) -> None:
+    """Assigns to this replica's copy of a variable, whatever its aggregation.
+
+    For values that are equal on all replicas: `variable.assign` would exchange them.
+    """
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
 def call_once(function: Callable[..., None], *tensors: Any) -> None:

@@ -30,6 +30,21 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS: bytes.
 
 
+def peak_gpu_memory_bytes() -> int | None:
+    """The most that TensorFlow's tensors took on any one GPU; None without a GPU."""
+    import tensorflow as tf
+
+    return max(
+        (
+            tf.config.experimental.get_memory_info(gpu.name.split("device:")[-1])[
+                "peak"
+            ]
+            for gpu in tf.config.list_logical_devices("GPU")
+        ),
+        default=None,
+    )
+
+
 def environment() -> dict[str, Any]:
     """What a run ran on: versions, machine, commit. No names of hosts or users."""
     import numpy as np

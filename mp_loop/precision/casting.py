@@ -75,6 +75,15 @@ def is_foreign(layer: keras.layers.Layer) -> bool:
     return quantized or layer.dtype_policy.name != "float32"
 
 
+def is_synchronized(layer: keras.layers.Layer) -> bool:
+    """Tells whether a layer, or one in it, exchanges statistics with other replicas.
+
+    It cannot be cast operation by operation: TensorFlow refuses an exchange in a call
+    that is traced apart.
+    """
+    return any(getattr(x, "synchronized", False) for x in layer._flatten_layers())
+
+
 def has_adapters(layer: keras.layers.Layer) -> bool:
     """Tells whether a layer, or one in it, has a low-rank adapter."""
     return any(getattr(x, "lora_enabled", False) for x in layer._flatten_layers())

@@ -119,7 +119,11 @@ class _Conversion:
         wide = self.float32_outputs and is_output
         if not isinstance(layer, keras.layers.Layer):
             return by_operation.operation(layer, self.how, wide)
-        if self.stays and self.stays.search(layer.name) or casting.is_foreign(layer):
+        if (
+            (self.stays and self.stays.search(layer.name))
+            or casting.is_foreign(layer)
+            or casting.is_synchronized(layer)
+        ):
             return layer
         if is_output and not embeddings.is_reversible(layer):
             if casting.is_head(layer) or not by_operation.gains(layer, self.how):

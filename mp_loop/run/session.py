@@ -227,6 +227,9 @@ class Session:
             "parameters": self.experiment.model.count_params(),
             "seed": config.training.seed,
         }
+        on_gpu = environment.peak_gpu_memory_bytes()
+        if on_gpu is not None:
+            summary["peak_gpu_memory_bytes"] = on_gpu
         del summary["evaluation"]
         if result.best_step is None:
             del summary["best_step"]

@@ -87,7 +87,7 @@ class StepFactory:
             float32_layers=config.precision.float32_layers,
             clip_norm=0.0 if keras_arithmetic else config.optimizer.clip_norm,
             accumulate_steps=config.optimizer.accumulate_steps,
-            jit_compile=self._use_xla(),
+            jit_compile=devices.use_xla(config.training.jit_compile),
             keras_arithmetic=keras_arithmetic,
             recompute=config.precision.recompute,
             all_reduce_dtype=config.parallel.all_reduce_dtype,
@@ -97,7 +97,7 @@ class StepFactory:
 
     def _keras_step(self, rate: Rate) -> keras_step.KerasStep:
         config = self.config
-        jit_compile = self._use_xla()
+        jit_compile = devices.use_xla(config.training.jit_compile)
         if config.precision.precision == "float16":
             # On a CPU Keras' float16 convolutions are emulated one number at a time,
             # five times slower than what XLA makes of them.
@@ -113,7 +113,3 @@ class StepFactory:
             prepare=self.prepare,
             **config.scale.constants,  # the two that `config.rules` lets through
         )
-
-    def _use_xla(self) -> bool:
-        several_devices = self.config.parallel.strategy != "none"
-        return devices.use_xla(self.config.training.jit_compile) and not several_devices

@@ -87,9 +87,15 @@ def accumulated(
     static = isinstance(rows, int)
 
     def micro_batch(i: tf.Tensor | int) -> Batch:
-        return keras.tree.map_structure(
-            lambda x: None if x is None else x[i * size : (i + 1) * size], batch
-        )
+        def part(x: tf.Tensor | None) -> tf.Tensor | None:
+            if x is None:
+                return None
+            if not static or isinstance(i, int):
+                return x[i * size : (i + 1) * size]
+            begin = [i * size, *[0] * (x.shape.rank - 1)]
+            return tf.slice(x, begin, [size, *tf.unstack(tf.shape(x)[1:])])
+
+        return keras.tree.map_structure(part, batch)
 
     # The first one tells which gradients there are.
     means, first = means_and_gradients(micro_batch(0))

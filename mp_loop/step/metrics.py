@@ -60,7 +60,7 @@ def stack_steps(
     """Calls a step many times and stacks its scalar metrics.
 
     They travel as one float64 row, which holds each of them exactly: a loop pays for
-    every tensor it carries.
+    every tensor it carries. What the host measures stays there.
 
     Args:
       one_step: takes one step and returns at least the metrics of `dtypes`.
@@ -70,21 +70,60 @@ def stack_steps(
     Returns:
       The metrics of `dtypes`, each of shape [steps].
     """
+    of_step = [name for name in dtypes if name not in FETCHES]
+    of_host = [name for name in dtypes if name in FETCHES]
+    host_rows = _HostRows(steps, len(of_host)) if of_host else None
 
     def body(i: tf.Tensor, rows: tf.TensorArray) -> tuple:
         metrics = one_step()
-        row = tf.stack([tf.cast(metrics[name], tf.float64) for name in dtypes])
+        row = tf.stack([tf.cast(metrics[name], tf.float64) for name in of_step])
+        if host_rows:
+            host_rows.write(i, [metrics[name] for name in of_host])
         return i + 1, rows.write(i, row)
 
-    rows = tf.TensorArray(tf.float64, size=steps, element_shape=[len(dtypes)])
+    rows = tf.TensorArray(tf.float64, size=steps, element_shape=[len(of_step)])
     _, rows = tf.while_loop(
         lambda i, _: i < steps, body, (tf.constant(0), rows), parallel_iterations=1
     )
-    columns = tf.unstack(rows.stack(), len(dtypes), axis=1)
-    return {
-        name: tf.cast(column, dtype)
-        for (name, dtype), column in zip(dtypes.items(), columns, strict=True)
-    }
+    stacked = tf.unstack(rows.stack(), len(of_step), axis=1)
+    columns = dict(zip(of_step, stacked, strict=True))
+    if host_rows:
+        columns |= dict(zip(of_host, host_rows.columns(), strict=True))
+    return {name: tf.cast(columns[name], dtype) for name, dtype in dtypes.items()}
+
+
+class _HostRows:
+    """Rows of float64 that a loop writes on the host and does not carry.
+
+    A tensor that a loop carries is copied to the device and back in every iteration.
+    """
+
+    def __init__(self, count: tf.Tensor, length: int):
+        """Takes how many rows there will be, int32 [], and of how many numbers."""
+        self._count, self._length = count, length
+        with tf.device("CPU:0"):
+            self._handle, self._flow = tf.raw_ops.TensorArrayV3(
+                size=count, dtype=tf.float64, element_shape=[length]
+            )
+
+    def write(self, i: tf.Tensor, row: list[tf.Tensor]) -> None:
+        """Writes row `i`, of numbers on the host."""
+        with tf.device("CPU:0"):
+            tf.raw_ops.TensorArrayWriteV3(
+                handle=self._handle, index=i, value=tf.stack(row), flow_in=0.0
+            )
+
+    def columns(self) -> list[tf.Tensor]:
+        """Returns the columns, float64 [count], on the host."""
+        with tf.device("CPU:0"):
+            rows = tf.raw_ops.TensorArrayGatherV3(
+                handle=self._handle,
+                indices=tf.range(self._count),
+                flow_in=self._flow,
+                dtype=tf.float64,
+                element_shape=[self._length],
+            )
+            return tf.unstack(rows, self._length, axis=1)
 
 
 def on_next(

@@ -1,4 +1,4 @@
-"""What XLA cannot reach, and a step that then runs without XLA.
+"""What XLA cannot compile, and a step that then runs without XLA.
 
     step = Compiled(one_step, model)
     step(inputs, labels)       # compiled; or uncompiled, after a warning that says why
@@ -7,15 +7,17 @@ TensorFlow keeps some resources on the host whatever device they are made for: i
 and string variables, lookup tables, iterators. XLA refuses a resource of another
 device when the compiled function is run (tensorflow#53192, tensorflow#108071), in
 words that name neither layer nor variable. What a function captures is known as soon
-as it is traced, with or without a GPU.
+as it is traced, with or without a GPU. What replicas exchange stays outside of what is
+compiled, too.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -39,44 +41,43 @@ class Compiled:
         function: Callable[..., Any],
         model: keras.Model,
         on_refusal: Callable[[], None] = lambda: None,
+        name: str = "The step",
         **arguments: Any,
     ):
         """Traces nothing yet.
 
         Args:
-          function: of tensors.
+          function: of tensors; called inside a `tf.function`.
           model: where the owner of what XLA cannot reach is looked for.
           on_refusal: called before `function` is traced for a run without XLA.
+          name: of what is computed, for the warning.
           **arguments: others of `tf.function`; AutoGraph converts nothing.
         """
 
         @functools.wraps(function)
         def checked(*args: Any) -> Any:
-            with again.for_xla():
+            with again.for_xla(), _without_exchange():
                 outputs = function(*args)
-            self._refused = _unreachable_here(args)
-            if self._refused:
-                raise _Refused
+            refused = _unreachable_here(args)
+            if refused:
+                names = ", ".join(describe(refused, model))
+                raise _Refused(f"which cannot reach: {names}")
             return outputs
 
-        self._model = model
         self._on_refusal = on_refusal
-        self._refused: list[tf.Tensor] = []
+        self._name = name
         self._function = tf.function(
             checked, jit_compile=True, autograph=False, **arguments
         )
-        self._uncompiled = tf.function(function, autograph=False, **arguments)
+        self._uncompiled = function
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *args: Any) -> Any:
         """Calls the function."""
         try:
             return self._function(*args)
-        except _Refused:  # while tracing: nothing has run
-            logger.warning(
-                "The step runs without XLA, which cannot reach: %s.",
-                ", ".join(describe(self._refused, self._model)),
-            )
+        except _Refused as reason:  # while tracing: nothing has run
+            logger.warning("%s runs without XLA, %s.", self._name, reason)
         self._on_refusal()
         self._function = self._uncompiled
         return self._function(*args)
@@ -104,8 +105,38 @@ def function(
     return tf.function(around(one_step), autograph=False)
 
 
+def part(
+    function: Callable[..., Any], model: keras.Model, jit_compile: bool, name: str
+) -> Callable[..., Any]:
+    """Makes a part of a step, for use in its `tf.function`; for others as `Compiled`.
+
+    Args:
+      function: of tensors.
+      model: as for `Compiled`.
+      jit_compile: whether XLA compiles it where it can.
+      name: as for `Compiled`.
+    """
+    return Compiled(function, model, name=name) if jit_compile else function
+
+
 class _Refused(Exception):
-    """XLA cannot reach something that the traced function captures."""
+    """XLA cannot compile what was traced; the message says why."""
+
+
+@contextlib.contextmanager
+def _without_exchange() -> Iterator[None]:
+    """Inside, what is traced may not exchange numbers with other replicas."""
+    refused = _Refused("which cannot exchange numbers between replicas")
+    try:
+        yield
+    except RuntimeError as error:
+        if "`merge_call` called" not in str(error):
+            raise
+        raise refused from error
+    # On GPUs TensorFlow would let XLA compile it, which is untested.
+    graph = tf.compat.v1.get_default_graph()
+    if any(op.type.startswith("Collective") for op in graph.get_operations()):
+        raise refused
 
 
 def unreachable(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 
-from mp_loop.step import metrics, train_state
+from mp_loop.step import gradients, metrics, train_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """All that a step computed, for those who look inside while it is traced.
+
+    Attributes:
+      metrics: what the step returns.
+      scaled_grads: what the update got, one for each master.
+      outputs: of the twin, in float32; None where there were micro-batches, or where
+        XLA compiles the step of a replica.
+    """
+
+    metrics: metrics.Metrics
+    scaled_grads: gradients.Gradients
+    outputs: Any
 
 
 class Step(Protocol):

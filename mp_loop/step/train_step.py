@@ -23,7 +23,6 @@ Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 to 3.3.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -43,25 +42,11 @@ from mp_loop.step import (
     metrics,
     placement,
     preparing,
+    protocol,
     scaled_gradients,
     updates,
     variables,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Trace:
-    """All that a step computed, for those who look inside while it is traced.
-
-    Attributes:
-      metrics: what the step returns.
-      scaled_grads: what the update got, one for each master.
-      outputs: of the twin, in float32; None where there were micro-batches.
-    """
-
-    metrics: metrics.Metrics
-    scaled_grads: gradients.Gradients
-    outputs: Any
 
 
 class TrainStep:
@@ -101,7 +86,8 @@ class TrainStep:
       accumulate_steps: micro-batches that a batch is split into. One loss scale, one
         check and one update serve them all.
       jit_compile: compiles the step with XLA, unless the model needs what XLA cannot
-        reach; see `step.placement`.
+        reach; under a strategy what is before and after the all-reduce. See
+        `step.placement`.
       keras_arithmetic: computes every bit as Keras' mixed policy and LossScaleOptimizer
         do, for comparison: 16-bit softmax and bias sums, Keras' own update, and
         batch-norm statistics that a skip moves.
@@ -148,7 +134,6 @@ class TrainStep:
             model,
             accumulate_steps,
             keras_arithmetic=keras_arithmetic,
-            jit_compile=jit_compile,
         )
         self._arithmetic = arithmetic.make(keras_arithmetic, float32_layers)
         made = None
@@ -180,8 +165,13 @@ class TrainStep:
             measure,
         )
         self.prepare = preparing.or_unchanged(prepare)
+        # What replicas exchange, XLA does not compile.
+        self._in_parts = in_parts = jit_compile and self._replicas.strategy is not None
+        name = "The forward and backward pass"
+        self._first_half = placement.part(self._of_batch, model, in_parts, name)
+        self._second_half = placement.part(self._of_sums, model, in_parts, "The update")
         self._step = placement.function(
-            self._of_prepared, model, jit_compile, self._prepared
+            self._of_prepared, model, jit_compile and not in_parts, self._prepared
         )
         self._run = tf.function(self._many_steps, autograph=False)
 
@@ -283,7 +273,7 @@ class TrainStep:
         labels: Any,
         sample_weight: Any = None,
         recompute: bool = True,
-    ) -> Trace:
+    ) -> protocol.Trace:
         """Takes one step; for use inside a `tf.function`.
 
         Args:
@@ -295,23 +285,24 @@ class TrainStep:
         Raises:
           ValueError: no gradient reaches any weight.
         """
-        batch = (inputs, labels, sample_weight)
-        before = self._variables.remember()
-        share = self._replicas.share(self._scale())
-        with self._replicas.own_seeds(self.state.seeds):
-            means, scaled_grads, outputs = self.gradients(batch, share, recompute)
-        written = self._arithmetic.restored(self._variables, before)
-        means, scaled_grads = self._replicas.unite(
-            means, scaled_grads, self._variables.from_float16, [v for v, _ in written]
+        means, scaled_grads, before, outputs = self._first_half(
+            (inputs, labels, sample_weight), recompute
         )
-        applied = self.apply(scaled_grads, tf.math.is_finite(means["loss"]), written)
-        return Trace({**means, **applied}, scaled_grads, outputs)
+        means, scaled_grads = self._replicas.unite(
+            means,
+            scaled_grads,
+            self._variables.from_float16,
+            [variable for variable, _ in self._variables.with_variables(before)],
+        )
+        finite = tf.math.is_finite(means["loss"])
+        applied = self._second_half(scaled_grads, finite, before)
+        return protocol.Trace({**means, **applied}, scaled_grads, outputs)
 
     def apply(
         self,
         scaled_grads: gradients.Gradients,
         forward_finite: tf.Tensor | bool = True,
-        written: variables.Remembered = (),
+        written: Sequence[tuple[tf.Variable, tf.Tensor]] = (),
     ) -> metrics.Metrics:
         """Does the second half of a step: check, unscale, update, next scale.
 
@@ -377,6 +368,24 @@ class TrainStep:
         if isinstance(self.rule, loss_scale.NoLossScale):
             return tf.constant(1.0)
         return self.loss_scale
+
+    def _of_batch(self, batch: gradients.Batch, recompute: bool) -> tuple[Any, ...]:
+        """What one replica computes alone: means, gradients, what it wrote, outputs."""
+        before = self._variables.remember()
+        share = self._replicas.share(self._scale())
+        with self._replicas.own_seeds(self.state.seeds):
+            means, scaled_grads, outputs = self.gradients(batch, share, recompute)
+        before = self._arithmetic.restored(self._variables, before)
+        return means, scaled_grads, before, None if self._in_parts else outputs
+
+    def _of_sums(
+        self,
+        scaled_grads: gradients.Gradients,
+        finite: tf.Tensor,
+        before: variables.Remembered,
+    ) -> metrics.Metrics:
+        """What every replica computes of the same numbers."""
+        return self.apply(scaled_grads, finite, self._variables.with_variables(before))
 
     def _of_prepared(self, *batch: Any) -> metrics.Metrics:
         return self.trace(*batch).metrics

@@ -215,7 +215,7 @@ class FusedUpdate(KerasUpdate):
                 value.assign(value - value * optimizer.weight_decay * rate)
             step(index, scaled_grad * inverse)
         iterations = optimizer.iterations.value
-        iterations.assign_add(tf.ones([], iterations.dtype))
+        replicas.assign(iterations, iterations + 1)
 
     def _stays_finite(self, largest: tf.Tensor, inverse: tf.Tensor) -> tf.Tensor:
         """Tells whether all that the kernels would write is finite, bool [].
@@ -317,7 +317,7 @@ def select(
 ) -> None:
     """Puts `before` back into the variables unless `keep` (bool [])."""
     for variable, old in zip(variables, before, strict=True):
-        variable.assign(tf.where(keep, variable, old))
+        replicas.assign(variable, tf.where(keep, variable, old))
 
 
 def _stayed_finite(

@@ -4,6 +4,7 @@
     before = variables.remember()
     ... forward and backward pass, traced ...
     written = variables.written(before)        # statistics, to be restored in a skip
+    for variable, old in variables.with_variables(written): ...
 
 Each is in one place: trained, frozen, or a random state.
 """
@@ -20,8 +21,8 @@ import tensorflow as tf
 from mp_loop.precision import pairs
 from mp_loop.step import train_state
 
-# A variable and the value that it had before the forward pass.
-Remembered = list[tuple[tf.Variable, tf.Tensor]]
+# What each writable variable held before the forward pass; None: it is not written.
+Remembered = list[tf.Tensor | None]
 
 # The operations that only read what a resource handle stands for.
 _READS = ("ReadVariableOp", "ResourceGather")
@@ -93,11 +94,16 @@ class StepVariables:
         )
 
     def remember(self) -> Remembered:
-        """Returns the writable variables with what they hold now."""
-        return [(variable, tf.identity(variable)) for variable in self.writable]
+        """Returns what the writable variables hold now."""
+        return [tf.identity(variable) for variable in self.writable]
+
+    def with_variables(self, before: Remembered) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """Returns the written variables, each with what it held before."""
+        pairs = zip(self.writable, before, strict=True)
+        return [(variable, old) for variable, old in pairs if old is not None]
 
     def written(self, before: Remembered) -> Remembered:
-        """Returns what the graph traced since `remember` may have written to.
+        """Returns of `before` what the graph traced since then may have written to.
 
         Most models write to a few variables, many to none, and every variable that
         is checked and restored costs a pass over it in every step. Whether a layer
@@ -121,7 +127,10 @@ class StepVariables:
             uses = [] if handle is None else handle.consumers()
             return any(operation.type not in _READS for operation in uses)
 
-        return [(variable, old) for variable, old in before if is_written(variable)]
+        return [
+            old if is_written(variable) else None
+            for variable, old in zip(self.writable, before, strict=True)
+        ]
 
 
 def of_step(model: keras.Model, twin: keras.Model) -> StepVariables:

@@ -54,6 +54,18 @@ def test_an_arm_may_log_more_than_a_pipe_holds_and_says_why_it_ended(stand_in):
     process.close()
 
 
+def test_an_arm_that_compiles_for_too_long_is_given_up(stand_in, monkeypatch):
+    monkeypatch.setitem(globals(), "TASK", dataclasses.replace(TASK, start_seconds=0.2))
+    process = stand_in("exec sleep 60")
+    with pytest.raises(arm_process.ArmFailed, match="was not warm after 0.2 s"):
+        process.wait_until_warm()
+    process.close()
+    process = stand_in("echo {}; exec sleep 60")
+    process.task = dataclasses.replace(TASK, start_seconds=50.0)
+    process.wait_until_warm()
+    process.close()
+
+
 class Allocator:
     """A GPU's memory: 100 bytes are held, a step adds 50, the first one more."""
 

@@ -14,6 +14,7 @@ A request may also hold
     backwards   true: each look at the clock shows an hour less than the one before
 """
 
+import gc
 import importlib
 import itertools
 import json
@@ -156,6 +157,8 @@ def wait(child):
 def main():
     for name in (*IMPORTED, *sys.argv[1:]):
         importlib.import_module(name)
+    gc.freeze()  # or each fork would look through, and copy, what is imported
+    gc.set_threshold(50_000, 20, 20)
     for line in sys.stdin:
         request = json.loads(line)
         number = getattr(signal, request.pop("signal", "SIGKILL"))

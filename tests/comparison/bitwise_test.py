@@ -23,6 +23,8 @@ from mp_loop.run import build
 from mp_loop.step import keras_step
 from tests.support import steps
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 MODELS = ("mlp", "cnn", "resnet20", "vit_tiny")
 OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
 

@@ -137,10 +137,6 @@ REFUSED = {
         {"strategy": "mirrored", "keras_arithmetic": True},
         "--strategy (mirrored) contradicts --keras_arithmetic",
     ),
-    "strategy under XLA": (
-        {"strategy": "mirrored", "jit_compile": "on"},
-        "--jit_compile (on) is not available with --strategy=mirrored.",
-    ),
     "rollback of many workers": (
         {"strategy": "multi_worker", "rollback": 1},
         "--rollback (1) is not available with --strategy=multi_worker",

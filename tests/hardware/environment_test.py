@@ -6,7 +6,9 @@ import pathlib
 import subprocess
 import sys
 
-from mp_loop.hardware import environment
+import tensorflow as tf
+
+from mp_loop.hardware import devices, environment
 
 
 def test_environment_names_no_host_and_no_home():
@@ -34,3 +36,12 @@ print(before, peak, environment.peak_memory_bytes())
     assert 4 << 20 < before < 64 << 20
     assert abs(peak - before - (256 << 20)) < 2 << 20
     assert abs(after - peak) < 1 << 20
+
+
+def test_peak_memory_of_the_gpu_that_held_most(monkeypatch):
+    assert (environment.peak_gpu_memory_bytes() is None) == (not devices.has_gpu())
+    gpus = [tf.config.LogicalDevice(f"/device:GPU:{i}", "GPU") for i in range(2)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    peaks = {"GPU:0": {"peak": 5}, "GPU:1": {"peak": 7}}
+    monkeypatch.setattr(tf.config.experimental, "get_memory_info", peaks.get)
+    assert environment.peak_gpu_memory_bytes() == 7

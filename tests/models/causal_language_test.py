@@ -13,6 +13,8 @@ from tests.support import decoders
 
 keras_hub = pytest.importorskip("keras_hub")
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 LENGTH = 12
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TEXT = "the loss scale doubles, the loss scale halves; "

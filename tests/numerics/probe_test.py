@@ -9,6 +9,8 @@ import mp_loop
 from mp_loop.numerics import counting, float_format, histogram, probe, probe_report
 from tests.support import steps
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 
 def logits_loss():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)

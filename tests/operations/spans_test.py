@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from mp_loop.operations import calls, emission, spans
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 T, WIDTH = 40, 8
 RANDOM = np.random.default_rng(0)
 W = tf.Variable(RANDOM.normal(size=(WIDTH, WIDTH)).astype(np.float32), name="w")

@@ -18,6 +18,8 @@ from mp_loop.numerics import precision_errors
 from mp_loop.precision import coverage, keras_twin, pairing, pairs
 from mp_loop.step import keras_step
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 L = keras.layers
 HALVES = ("float16", "bfloat16")
 # Half a unit in the last place.

@@ -12,6 +12,8 @@ from mp_loop.hardware import devices, processor
 from mp_loop.precision import activations, products
 from tests.support import half_precision
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 
 @pytest.mark.parametrize("dtype", half_precision.HALVES)
 def test_a_bias_gradient_over_many_rows(dtype):

@@ -11,6 +11,8 @@ import mp_loop
 from mp_loop.operations import again
 from mp_loop.precision import recomputation
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 L = keras.layers
 IMAGE = (8, 8, 3)
 

@@ -11,6 +11,8 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.precision import transformer
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 
 def test_attention_softmax_is_of_float32():
     layer = keras.layers.MultiHeadAttention(1, 1, use_bias=False, dropout=0.1)

@@ -14,6 +14,8 @@ from experiments.applications import audit
 from mp_loop.models import catalog
 from mp_loop.precision import coverage, keras_twin, offloading, pairs, twins
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 L = keras.layers
 EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # half a unit in the last place
 HALVES = tuple(EPSILON)

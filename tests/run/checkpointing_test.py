@@ -16,6 +16,8 @@ from mp_loop.precision import pairs
 from mp_loop.run import checkpointing
 from tests.support import steps
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 
 def make(folder, step=None, keep=2, **arguments):
     step = step or steps.make()

@@ -13,6 +13,8 @@ from mp_loop.cli import app
 from mp_loop.config import errors
 from mp_loop.run import build, records
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 
 def config(*words):
     parsed, _ = app.parse(["train", *map(str, words)])

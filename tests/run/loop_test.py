@@ -1,5 +1,7 @@
 """The outer loop: what is due when, giving up, stopping, resuming."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,21 @@ import pytest
 import mp_loop
 from mp_loop.run import checkpointing, loop, planning, records, run_folder
 from tests.support import steps
+
+pytestmark = pytest.mark.usefixtures("same_bits")
+
+
+@functools.cache
+def traced(rule):
+    """A step, an evaluation and what its variables were, for all trainings of a rule.
+
+    Each is over, and looked at, before the next begins.
+    """
+    keras.utils.clear_session(free_memory=False)  # names start anew
+    step = steps.make(loss_scale=rule, metrics=["accuracy"])
+    metric = "sparse_categorical_accuracy"
+    evaluate = mp_loop.EvalStep(step.model, steps.loss(), metric)
+    return step, evaluate, [v.numpy() for v in step.state.named().values()]
 
 
 class Session:
@@ -24,9 +41,11 @@ class Session:
         early_stopping=0,
         **rule,
     ):
-        keras.utils.clear_session(free_memory=False)  # names start anew
-        rule = mp_loop.DynamicLossScale(**rule)
-        self.step = steps.make(loss_scale=rule, metrics=["accuracy"])
+        found = traced(mp_loop.DynamicLossScale(**rule))
+        self.step, self.evaluate, beginning = found
+        variables = self.step.state.named().values()
+        for variable, value in zip(variables, beginning, strict=True):
+            variable.assign(value)
         self.plan = planning.Plan(
             total,
             4,
@@ -52,14 +71,11 @@ class Session:
         self.stop_at = stop_at
 
     def __call__(self):
-        evaluate = mp_loop.EvalStep(
-            self.step.model, steps.loss(), "sparse_categorical_accuracy"
-        )
         try:
             return loop.Loop(
                 self.step,
                 lambda epoch, start: steps.batches(epoch, start, self.poison),
-                lambda: self.told() or evaluate(steps.batches(99, 0)),
+                lambda: self.told() or self.evaluate(steps.batches(99, 0)),
                 self.plan,
                 self.run,
                 self.checkpoints,
@@ -69,6 +85,10 @@ class Session:
             ).train()
         finally:
             self.run.close()
+
+    def state(self):
+        """The exact content of all that is trained, and of the seeds."""
+        return steps.trained(self.step), steps.bits(self.step.state.seeds)
 
     def told(self):
         if self.accuracies is None:
@@ -100,7 +120,7 @@ def test_lines_counters_and_result(tmp_path):
 
 
 def test_loss_and_metric_of_a_line_are_means_of_the_updates_since_the_line_before(
-    tmp_path,
+    tmp_path, monkeypatch
 ):
     session = Session(tmp_path / "run", total=8, poison={1, 6, 7})
     seen, run = [], session.step.run
@@ -112,7 +132,7 @@ def test_loss_and_metric_of_a_line_are_means_of_the_updates_since_the_line_befor
         seen.extend(values if applied else None for *values, applied in rows)
         return metrics
 
-    session.step.run = noting
+    monkeypatch.setattr(session.step, "run", noting)
     session()
     lines = records.read_metrics(tmp_path / "run")
     for number, line in enumerate(lines):
@@ -128,10 +148,10 @@ def test_loss_and_metric_of_a_line_are_means_of_the_updates_since_the_line_befor
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A training that nothing stopped."""
+    """The folder of a training that nothing stopped, and its state at the end."""
     session = Session(tmp_path_factory.mktemp("whole") / "run", poison={2})
     session()
-    return session
+    return session.run.folder, session.state()
 
 
 @pytest.mark.parametrize("stop_at", [6, 8, 9])
@@ -143,10 +163,10 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, whole, sto
     assert interruption.value.step == stop_at
     second = Session(tmp_path / "parts", poison={2}, resume=True)
     second()
-    assert steps.trained(second.step) == steps.trained(whole.step)
-    assert steps.bits(second.step.state.seeds) == steps.bits(whole.step.state.seeds)
+    folder, state = whole
+    assert second.state() == state
     for read in (records.read_metrics, records.read_evaluations):
-        one, other = read(whole.run.folder), read(tmp_path / "parts")
+        one, other = read(folder), read(tmp_path / "parts")
         assert str(untimed(one)) == str(untimed(other))  # as text: nan equals nan
 
 
@@ -210,6 +230,7 @@ def test_a_run_that_gets_no_better_ends_early_with_its_best_weights(tmp_path):
     result = whole()
     assert (result.steps, result.best_step) == (16, 8)
     assert result.evaluation["eval_accuracy"] == 0.7
+    state = whole.state()
     # Training goes on from the last state, not from the best one.
     paths = sorted(path.name for path in (tmp_path / "whole/checkpoints").iterdir())
     assert paths[0] == "step-00000008" and paths[-1] == "step-00000016"
@@ -220,10 +241,10 @@ def test_a_run_that_gets_no_better_ends_early_with_its_best_weights(tmp_path):
     second = Session(tmp_path / "parts", **arguments, resume=True)
     again = second()
     assert (again.steps, again.best_step) == (16, 8)
-    assert steps.trained(second.step) == steps.trained(whole.step)
+    assert second.state() == state
     finished = Session(tmp_path / "parts", **arguments, resume=True)
     assert finished().best_step == 8 and not finished.lines
-    assert steps.trained(finished.step) == steps.trained(whole.step)
+    assert finished.state() == state
 
     patient = Session(tmp_path / "patient", **arguments | {"early_stopping": 3})
     result = patient()

@@ -2,9 +2,12 @@
 
 import keras
 import numpy as np
+import pytest
 
 from mp_loop.step import averaging, keras_step
 from tests.support import steps, two_devices
+
+pytestmark = pytest.mark.usefixtures("same_bits")
 
 DECAY = 0.5
 

@@ -10,6 +10,8 @@ import tensorflow as tf
 import mp_loop
 from mp_loop.step import fit
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 BATCH, COUNT, EPOCHS = 16, 64, 3
 RULE = mp_loop.DynamicLossScale(2.0**17, growth_interval=3)
 
@@ -141,6 +143,7 @@ def test_weights_that_a_callback_sets_are_used():
     assert_equal(model, step)
 
 
+@pytest.mark.usefixtures("compiled_by_keras")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_label_out_of_range_is_an_error(jit_compile):
     inputs, labels = data()

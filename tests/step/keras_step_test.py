@@ -9,6 +9,8 @@ import mp_loop
 from mp_loop.step import keras_step
 from tests.support import steps
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 
 def make_step(precision, model=None, **arguments):
     return keras_step.KerasStep(

@@ -16,6 +16,8 @@ from mp_loop.run import build
 from mp_loop.step import keras_step, optimizers, placement, schedules
 from tests.support import steps
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 L = keras.layers
 PRECISIONS = ("float16", "bfloat16", "float32")
 METRIC = "sparse_categorical_accuracy"
@@ -143,7 +145,14 @@ FUNCTIONS |= {
 FUNCTIONS["evaluation"] = of_evaluation
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+# float16 captures all that bfloat16 does, and a loss scale.
+CAPTURED = [
+    pytest.param(name, marks=[pytest.mark.slow] * ("bfloat16" in name))
+    for name in FUNCTIONS
+]
+
+
+@pytest.mark.parametrize("name", CAPTURED)
 def test_a_gpu_can_hold_all_that_is_captured(name, monkeypatch):
     traced = FUNCTIONS[name]()  # for this machine, without XLA
     monkeypatch.setattr(devices, "has_gpu", lambda: True)
@@ -276,6 +285,27 @@ def test_what_xla_cannot_reach_is_told_and_the_step_runs_without(name, gpu, capl
     assert steps.trained(step) == steps.trained(plain)
 
 
+def test_what_replicas_exchange_is_not_compiled(caplog):
+    """As TensorFlow traces it for GPUs; for processors see `replicas_test`."""
+
+    def exchange(x):
+        return tf.raw_ops.CollectiveReduceV2(
+            input=x,
+            group_size=2,
+            group_key=1,
+            instance_key=1,
+            ordering_token=[],
+            merge_op="Add",
+            final_op="Id",
+        )
+
+    part = placement.part(exchange, keras.Sequential([]), True, "The sum")
+    tf.function(part).get_concrete_function(tf.ones([2]))
+    assert told(caplog) == [
+        "The sum runs without XLA, which cannot exchange numbers between replicas."
+    ]
+
+
 @pytest.mark.parametrize("loop", [mp_loop.TrainStep, keras_step.KerasStep])
 def test_a_processor_holds_what_a_gpu_does_not(loop, caplog):
     make, _ = UNREACHABLE["int32 variable"]
@@ -308,6 +338,7 @@ def fitted(make, **arguments):
     return model
 
 
+@pytest.mark.usefixtures("compiled_by_keras")
 @pytest.mark.parametrize("jit_compile", ["auto", True])
 def test_fit_runs_without_as_well(jit_compile, keras_sees_gpu, caplog):
     make, said = UNREACHABLE["int32 variable"]
@@ -321,6 +352,7 @@ def test_fit_runs_without_as_well(jit_compile, keras_sees_gpu, caplog):
 # Everything that asks for a GPU, where it is told that there is one.
 
 
+@pytest.mark.usefixtures("compiled_by_keras")
 def test_fit_is_compiled_on_a_gpu(keras_sees_gpu, caplog):
     def make():
         keras.utils.set_random_seed(0)
@@ -364,9 +396,10 @@ def test_a_command_compiles_its_steps_on_a_gpu(
     assert not told(caplog)
 
 
-def test_auto_compiles_nothing_under_a_strategy(gpu):
+def test_auto_compiles_what_replicas_do_alone(gpu, caplog):
     built = build.from_settings(config("--strategy=mirrored", "--precision=float16"))
     step = built.step
     batch = next(iter(built.batches(0)))
     assert step(*batch)["grads_finite"]
-    assert not is_compiled(step._step, *batch, None)
+    assert is_compiled(step._step, *batch, None)
+    assert not told(caplog)

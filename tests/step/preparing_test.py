@@ -10,6 +10,8 @@ from mp_loop.numerics import probe, probe_report
 from mp_loop.step import keras_step
 from tests.support import steps, two_devices
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 SHAPE = (4, 3, 1)
 
 

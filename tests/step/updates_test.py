@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from mp_loop.step import updates
 
+pytestmark = pytest.mark.usefixtures("same_bits")
+
 FUSED = {
     "sgd": lambda: keras.optimizers.SGD(0.1),
     "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),

@@ -1,5 +1,12 @@
-"""A run's flags and lines, and what TensorBoard reads of it."""
+"""A run's flags and lines, what a kill leaves, and what TensorBoard reads of it."""
 
+import shutil
+
+# Written when a run has ended.
+LAST = (
+    *("model.keras", "predictor.keras", "summary.json"),
+    *("test_results.json", "training.png", "report.html"),
+)
 FLAGS = "--model=mlp\n--seed=3\n"
 
 
@@ -15,6 +22,24 @@ def line(step, **values):
         "examples_per_second": 1000.0,
         **values,
     }
+
+
+def killed_after(step, whole, folder):
+    """Copies a run as a kill would leave it just before its next checkpoint.
+
+    Args:
+      step: of the checkpoint that is the newest in the copy.
+      whole: the folder of a finished run, which took more checkpoints.
+      folder: of the copy.
+    """
+    shutil.copytree(whole, folder)
+    for name in LAST:
+        (folder / name).unlink(missing_ok=True)
+    found = {int(path.name[5:]): path for path in folder.glob("checkpoints/step-*")}
+    assert step in found and max(found) > step
+    for number, path in found.items():
+        if number > step:
+            shutil.rmtree(path)
 
 
 def tensorboard_events(folder):
