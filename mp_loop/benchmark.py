@@ -57,6 +57,14 @@ from mp_loop.run import files, strict_json
 
 def declare(flag_values: flags.FlagValues) -> None:
     """Declares the flags of this command; it has none of an experiment."""
+    _declare_what_runs(flag_values)
+    _declare_how_it_runs(flag_values)
+    flags.DEFINE_string(
+        "output_dir", "", "Folder of the results (required).", flag_values=flag_values
+    )
+
+
+def _declare_what_runs(flag_values: flags.FlagValues) -> None:
     text = ", ".join(workloads.WORKLOADS)
     flags.DEFINE_string(
         "workloads",
@@ -105,6 +113,9 @@ def declare(flag_values: flags.FlagValues) -> None:
         lower_bound=0,
         flag_values=flag_values,
     )
+
+
+def _declare_how_it_runs(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "batches",
         "host",
@@ -131,9 +142,6 @@ def declare(flag_values: flags.FlagValues) -> None:
         False,
         "Shrink every workload as far as possible, to see that its arms run.",
         flag_values=flag_values,
-    )
-    flags.DEFINE_string(
-        "output_dir", "", "Folder of the results (required).", flag_values=flag_values
     )
 
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from mp_loop.operations import (
     again,
     bilinear,
+    blocks,
     control_flow,
     nodes,
     planning,
@@ -172,14 +173,47 @@ class _Made:
 
         def compute(*tensors: tf.Tensor) -> list[tf.Tensor]:
             made = _Made(self.emission, self.plan, {})
-            pairs = zip(span.inputs, tensors, strict=True)
-            made.tensors = {id(value): tensor for value, tensor in pairs}
-            for item in span.items:
+            made._set(span.inputs, tensors)
+            for item in span.rows.slices.whole if span.rows else span.items:
                 made.emit(item)
+            if span.rows:
+                made._by_rows(span.rows, span.outputs[0])
             return [made.get(value) for value in span.outputs]
 
         tensors = [self.get(value) for value in span.inputs]
         self._set(span.outputs, again.run(compute, tensors))
+
+    def _by_rows(self, rows: spans.Rows, result: nodes.Value) -> None:
+        entering = [value for value, _ in rows.slices.entering]
+        axes = [axis for _, axis in rows.slices.entering]
+        place = next(i for i, axis in enumerate(axes) if axis is not None)
+
+        def compute(*tensors: tf.Tensor) -> tf.Tensor:
+            made = _Made(self.emission, self.plan, {})
+            made._set(entering, tensors)
+            count = tensors[place].shape[axes[place]]
+            for item in rows.slices.inside:
+                told = rows.slices.told(item)
+                if told:
+                    made._emit_rows(item, *told, count)
+                else:
+                    made.emit(item)
+            return made.get(result)
+
+        tensors = [self.get(value) for value in entering]
+        self.tensors[id(result)] = blocks.run(
+            compute, tensors, axes, rows.cut, self.narrow, rows.watched
+        )
+
+    def _emit_rows(
+        self, node: nodes.Node, shape: nodes.Value, axis: int, count: int
+    ) -> None:
+        """Emits a node that is told the shape of its output, for some of its rows."""
+        whole = self.get(shape)
+        parts = [whole[:axis], [tf.cast(count, whole.dtype)], whole[axis + 1 :]]
+        self.tensors[id(shape)] = tf.concat(parts, 0)
+        self.emit(node)
+        self.tensors[id(shape)] = whole
 
     def _node(self, node: nodes.Node) -> list[tf.Tensor]:
         if node.type in _STRUCTURES:

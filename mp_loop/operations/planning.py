@@ -21,17 +21,11 @@ from mp_loop.operations import nodes, rules
 
 # Pure operations that XLA makes loops of.
 _LOOPS = """
-    Abs Acos Acosh Add AddN AddV2 Asin Asinh Atan Atan2 Atanh BiasAdd BroadcastTo Cast
-    Ceil ClipByValue ConcatV2 Cos Cosh Digamma Div DivNoNan Elu Equal Erf Erfc Exp
-    ExpandDims Expm1 Floor FloorDiv FloorMod Greater GreaterEqual Identity InvGrad
-    IsFinite IsInf IsNan L2Loss LeakyRelu Less LessEqual Lgamma Log Log1p LogSoftmax
-    LogicalAnd LogicalNot LogicalOr Max Maximum Mean Min Minimum Mul MulNoNan Neg
-    NotEqual Pack Pad Pow RealDiv Reciprocal Relu Relu6 Reshape Rint Round Rsqrt Select
-    SelectV2 Selu Sigmoid Sign Sin Sinh Slice Snapshot Softmax Softplus Softsign Split
-    SplitV Sqrt Square SquaredDifference Squeeze StopGradient StridedSlice Sub Sum Tan
-    Tanh Tile Transpose Unpack Xdivy Xlogy
+    BiasAdd BroadcastTo ConcatV2 ExpandDims L2Loss LogSoftmax Max Mean Min Pack Pad
+    Reshape Select Slice Softmax Split SplitV Squeeze StridedSlice Sum Tile Transpose
+    Unpack
 """
-_IN_REGIONS = frozenset(_LOOPS.split())
+_IN_REGIONS = rules.NUMBER_BY_NUMBER | frozenset(_LOOPS.split())
 # Cheap, number by number.
 _DRAWN = frozenset({"Abs", "Add", "AddV2", "BiasAdd", "Mul", "Neg", "RealDiv", "Sub"})
 # What sorts or adds nothing: alone, a region of these would save nothing.
@@ -115,6 +109,11 @@ def plan(
     uses = _uses(graph)
     _draw_into_regions(graph, uses, runs, kinds)
     return Plan(runs, kinds, _in_order(graph, uses, runs, kinds))
+
+
+def reads(item: nodes.Node | Region) -> Sequence[nodes.Value]:
+    """What an item of a plan takes."""
+    return item.inputs if isinstance(item, Region) else item.reads
 
 
 def read_in_float32(graph: nodes.Graph, plan: Plan) -> set[int]:

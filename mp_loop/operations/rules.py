@@ -97,6 +97,18 @@ MOVES = frozenset(
         "Unpack",
     }
 )
+# Each number of the result is one of the numbers at its place in the operands, which
+# broadcast against each other.
+_NUMBER_BY_NUMBER = """
+    Abs Acos Acosh Add AddN AddV2 Asin Asinh Atan Atan2 Atanh Cast Ceil ClipByValue Cos
+    Cosh Digamma Div DivNoNan Elu Equal Erf Erfc Exp Expm1 Floor FloorDiv FloorMod
+    Greater GreaterEqual Identity InvGrad IsFinite IsInf IsNan LeakyRelu Less LessEqual
+    Lgamma Log Log1p LogicalAnd LogicalNot LogicalOr Maximum Minimum Mul MulNoNan Neg
+    NotEqual Pow RealDiv Reciprocal Relu Relu6 Rint Round Rsqrt SelectV2 Selu Sigmoid
+    Sign Sin Sinh Snapshot Softplus Softsign Sqrt Square SquaredDifference StopGradient
+    Sub Tan Tanh Xdivy Xlogy
+"""
+NUMBER_BY_NUMBER = frozenset(_NUMBER_BY_NUMBER.split())
 SUMS = frozenset({"Add", "AddN", "AddV2", "BiasAdd", "Sub"})
 MERGES = frozenset(
     {"ConcatV2", "Maximum", "Minimum", "Mul", "Pack", "RealDiv", "SelectV2", "Select"}

@@ -5,10 +5,10 @@
 Attention multiplies queries and keys of length T, and gets T x T weights, which it
 multiplies with values. Such a *span*, both products and all between them, is run again
 in the backward pass: queries, keys and values are kept, and nothing of T x T. It costs
-one of the products, and one pass over the weights, once more.
+one of the products, and one pass over the weights, once more. Where the weights are
+many, it is computed for some of the T rows at a time.
 
-Source: Dao et al. 2022 (arXiv 2205.14135), section 3.1, which also cuts the weights
-into blocks.
+Source: Dao et al. 2022 (arXiv 2205.14135), section 3.1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from mp_loop.operations import nodes, planning, rules
+from mp_loop.operations import blocks, nodes, planning, rules, slices
 
 _Item = nodes.Node | planning.Region
 
@@ -30,11 +30,28 @@ class Span:
       items: in order.
       inputs: values that enter, but for constants.
       outputs: values of the last item, which alone leave.
+      rows: how it is computed for some of its rows at a time; None: for all.
     """
 
     items: tuple[_Item, ...]
     inputs: tuple[nodes.Value, ...]
     outputs: tuple[nodes.Value, ...]
+    rows: Rows | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """How a span is cut.
+
+    Attributes:
+      slices: what rows of its result need.
+      cut: of the result.
+      watched: for each value that enters, whether it has a gradient.
+    """
+
+    slices: slices.Slices
+    cut: blocks.Cut
+    watched: tuple[bool, ...]
 
 
 def found(graph: nodes.Graph, plan: planning.Plan) -> list[_Item | Span]:
@@ -51,7 +68,7 @@ def found(graph: nodes.Graph, plan: planning.Plan) -> list[_Item | Span]:
         inside = finder.before(item) if finder.is_product(item) else []
         if inside and not taken & {id(x) for x in (*inside, item)}:
             taken |= {id(x) for x in (*inside, item)}
-            at_end[id(item)] = _span([*inside, item])
+            at_end[id(item)] = finder.cut(_span([*inside, item]))
     return [
         at_end.get(id(item), item)
         for item in plan.order
@@ -64,14 +81,10 @@ def _span(items: Sequence[_Item]) -> Span:
     inputs = {
         id(value): value
         for item in items
-        for value in _reads(item)
+        for value in planning.reads(item)
         if id(value) not in made and value.constant is None
     }
     return Span(tuple(items), tuple(inputs.values()), tuple(items[-1].outputs))
-
-
-def _reads(item: _Item) -> Sequence[nodes.Value]:
-    return item.inputs if isinstance(item, planning.Region) else item.reads
 
 
 class _Finder:
@@ -79,13 +92,14 @@ class _Finder:
 
     def __init__(self, graph: nodes.Graph, plan: planning.Plan):
         self._runs, self._kinds, order = plan.runs, plan.kinds, plan.order
+        self._differentiable = _differentiable(graph)
         self._place = {id(item): i for i, item in enumerate(order)}
         self._maker = {id(value): item for item in order for value in item.outputs}
         self._readers: dict[int, set[int]] = {
             id(value): {-1} for value in graph.outputs
         }
         for item in order:
-            for value in _reads(item):
+            for value in planning.reads(item):
                 self._readers.setdefault(id(value), set()).add(id(item))
 
     def is_product(self, item: _Item) -> bool:
@@ -113,11 +127,33 @@ class _Finder:
             return []
         return sorted(inside.values(), key=lambda item: self._place[id(item)])
 
+    def cut(self, span: Span) -> Span:
+        """Cuts a span whose weights are at least twice what they are made of."""
+        (result,) = span.outputs
+        made = max(_size(x.outputs[0]) for x in span.items if self.is_product(x))
+        sizes = [_size(value) for value in span.inputs]
+        taken = sum(known for unknown, known in sizes if unknown == made[0])
+        if not taken or made[1] < 2 * taken:
+            return span
+        shape = result.tensor.shape
+        axes = [i for i, size in enumerate(shape) if size is not None and size > 1]
+        for axis in sorted(axes, key=lambda i: -shape[i]):  # of T rows, if they can be
+            found = slices.of(span.items, result, axis, self.is_product)
+            if found:
+                rows = blocks.rows(shape[axis], made[1], taken)
+                cut = blocks.Cut(axis, shape[axis], rows)
+                watched = (
+                    id(value) in self._differentiable for value, _ in found.entering
+                )
+                rows = Rows(found, cut, tuple(watched))
+                return dataclasses.replace(span, rows=rows)
+        return span
+
     def _next(self, inside: Mapping[int, _Item]) -> Iterator[_Item]:
         for item in inside.values():
             if self.is_product(item) and len(inside) > 1 and self._grows(item):
                 continue  # where a span begins
-            for value in _reads(item):
+            for value in planning.reads(item):
                 maker = self._maker.get(id(value))
                 if maker is None or id(maker) in inside or not self._is_pure(maker):
                     continue
@@ -144,6 +180,17 @@ class _Finder:
         if made[0] != unknown:
             return made[0] > unknown
         return made[1] >= sum(size[1] for size in taken if size[0] == unknown)
+
+
+def _differentiable(graph: nodes.Graph) -> set[int]:
+    """Floats that are made of floats: masks that are made of integers are not."""
+    found = {id(value) for value in graph.inputs if value.tensor.dtype.is_floating}
+    for node in graph.nodes:
+        variable = any(value.variable is not None for value in node.outputs)
+        if variable or any(id(value) in found for value in node.reads):
+            floats = [x for x in node.outputs if x.tensor.dtype.is_floating]
+            found |= {id(value) for value in floats}
+    return found
 
 
 def _size(value: nodes.Value) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mp_loop.operations import again
+from mp_loop.operations import again, blocks
 from mp_loop.precision import copies, embeddings, products
 
 # Layers of keras_hub that only call other layers, add what these return, and pass
@@ -66,27 +66,75 @@ class _Attention(keras.layers.MultiHeadAttention):
             if attention_mask is not None:
                 causal = tf.logical_and(tf.cast(attention_mask, tf.bool), causal)
             attention_mask = causal
-        # Added, it costs nothing in the backward pass. In float32: no infinity.
-        bias = 0.0
         if attention_mask is not None:
+            attention_mask = tf.cast(attention_mask, tf.bool)
             axis = -len(self._attention_axes) * 2 - 1
             scores_rank = len(query.shape) + len(self._attention_axes) - 1
             for _ in range(scores_rank - len(attention_mask.shape)):
                 attention_mask = tf.expand_dims(attention_mask, axis)
-            bias = tf.where(tf.cast(attention_mask, tf.bool), 0.0, -1e9)
         seed = None
         if self._dropout > 0 and training:
             seed = self._dropout_layer.seed_generator.next()
         if return_attention_scores or not self._grows(query, key):
-            scores = self._scores(query, key, bias)
+            scores = self._scores(query, key, attention_mask)
             return self._combined(scores, value, seed), scores
-        made = again.run(
-            lambda query, key, value: [
-                self._combined(self._scores(query, key, bias), value, seed)
-            ],
-            (query, key, value),
-        )
-        return made[0], None
+        return self._again(query, key, value, attention_mask, seed), None
+
+    def _again(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        mask: tf.Tensor | None,
+        seed: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """Attends, and attends again in the backward pass; some queries at a time."""
+
+        def attend(
+            query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, *rest: tf.Tensor
+        ) -> tf.Tensor:
+            places, *mask = rest
+            own = None if seed is None else tf.random.fold_in(seed, places[0])
+            scores = self._scores(query, key, *mask)
+            return self._combined(scores, value, own)
+
+        masks = [] if mask is None else [mask]
+        cut = self._cut(query, key, value, *masks)
+        # The masks that float32 draws are drawn for all queries at once.
+        if cut is None or (seed is not None and not self._few_bits):
+            (made,) = again.run(
+                lambda query, key, value: [
+                    self._combined(self._scores(query, key, mask), value, seed)
+                ],
+                (query, key, value),
+            )
+            return made
+        tensors = [query, key, value, tf.range(cut.size), *masks]
+        axes = [cut.axis, None, None, 0]
+        axes += [None if x.shape[-2] == 1 else len(x.shape) - 2 for x in masks]
+        return blocks.run(attend, tensors, axes, cut, self.variable_dtype)
+
+    def _cut(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        mask: tf.Tensor | None = None,
+    ) -> blocks.Cut | None:
+        """How queries are cut, if there are many more weights than what makes them."""
+        if len(self._attention_axes) > 1:
+            return None
+        axis = self._attention_axes[0]
+        queries, keys = query.shape[axis], key.shape[axis]
+        known = mask is None or mask.shape[-2] in (1, queries)
+        if not queries or not keys or not known:
+            return None
+        width, width_of_values = query.shape[-1], value.shape[-1]
+        taken = queries * width + keys * (width + width_of_values)
+        made = queries * keys
+        if made < 2 * taken:
+            return None
+        return blocks.Cut(axis, queries, blocks.rows(queries, made, taken))
 
     def _grows(self, query: tf.Tensor, key: tf.Tensor) -> bool:
         """Whether there are more weights than numbers they are made of; see `spans`."""
@@ -96,8 +144,12 @@ class _Attention(keras.layers.MultiHeadAttention):
         ]
         return math.prod(lengths) >= sum(lengths) * self._key_dim
 
-    def _scores(self, query: tf.Tensor, key: tf.Tensor, bias: Any) -> tf.Tensor:
+    def _scores(
+        self, query: tf.Tensor, key: tf.Tensor, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Returns the weight of each key for each query, float32 [..., T, S]."""
+        # Added, it costs nothing in the backward pass. In float32: no infinity.
+        bias = 0.0 if mask is None else tf.where(mask, 0.0, -1e9)
         # Scaled before the product, which is where float16 would overflow.
         query = query * tf.cast(self._inverse_sqrt_key_dim, query.dtype)
         scores = self._product(self._dot_product_equation, key, query)

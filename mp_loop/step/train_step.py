@@ -131,9 +131,7 @@ class TrainStep:
         optimizer = keras.optimizers.get(optimizer)
         self._replicas = replicas.Replicas(all_reduce_dtype)
         self._replicas.check_supported(
-            model,
-            accumulate_steps,
-            keras_arithmetic=keras_arithmetic,
+            model, accumulate_steps, keras_arithmetic=keras_arithmetic
         )
         self._arithmetic = arithmetic.make(keras_arithmetic, float32_layers)
         made = None
@@ -165,6 +163,9 @@ class TrainStep:
             measure,
         )
         self.prepare = preparing.or_unchanged(prepare)
+        self._make_functions(model, jit_compile)
+
+    def _make_functions(self, model: keras.Model, jit_compile: bool) -> None:
         # What replicas exchange, XLA does not compile.
         self._in_parts = in_parts = jit_compile and self._replicas.strategy is not None
         name = "The forward and backward pass"

@@ -34,12 +34,13 @@ def heads(x):
     """Two of them, and normalized values of which nothing else is used."""
 
     def split(y):
-        return tf.transpose(tf.reshape(y, (-1, tf.shape(x)[1], 2, 4)), (0, 2, 1, 3))
+        return tf.transpose(tf.reshape(y, (-1, tf.shape(x)[1], 2, 16)), (0, 2, 1, 3))
 
-    q, k, v = (split(y) for y in (x @ W, tf.sin(x) @ W, tf.cos(x) @ W))
+    q, k, v = (split(y @ WIDE) for y in (x, tf.sin(x), tf.cos(x)))
     scores = tf.matmul(q, k, transpose_b=True)
     made = tf.nn.softmax(scores) @ tf.math.l2_normalize(v, -1)
-    return tf.reshape(tf.transpose(made, (0, 2, 1, 3)), tf.shape(x)) @ W
+    joined = tf.reshape(tf.transpose(made, (0, 2, 1, 3)), (-1, tf.shape(x)[1], 32))
+    return tf.matmul(joined, WIDE, transpose_b=True)
 
 
 def shared(x):

@@ -90,7 +90,7 @@ def test_dropout_drops_what_float32_does(name, dtype, few_bits):
 @pytest.mark.parametrize("causal", [True, False])
 def test_long_attention_is_run_again_with_the_same_bits(few_bits, causal):
     """Beside the weights that are kept where they are asked for."""
-    layer = keras.layers.MultiHeadAttention(2, 4, dropout=0.3, seed=7)
+    layer = keras.layers.MultiHeadAttention(2, 8, dropout=0.3, seed=7)
     shape = (2, 24, 8)
     layer.build(shape, shape)
     policy = keras.DTypePolicy("bfloat16")
@@ -122,6 +122,68 @@ def test_long_attention_is_run_again_with_the_same_bits(few_bits, causal):
     assert np.any(ours[0] != ours[len(ours) // 2])
     for mine, other in zip(ours, wanted, strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_very_long_attention_is_computed_for_some_queries_at_a_time(causal, compiled):
+    # Without biases: the gradient of that of the keys is 0, but for rounding.
+    layer = keras.layers.MultiHeadAttention(2, 4, use_bias=False)
+    shape = (3, 37, 8)  # a prime number of queries
+    layer.build(shape, shape)
+    twin = transformer.attention(layer, keras.DTypePolicy("bfloat16"))
+    twin.build(shape, shape)
+    random = np.random.default_rng(0)
+    for mine, master in zip(twin.weights, layer.weights, strict=True):
+        master.assign(random.normal(size=master.shape))
+        mine.assign(tf.cast(master, mine.dtype))
+    given = tf.unstack(tf.cast(random.normal(size=(3, *shape)), tf.bfloat16))
+    mask = random.random((3, 1, 37)) < 0.8
+
+    @tf.function(autograph=False, jit_compile=compiled)
+    def gradients(with_scores):
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            y = twin(
+                *given,
+                attention_mask=mask,
+                use_causal_mask=causal,
+                return_attention_scores=with_scores,
+            )
+            y = tf.cast(y[0] if with_scores else y, tf.float32)
+        return [y, *tape.gradient(y, [*given, *twin.trainable_variables], 1 + y)]
+
+    graph = gradients.get_concrete_function(False).graph
+    assert "StatelessWhile" in {op.type for op in graph.get_operations()}
+    for mine, other in zip(gradients(False), gradients(True), strict=True):
+        mine, other = np.float32(mine), np.float32(other)
+        assert np.linalg.norm(mine - other) <= 0.01 * np.linalg.norm(other)
+
+
+def test_some_queries_at_a_time_drop_numbers_of_the_same_rate():
+    """Each block of them its own; the same forward and backward."""
+    layer = keras.layers.MultiHeadAttention(1, 1, use_bias=False, dropout=0.25, seed=7)
+    shape = (1, 64, 1)
+    layer.build(shape, shape)
+    twin = transformer.attention(layer, keras.DTypePolicy("bfloat16"), few_bits=True)
+    twin.build(shape, shape)
+    for x in twin.weights:
+        x.assign(tf.ones_like(x))
+    # Equal weights for all keys; the value of each key is in a place of its own.
+    query, keys = tf.zeros(shape, tf.bfloat16), tf.zeros(shape, tf.bfloat16)
+    values = tf.ones(shape, tf.bfloat16)
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        y = twin(query, values, keys, training=True)
+        loss = tf.reduce_sum(tf.cast(y, tf.float32))
+    kept = np.float32(y)[0, :, 0]  # the share of 64 keys, by query
+    blocks = kept[:63].reshape(21, 3)  # 64 x 64 weights, made of 3 x 64 numbers
+    assert len({tuple(block) for block in blocks}) > 15
+    np.testing.assert_allclose(kept.mean(), 1.0, atol=0.05)
+    # What forward kept of all queries for all keys, backward gives back.
+    np.testing.assert_allclose(
+        np.float32(tape.gradient(loss, values)).sum(), kept.sum(), rtol=0.01
+    )
 
 
 def test_attention_drops_what_float32_does():

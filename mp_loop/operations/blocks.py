@@ -1,0 +1,221 @@
+"""A function of rows, computed for some rows at a time, forward and backward.
+
+    y = blocks.run(attend, [queries, keys, values], [1, None, None], cut, tf.bfloat16)
+
+What the function makes on its way exists for one block of rows alone, and is made again
+in the backward pass, as `again.run` does.
+
+Source: Rabe and Staats 2021 (arXiv 2112.05682), section 3; Dao et al. 2022
+(arXiv 2205.14135). Both also cut keys, with a softmax that is corrected from block to
+block; whole rows need no correction, and their memory grows with the rows as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from mp_loop.operations import again
+
+Compute = Callable[..., tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How an axis is cut.
+
+    Attributes:
+      axis: of what is computed.
+      size: of that axis.
+      block: rows of a block; the last block may be smaller.
+    """
+
+    axis: int
+    size: int
+    block: int
+
+    @property
+    def whole(self) -> int:
+        """How many blocks are of full size."""
+        return self.size // self.block
+
+
+def rows(size: int, made: int, taken: int) -> int:
+    """Returns how many rows make no more numbers than is kept for all of them.
+
+    Args:
+      size: of all rows.
+      made: how many numbers are made of all of them.
+      taken: how many numbers they are made of.
+    """
+    blocks = math.ceil(made / taken)
+    return math.ceil(size / blocks)
+
+
+def run(
+    compute: Compute,
+    tensors: Sequence[tf.Tensor],
+    axes: Sequence[int | None],
+    cut: Cut,
+    dtype: tf.DType,
+    watched: Sequence[bool] | None = None,
+) -> tf.Tensor:
+    """Computes a function of rows, block by block.
+
+    Args:
+      compute: of the tensors, to a tensor; without effects, and nothing else that it
+        uses has a gradient.
+      tensors: of any dtype; they alone are kept for the backward pass.
+      axes: for each, which axis has the rows; None: each block takes all of it.
+      cut: of what is computed.
+      dtype: of what is computed.
+      watched: for each of the tensors, whether it has a gradient; default: floats have.
+
+    Returns:
+      What the blocks make, one after the other along the axis.
+    """
+    floats = [x.dtype.is_floating for x in tensors]
+    watched = [f and w for f, w in zip(floats, watched or floats, strict=True)]
+    loop = _Loop(compute, axes, cut, dtype, watched)
+
+    @tf.custom_gradient
+    def once(*tensors: tf.Tensor) -> Any:
+        def gradient(grad: tf.Tensor) -> list[tf.Tensor | None]:
+            found = iter(loop.backward(again.after([grad], tensors), grad))
+            return [next(found) if w else None for w in watched]
+
+        return loop.forward(tensors), gradient
+
+    return once(*tensors)
+
+
+class _Loop:
+    """The blocks of a function, in a loop; see `run`."""
+
+    def __init__(
+        self,
+        compute: Compute,
+        axes: Sequence[int | None],
+        cut: Cut,
+        dtype: tf.DType,
+        watched: Sequence[bool],
+    ):
+        self._compute, self._axes, self._cut = compute, axes, cut
+        self._dtype, self._watched = dtype, watched
+
+    def forward(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+        cut = self._cut
+
+        def turn(i: tf.Tensor, made: Any) -> tuple[tf.Tensor, Any]:
+            return i + 1, made.write(i, self._compute(*self._block(tensors, i)))
+
+        arrays = tf.TensorArray(self._dtype, cut.whole)
+        _, made = _turns(turn, cut.whole, arrays)
+        parts = [_side_by_side(made.stack(), cut.axis)]
+        if cut.size % cut.block:
+            parts.append(self._compute(*self._rest(tensors)))
+        return tf.concat(parts, cut.axis)
+
+    def backward(
+        self, tensors: Sequence[tf.Tensor], grad: tf.Tensor
+    ) -> list[tf.Tensor]:
+        cut, watched = self._cut, self._watched
+        floats = [x for x, w in zip(tensors, watched, strict=True) if w]
+        axes = [axis for axis, w in zip(self._axes, watched, strict=True) if w]
+        rest = cut.size % cut.block
+        ends = self._gradients(self._rest(tensors), self._rest_of(grad)) if rest else []
+        # Of what every block takes, the gradient is a sum: in float32.
+        started = [
+            tf.TensorArray(x.dtype, cut.whole)
+            if axis is not None
+            else tf.cast(ends[i], tf.float32)
+            if rest
+            else tf.zeros(tf.shape(x), tf.float32)
+            for i, (x, axis) in enumerate(zip(floats, axes, strict=True))
+        ]
+
+        def turn(i: tf.Tensor, *so_far: Any) -> tuple[Any, ...]:
+            (mine,) = _cut([grad], [cut.axis], i * cut.block, cut.block)
+            found = self._gradients(self._block(tensors, i), mine)
+            added = (
+                array.write(i, g)
+                if axis is not None
+                else array + tf.cast(g, tf.float32)
+                for array, g, axis in zip(so_far, found, axes, strict=True)
+            )
+            return i + 1, *added
+
+        _, *summed = _turns(turn, cut.whole, *started)
+        made = []
+        for i, (x, axis) in enumerate(zip(floats, axes, strict=True)):
+            if axis is None:
+                made.append(tf.cast(summed[i], x.dtype))  # float32 -> 16 bits
+            else:
+                all_but_rest = _side_by_side(summed[i].stack(), axis)
+                made.append(tf.concat([all_but_rest, *ends[i : i + 1]], axis))
+        return made
+
+    def _gradients(
+        self, tensors: Sequence[tf.Tensor], grad: tf.Tensor
+    ) -> list[tf.Tensor]:
+        floats = [x for x, w in zip(tensors, self._watched, strict=True) if w]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(floats)
+            made = self._compute(*tensors)
+        return tape.gradient(made, floats, grad, tf.UnconnectedGradients.ZERO)
+
+    def _block(self, tensors: Sequence[tf.Tensor], i: tf.Tensor) -> list[tf.Tensor]:
+        return _cut(tensors, self._axes, i * self._cut.block, self._cut.block)
+
+    def _rest(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        start, size = self._cut.whole * self._cut.block, self._cut.size
+        return _cut(tensors, self._axes, start, size - start)
+
+    def _rest_of(self, grad: tf.Tensor) -> tf.Tensor:
+        start = self._cut.whole * self._cut.block
+        return _cut([grad], [self._cut.axis], start, self._cut.size - start)[0]
+
+
+def _turns(turn: Callable[..., Any], count: int, *started: Any) -> Any:
+    """Takes turns one after the other: side by side, they would need the memory."""
+    return tf.while_loop(
+        lambda i, *_: i < count,
+        turn,
+        (tf.constant(0), *started),
+        parallel_iterations=1,
+        maximum_iterations=count,
+    )
+
+
+def _cut(
+    tensors: Sequence[tf.Tensor],
+    axes: Sequence[int | None],
+    start: tf.Tensor | int,
+    size: int,
+) -> list[tf.Tensor]:
+    """Cuts the same rows out of all tensors that have them."""
+    found = []
+    for x, axis in zip(tensors, axes, strict=True):
+        if axis is None:
+            found.append(x)
+            continue
+        shape, rank = tf.unstack(tf.shape(x)), x.shape.rank
+        begin = [start if i == axis else 0 for i in range(rank)]
+        sizes = [size if i == axis else shape[i] for i in range(rank)]
+        made = tf.slice(x, begin, sizes)
+        known = [size if i == axis else x.shape[i] for i in range(rank)]
+        found.append(tf.ensure_shape(made, known))
+    return found
+
+
+def _side_by_side(stacked: tf.Tensor, axis: int) -> tf.Tensor:
+    """Puts blocks, [count, ...], one after the other along an axis of theirs."""
+    order = [*range(1, axis + 1), 0, *range(axis + 1, stacked.shape.rank)]
+    moved = tf.transpose(stacked, order)
+    shape = tf.shape(moved)
+    ends = [shape[:axis], [shape[axis] * shape[axis + 1]], shape[axis + 2 :]]
+    return tf.reshape(moved, tf.concat(ends, 0))
