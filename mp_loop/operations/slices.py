@@ -170,7 +170,7 @@ def _reduction(node: nodes.Node, axis: int) -> _Axes | None:
     rank = len(_shape(node.inputs[0]))
     gone = {int(i) % rank for i in over.reshape(-1)}
     left = [i for i in range(rank) if node.op.get_attr("keep_dims") or i not in gone]
-    return [left[axis], None] if left[axis] not in gone else None
+    return [left[axis], None]  # a reduced axis that is kept has one row
 
 
 def _transpose(node: nodes.Node, axis: int) -> _Axes | None:

@@ -17,6 +17,8 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import tensorflow as tf
+
 from mp_loop.operations import blocks, nodes, planning, rules, slices
 
 _Item = nodes.Node | planning.Region
@@ -183,14 +185,22 @@ class _Finder:
 
 
 def _differentiable(graph: nodes.Graph) -> set[int]:
-    """Floats that are made of floats: masks that are made of integers are not."""
-    found = {id(value) for value in graph.inputs if value.tensor.dtype.is_floating}
+    """What is made of numbers with a gradient: masks that are made of integers are not.
+
+    Variables are, and what holds others.
+    """
+    found = {id(value) for value in graph.inputs if _may_carry(value)}
     for node in graph.nodes:
-        variable = any(value.variable is not None for value in node.outputs)
-        if variable or any(id(value) in found for value in node.reads):
-            floats = [x for x in node.outputs if x.tensor.dtype.is_floating]
-            found |= {id(value) for value in floats}
+        holds = (tf.resource, tf.variant)
+        if any(id(x) in found or x.tensor.dtype in holds for x in node.reads):
+            found |= {id(value) for value in node.outputs if _may_carry(value)}
     return found
+
+
+def _may_carry(value: nodes.Value) -> bool:
+    """Whether a value of its dtype may have a gradient."""
+    dtype = value.tensor.dtype
+    return not (dtype.is_integer or dtype.is_bool or dtype == tf.string)
 
 
 def _size(value: nodes.Value) -> tuple[int, int]:
