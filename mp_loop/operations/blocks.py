@@ -84,11 +84,14 @@ def run(
 
     @tf.custom_gradient
     def once(*tensors: tf.Tensor) -> Any:
+        made = loop.forward(tensors)
+
         def gradient(grad: tf.Tensor) -> list[tf.Tensor | None]:
+            grad = tf.ensure_shape(grad, made.shape)
             found = iter(loop.backward(again.after([grad], tensors), grad))
             return [next(found) if w else None for w in watched]
 
-        return loop.forward(tensors), gradient
+        return made, gradient
 
     return once(*tensors)
 

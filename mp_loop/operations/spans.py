@@ -135,9 +135,9 @@ class _Finder:
         made = max(_size(x.outputs[0]) for x in span.items if self.is_product(x))
         sizes = [_size(value) for value in span.inputs]
         taken = sum(known for unknown, known in sizes if unknown == made[0])
-        if not taken or made[1] < 2 * taken:
-            return span
         shape = result.tensor.shape
+        if not taken or made[1] < 2 * taken or shape.rank is None:
+            return span
         axes = [i for i, size in enumerate(shape) if size is not None and size > 1]
         for axis in sorted(axes, key=lambda i: -shape[i]):  # of T rows, if they can be
             found = slices.of(span.items, result, axis, self.is_product)

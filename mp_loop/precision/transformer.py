@@ -122,9 +122,9 @@ class _Attention(keras.layers.MultiHeadAttention):
         mask: tf.Tensor | None = None,
     ) -> blocks.Cut | None:
         """How queries are cut, if there are many more weights than what makes them."""
-        if len(self._attention_axes) > 1:
+        axis, *others = self._attention_axes
+        if others or axis < 0:
             return None
-        axis = self._attention_axes[0]
         queries, keys = query.shape[axis], key.shape[axis]
         known = mask is None or mask.shape[-2] in (1, queries)
         if not queries or not keys or not known:
