@@ -1,6 +1,6 @@
 """Writes the training sentences of rotten_tomatoes into a file, one a line.
 
-    python experiments/language_model/sentences.py runs/sentences.txt [DATA_DIR]
+python experiments/language_model/sentences.py runs/sentences.txt [DATA_DIR]
 """
 
 import pathlib
