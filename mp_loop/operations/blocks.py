@@ -7,7 +7,7 @@ in the backward pass, as `again.run` does.
 
 Source: Rabe and Staats 2021 (arXiv 2112.05682), section 3; Dao et al. 2022
 (arXiv 2205.14135). Both also cut keys, with a softmax that is corrected from block to
-block; whole rows need no correction, and their memory grows with the rows as well.
+block; whole rows need no correction, and memory grows with their number alone, too.
 """
 
 from __future__ import annotations
@@ -42,6 +42,23 @@ class Cut:
     def whole(self) -> int:
         """How many blocks are of full size."""
         return self.size // self.block
+
+    @property
+    def rest(self) -> int:
+        """How many rows are left after these."""
+        return self.size % self.block
+
+
+def cut(axis: int, size: int, made: int, taken: int) -> Cut | None:
+    """Cuts an axis of what makes at least twice as many numbers as it takes.
+
+    Args:
+      axis: of what is computed.
+      size: of that axis.
+      made: as for `rows`.
+      taken: as for `rows`.
+    """
+    return Cut(axis, size, rows(size, made, taken)) if made >= 2 * taken else None
 
 
 def rows(size: int, made: int, taken: int) -> int:
@@ -114,13 +131,15 @@ class _Loop:
         cut = self._cut
 
         def turn(i: tf.Tensor, made: Any) -> tuple[tf.Tensor, Any]:
-            return i + 1, made.write(i, self._compute(*self._block(tensors, i)))
+            return i + 1, made.write(
+                i, self._compute(*self._block(tensors, self._axes, i))
+            )
 
         arrays = tf.TensorArray(self._dtype, cut.whole)
         _, made = _turns(turn, cut.whole, arrays)
         parts = [_side_by_side(made.stack(), cut.axis)]
-        if cut.size % cut.block:
-            parts.append(self._compute(*self._rest(tensors)))
+        if cut.rest:
+            parts.append(self._compute(*self._rest(tensors, self._axes)))
         return tf.concat(parts, cut.axis)
 
     def backward(
@@ -129,21 +148,20 @@ class _Loop:
         cut, watched = self._cut, self._watched
         floats = [x for x, w in zip(tensors, watched, strict=True) if w]
         axes = [axis for axis, w in zip(self._axes, watched, strict=True) if w]
-        rest = cut.size % cut.block
-        ends = self._gradients(self._rest(tensors), self._rest_of(grad)) if rest else []
-        # Of what every block takes, the gradient is a sum: in float32.
-        started = [
-            tf.TensorArray(x.dtype, cut.whole)
-            if axis is not None
-            else tf.cast(ends[i], tf.float32)
-            if rest
-            else tf.zeros(tf.shape(x), tf.float32)
-            for i, (x, axis) in enumerate(zip(floats, axes, strict=True))
-        ]
+        given, given_axes = [*tensors, grad], [*self._axes, cut.axis]
+        ends: Sequence[tf.Tensor | None] = [None] * len(floats)
+        if cut.rest:
+            ends = self._gradients(*self._rest(given, given_axes))
+
+        def started(x: tf.Tensor, axis: int | None, end: tf.Tensor | None) -> Any:
+            if axis is not None:
+                return tf.TensorArray(x.dtype, cut.whole)
+            # Of what every block takes, the gradient is a sum: in float32.
+            shape = tf.shape(x)
+            return tf.zeros(shape) if end is None else tf.cast(end, tf.float32)
 
         def turn(i: tf.Tensor, *so_far: Any) -> tuple[Any, ...]:
-            (mine,) = _cut([grad], [cut.axis], i * cut.block, cut.block)
-            found = self._gradients(self._block(tensors, i), mine)
+            found = self._gradients(*self._block(given, given_axes, i))
             added = (
                 array.write(i, g)
                 if axis is not None
@@ -152,35 +170,34 @@ class _Loop:
             )
             return i + 1, *added
 
-        _, *summed = _turns(turn, cut.whole, *started)
-        made = []
-        for i, (x, axis) in enumerate(zip(floats, axes, strict=True)):
+        def ended(summed: Any, x: tf.Tensor, axis: int | None, end: Any) -> tf.Tensor:
             if axis is None:
-                made.append(tf.cast(summed[i], x.dtype))  # float32 -> 16 bits
-            else:
-                all_but_rest = _side_by_side(summed[i].stack(), axis)
-                made.append(tf.concat([all_but_rest, *ends[i : i + 1]], axis))
-        return made
+                return tf.cast(summed, x.dtype)  # float32 -> 16 bits
+            made = _side_by_side(summed.stack(), axis)
+            return made if end is None else tf.concat([made, end], axis)
 
-    def _gradients(
-        self, tensors: Sequence[tf.Tensor], grad: tf.Tensor
-    ) -> list[tf.Tensor]:
+        _, *summed = _turns(turn, cut.whole, *map(started, floats, axes, ends))
+        return list(map(ended, summed, floats, axes, ends))
+
+    def _gradients(self, *given: tf.Tensor) -> list[tf.Tensor]:
+        """The gradients of what is watched, of the tensors and that of the result."""
+        *tensors, grad = given
         floats = [x for x, w in zip(tensors, self._watched, strict=True) if w]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(floats)
             made = self._compute(*tensors)
         return tape.gradient(made, floats, grad, tf.UnconnectedGradients.ZERO)
 
-    def _block(self, tensors: Sequence[tf.Tensor], i: tf.Tensor) -> list[tf.Tensor]:
-        return _cut(tensors, self._axes, i * self._cut.block, self._cut.block)
+    def _block(
+        self, tensors: Sequence[tf.Tensor], axes: Sequence[int | None], i: tf.Tensor
+    ) -> list[tf.Tensor]:
+        return _rows_of(tensors, axes, i * self._cut.block, self._cut.block)
 
-    def _rest(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        start, size = self._cut.whole * self._cut.block, self._cut.size
-        return _cut(tensors, self._axes, start, size - start)
-
-    def _rest_of(self, grad: tf.Tensor) -> tf.Tensor:
-        start = self._cut.whole * self._cut.block
-        return _cut([grad], [self._cut.axis], start, self._cut.size - start)[0]
+    def _rest(
+        self, tensors: Sequence[tf.Tensor], axes: Sequence[int | None]
+    ) -> list[tf.Tensor]:
+        rest = self._cut.rest
+        return _rows_of(tensors, axes, self._cut.size - rest, rest)
 
 
 def _turns(turn: Callable[..., Any], count: int, *started: Any) -> Any:
@@ -194,7 +211,7 @@ def _turns(turn: Callable[..., Any], count: int, *started: Any) -> Any:
     )
 
 
-def _cut(
+def _rows_of(
     tensors: Sequence[tf.Tensor],
     axes: Sequence[int | None],
     start: tf.Tensor | int,

@@ -49,6 +49,9 @@ class Region:
     rounded: tuple[bool, ...]
 
 
+Item = nodes.Node | Region  # what is emitted, or run again, as one
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What becomes of a traced call.
@@ -61,14 +64,14 @@ class Plan:
 
     runs: Mapping[int, rules.Run]
     kinds: Mapping[int, rules.Kind]
-    order: Sequence[nodes.Node | Region]
+    order: Sequence[Item]
 
     @property
     def gains(self) -> bool:
         """Whether anything runs in 16 bits, or is run again in the backward pass."""
         return any(map(self._gains, self.order))
 
-    def _gains(self, item: nodes.Node | Region) -> bool:
+    def _gains(self, item: Item) -> bool:
         if isinstance(item, Region):
             return len(item.nodes) > 1
         if item.bodies:
@@ -111,7 +114,7 @@ def plan(
     return Plan(runs, kinds, _in_order(graph, uses, runs, kinds))
 
 
-def reads(item: nodes.Node | Region) -> Sequence[nodes.Value]:
+def reads(item: Item) -> Sequence[nodes.Value]:
     """What an item of a plan takes."""
     return item.inputs if isinstance(item, Region) else item.reads
 
@@ -184,7 +187,7 @@ def _in_order(
     uses: Mapping[int, Sequence[nodes.Node]],
     runs: Mapping[int, rules.Run],
     kinds: Mapping[int, rules.Kind],
-) -> list[nodes.Node | Region]:
+) -> list[Item]:
     """Puts nodes and regions after what they need; effects keep their order."""
     returned = {id(value) for value in graph.outputs}
     regions = [
@@ -200,19 +203,15 @@ def _in_order(
         regions = [region for region in regions if id(region) not in left]
 
 
-def _items(
-    graph: nodes.Graph, regions: Sequence[Region]
-) -> dict[int, nodes.Node | Region]:
+def _items(graph: nodes.Graph, regions: Sequence[Region]) -> dict[int, Item]:
     """For each node by its id, itself or the region that it is in."""
-    items: dict[int, nodes.Node | Region] = {id(node): node for node in graph.nodes}
+    items: dict[int, Item] = {id(node): node for node in graph.nodes}
     for region in regions:
         items |= {id(node): region for node in region.nodes}
     return items
 
 
-def _sorted(
-    graph: nodes.Graph, items: Mapping[int, nodes.Node | Region]
-) -> list[nodes.Node | Region]:
+def _sorted(graph: nodes.Graph, items: Mapping[int, Item]) -> list[Item]:
     """Sorts items topologically, in the order of the graph; what cannot be is left."""
     makers = {id(value): node for node in graph.nodes for value in node.outputs}
     after: dict[int, set[int]] = collections.defaultdict(set)

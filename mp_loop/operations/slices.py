@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mp_loop.operations import nodes, planning, rules
 
-_Item = nodes.Node | planning.Region
 _Axes = list[int | None]  # for each operand; None: all of it
 # Operations that are told the shape of the result, and by which operand.
 _OF_SHAPE = {"BroadcastTo": 1, "Fill": 0, "Reshape": 1}
@@ -33,12 +32,12 @@ class Slices:
         rows.
     """
 
-    whole: tuple[_Item, ...]
-    inside: tuple[_Item, ...]
+    whole: tuple[planning.Item, ...]
+    inside: tuple[planning.Item, ...]
     entering: tuple[tuple[nodes.Value, int | None], ...]
     axes: Mapping[int, int]
 
-    def told(self, item: _Item) -> tuple[nodes.Value, int] | None:
+    def told(self, item: planning.Item) -> tuple[nodes.Value, int] | None:
         """The operand that tells an item its shape, and the place of the rows in it."""
         if not isinstance(item, nodes.Node) or item.type not in _OF_SHAPE:
             return None
@@ -46,10 +45,10 @@ class Slices:
 
 
 def of(
-    items: Sequence[_Item],
+    items: Sequence[planning.Item],
     result: nodes.Value,
     axis: int,
-    must: Callable[[_Item], bool],
+    must: Callable[[planning.Item], bool],
 ) -> Slices | None:
     """Finds out what rows of a result need.
 
@@ -97,7 +96,7 @@ def of(
 
 
 def _wanted(
-    item: _Item, needed: Mapping[int, int | None], size: int
+    item: planning.Item, needed: Mapping[int, int | None], size: int
 ) -> list[tuple[nodes.Value, int | None]] | None:
     """What of its inputs the needed rows of an item's outputs need; None: unknown."""
     if isinstance(item, nodes.Node):
@@ -130,13 +129,9 @@ def _of_node(
     axis = needed.get(id(node.outputs[0]))
     if axis is None or any(x.tensor.shape.rank is None for x in node.reads):
         return None
-    for kinds, rule in _RULES.items():
-        if node.type in kinds:
-            axes = rule(node, axis)
-            break
-    else:
-        return None
-    if axes is None or len(axes) != len(node.inputs):
+    rule = _RULES.get(node.type)
+    axes = rule(node, axis) if rule else None
+    if axes is None:
         return None
     pairs = list(zip(node.inputs, axes, strict=True))
     known = all(x.tensor.shape[a] == size for x, a in pairs if a is not None)
@@ -186,13 +181,17 @@ def _expand(node: nodes.Node, axis: int) -> _Axes | None:
     return None if axis == new else [axis - (axis > new), None]
 
 
-def _to_shape(node: nodes.Node, axis: int) -> _Axes | None:
+def _fill(node: nodes.Node, axis: int) -> _Axes:
+    return [None, None]
+
+
+def _broadcast_to(node: nodes.Node, axis: int) -> _Axes:
+    return [_broadcast(node.inputs[0], axis - len(_shape(node.outputs[0]))), None]
+
+
+def _reshape(node: nodes.Node, axis: int) -> _Axes | None:
     """Rows of as many numbers as before, or after as many."""
     taken, made = _shape(node.inputs[0]), _shape(node.outputs[0])
-    if node.type == "Fill":
-        return [None, None]
-    if node.type == "BroadcastTo":
-        return [_broadcast(node.inputs[0], axis - len(made)), None]
     for i, size in enumerate(taken):
         if size == made[axis] and (
             _same_size(taken[i + 1 :], made[axis + 1 :])
@@ -232,13 +231,15 @@ def _einsum(node: nodes.Node, axis: int) -> _Axes | None:
     return [None if i < 0 else i for i in found]
 
 
-_RULES: dict[frozenset[str], Callable[[nodes.Node, int], _Axes | None]] = {
-    rules.NUMBER_BY_NUMBER: _number_by_number,
-    frozenset({"Softmax", "LogSoftmax"}): _softmax,
-    frozenset({"Max", "Mean", "Min", "Sum"}): _reduction,
-    frozenset({"Transpose"}): _transpose,
-    frozenset({"ExpandDims"}): _expand,
-    frozenset(_OF_SHAPE): _to_shape,
-    frozenset({"BatchMatMul", "BatchMatMulV2", "MatMul"}): _matrices,
-    frozenset({"Einsum"}): _einsum,
+_RULES: dict[str, Callable[[nodes.Node, int], _Axes | None]] = {
+    **dict.fromkeys(rules.NUMBER_BY_NUMBER, _number_by_number),
+    **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
+    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _reduction),
+    **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "MatMul"), _matrices),
+    "BroadcastTo": _broadcast_to,
+    "Einsum": _einsum,
+    "ExpandDims": _expand,
+    "Fill": _fill,
+    "Reshape": _reshape,
+    "Transpose": _transpose,
 }

@@ -14,14 +14,13 @@ Source: Dao et al. 2022 (arXiv 2205.14135), section 3.1.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
 from mp_loop.operations import blocks, nodes, planning, rules, slices
-
-_Item = nodes.Node | planning.Region
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Span:
       rows: how it is computed for some of its rows at a time; None: for all.
     """
 
-    items: tuple[_Item, ...]
+    items: tuple[planning.Item, ...]
     inputs: tuple[nodes.Value, ...]
     outputs: tuple[nodes.Value, ...]
     rows: Rows | None = None
@@ -56,7 +55,7 @@ class Rows:
     watched: tuple[bool, ...]
 
 
-def found(graph: nodes.Graph, plan: planning.Plan) -> list[_Item | Span]:
+def found(graph: nodes.Graph, plan: planning.Plan) -> list[planning.Item | Span]:
     """Returns the order of a plan, with spans in the places of their last products.
 
     Args:
@@ -78,7 +77,7 @@ def found(graph: nodes.Graph, plan: planning.Plan) -> list[_Item | Span]:
     ]
 
 
-def _span(items: Sequence[_Item]) -> Span:
+def _span(items: Sequence[planning.Item]) -> Span:
     made = {id(value) for item in items for value in item.outputs}
     inputs = {
         id(value): value
@@ -94,7 +93,7 @@ class _Finder:
 
     def __init__(self, graph: nodes.Graph, plan: planning.Plan):
         self._runs, self._kinds, order = plan.runs, plan.kinds, plan.order
-        self._differentiable = _differentiable(graph)
+        self._graph = graph
         self._place = {id(item): i for i, item in enumerate(order)}
         self._maker = {id(value): item for item in order for value in item.outputs}
         self._readers: dict[int, set[int]] = {
@@ -104,7 +103,11 @@ class _Finder:
             for value in planning.reads(item):
                 self._readers.setdefault(id(value), set()).add(id(item))
 
-    def is_product(self, item: _Item) -> bool:
+    @functools.cached_property
+    def _differentiable(self) -> set[int]:
+        return _differentiable(self._graph)
+
+    def is_product(self, item: planning.Item) -> bool:
         """Whether it multiplies two activations."""
         return (
             isinstance(item, nodes.Node)
@@ -114,7 +117,7 @@ class _Finder:
             )
         )
 
-    def before(self, last: _Item) -> list[_Item]:
+    def before(self, last: planning.Item) -> list[planning.Item]:
         """Returns what a span that ends in a product begins with, in order.
 
         That is what the product alone depends on, back to products that make more
@@ -136,14 +139,13 @@ class _Finder:
         sizes = [_size(value) for value in span.inputs]
         taken = sum(known for unknown, known in sizes if unknown == made[0])
         shape = result.tensor.shape
-        if not taken or made[1] < 2 * taken or shape.rank is None:
+        if not taken or shape.rank is None:
             return span
         axes = [i for i, size in enumerate(shape) if size is not None and size > 1]
         for axis in sorted(axes, key=lambda i: -shape[i]):  # of T rows, if they can be
-            found = slices.of(span.items, result, axis, self.is_product)
+            cut = blocks.cut(axis, shape[axis], made[1], taken)
+            found = cut and slices.of(span.items, result, axis, self.is_product)
             if found:
-                rows = blocks.rows(shape[axis], made[1], taken)
-                cut = blocks.Cut(axis, shape[axis], rows)
                 watched = (
                     id(value) in self._differentiable for value, _ in found.entering
                 )
@@ -151,7 +153,7 @@ class _Finder:
                 return dataclasses.replace(span, rows=rows)
         return span
 
-    def _next(self, inside: Mapping[int, _Item]) -> Iterator[_Item]:
+    def _next(self, inside: Mapping[int, planning.Item]) -> Iterator[planning.Item]:
         for item in inside.values():
             if self.is_product(item) and len(inside) > 1 and self._grows(item):
                 continue  # where a span begins
@@ -165,7 +167,7 @@ class _Finder:
                 if readers <= set(inside):
                     yield maker
 
-    def _is_pure(self, item: _Item) -> bool:
+    def _is_pure(self, item: planning.Item) -> bool:
         """Whether it may be run again, and is worth it."""
         if isinstance(item, planning.Region):
             return True
@@ -175,7 +177,7 @@ class _Finder:
             return self.is_product(item) and self._grows(item)
         return item.type not in rules.PRODUCTS
 
-    def _grows(self, product: _Item) -> bool:
+    def _grows(self, product: planning.Item) -> bool:
         """Whether a product makes more numbers than it takes."""
         made, *taken = map(_size, (product.outputs[0], *product.inputs))
         unknown = max(size[0] for size in taken)

@@ -61,13 +61,14 @@ class _Attention(keras.layers.MultiHeadAttention):
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
+        if attention_mask is not None:
+            attention_mask = tf.cast(attention_mask, tf.bool)
         if use_causal_mask:
             causal = self._compute_causal_mask(query, value)
             if attention_mask is not None:
-                causal = tf.logical_and(tf.cast(attention_mask, tf.bool), causal)
+                causal = tf.logical_and(attention_mask, causal)
             attention_mask = causal
         if attention_mask is not None:
-            attention_mask = tf.cast(attention_mask, tf.bool)
             axis = -len(self._attention_axes) * 2 - 1
             scores_rank = len(query.shape) + len(self._attention_axes) - 1
             for _ in range(scores_rank - len(attention_mask.shape)):
@@ -91,27 +92,27 @@ class _Attention(keras.layers.MultiHeadAttention):
         """Attends, and attends again in the backward pass; some queries at a time."""
 
         def attend(
-            query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, *rest: tf.Tensor
+            query: tf.Tensor,
+            key: tf.Tensor,
+            value: tf.Tensor,
+            places: tf.Tensor | None = None,
+            mask: tf.Tensor | None = mask,
         ) -> tf.Tensor:
-            places, *mask = rest
-            own = None if seed is None else tf.random.fold_in(seed, places[0])
-            scores = self._scores(query, key, *mask)
-            return self._combined(scores, value, own)
+            drawn = seed
+            if seed is not None and places is not None:  # each block draws its own
+                drawn = tf.random.fold_in(seed, places[0])
+            return self._combined(self._scores(query, key, mask), value, drawn)
 
-        masks = [] if mask is None else [mask]
-        cut = self._cut(query, key, value, *masks)
+        cut = self._cut(query, key, value, mask)
         # The masks that float32 draws are drawn for all queries at once.
         if cut is None or (seed is not None and not self._few_bits):
-            (made,) = again.run(
-                lambda query, key, value: [
-                    self._combined(self._scores(query, key, mask), value, seed)
-                ],
-                (query, key, value),
-            )
+            (made,) = again.run(lambda *x: [attend(*x)], (query, key, value))
             return made
-        tensors = [query, key, value, tf.range(cut.size), *masks]
+        tensors = [query, key, value, tf.range(cut.size)]
         axes = [cut.axis, None, None, 0]
-        axes += [None if x.shape[-2] == 1 else len(x.shape) - 2 for x in masks]
+        if mask is not None:
+            tensors.append(mask)
+            axes.append(None if mask.shape[-2] == 1 else len(mask.shape) - 2)
         return blocks.run(attend, tensors, axes, cut, self.variable_dtype)
 
     def _cut(
@@ -119,7 +120,7 @@ class _Attention(keras.layers.MultiHeadAttention):
         query: tf.Tensor,
         key: tf.Tensor,
         value: tf.Tensor,
-        mask: tf.Tensor | None = None,
+        mask: tf.Tensor | None,
     ) -> blocks.Cut | None:
         """How queries are cut, if there are many more weights than what makes them."""
         axis, *others = self._attention_axes
@@ -129,12 +130,8 @@ class _Attention(keras.layers.MultiHeadAttention):
         known = mask is None or mask.shape[-2] in (1, queries)
         if not queries or not keys or not known:
             return None
-        width, width_of_values = query.shape[-1], value.shape[-1]
-        taken = queries * width + keys * (width + width_of_values)
-        made = queries * keys
-        if made < 2 * taken:
-            return None
-        return blocks.Cut(axis, queries, blocks.rows(queries, made, taken))
+        taken = queries * query.shape[-1] + keys * (key.shape[-1] + value.shape[-1])
+        return blocks.cut(axis, queries, queries * keys, taken)
 
     def _grows(self, query: tf.Tensor, key: tf.Tensor) -> bool:
         """Whether there are more weights than numbers they are made of; see `spans`."""
