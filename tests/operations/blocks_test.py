@@ -31,6 +31,11 @@ def gradients(function, tensors):
     return [y, *tape.gradient(loss, tensors[:3])]
 
 
+def assert_same(ours, wanted):
+    for mine, other in zip(ours, wanted, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     ("size", "block"), [(12, 4), (13, 4), (13, 12), (5, 1), (4, 4)]
@@ -47,8 +52,7 @@ def test_blocks_give_the_bits_of_the_whole(size, block, compiled):
                 lambda *x: blocks.run(attend, x, axes, cut, tf.float32), tensors
             )
 
-    for mine, wanted in zip(ours(*tensors), gradients(attend, tensors), strict=True):
-        np.testing.assert_array_equal(mine, wanted)
+    assert_same(ours(*tensors), gradients(attend, tensors))
 
 
 def test_other_axes_may_be_cut():
@@ -66,8 +70,7 @@ def test_other_axes_may_be_cut():
         ours = gradients(
             lambda *x, c=cut, a=axes: blocks.run(attend, x, a, c, tf.float32), tensors
         )
-        for mine, other in zip(ours, wanted, strict=True):
-            np.testing.assert_array_equal(mine, other)
+        assert_same(ours, wanted)
 
 
 def test_sums_over_blocks_are_float32():
@@ -98,8 +101,7 @@ def test_lengths_of_a_batch_may_be_unknown():
             lambda *x: blocks.run(attend, x, axes, cut, tf.float32), tensors
         )
 
-    for mine, wanted in zip(ours(*tensors), gradients(attend, tensors), strict=True):
-        np.testing.assert_array_equal(mine, wanted)
+    assert_same(ours(*tensors), gradients(attend, tensors))
 
 
 def test_what_is_not_watched_has_no_gradient():

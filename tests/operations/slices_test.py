@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mp_loop.operations import calls, emission, nodes, spans
+from mp_loop.operations import nodes, spans
+from tests.support import emissions
 
 B, T, HEADS, WIDTH = 6, 43, 2, 4
 RANDOM = np.random.default_rng(0)
@@ -125,22 +126,6 @@ def running(x):
     return einsum(x, lambda scores: tf.cumsum(scores, -2) * 0.1)
 
 
-def step(function, x):
-    how = emission.Emission(tf.bfloat16)
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec(x, tf.bfloat16)])
-    def compute(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            trace = calls.trace(function, x, how.narrow, VARIABLES)
-            y = tf.cast(trace.emit(how), tf.float32)
-            loss = tf.reduce_sum(y**2)
-        found = tape.gradient(loss, [x, *VARIABLES], unconnected_gradients="zero")
-        return y, found
-
-    return compute
-
-
 def largest(graph, heads=B * HEADS):
     """Names of all floats of T x T numbers for each head, loops included."""
     found = []
@@ -194,10 +179,10 @@ def cuts(monkeypatch):
 def test_attention_is_computed_by_rows(function, batch, size, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(spans._Finder, "cut", lambda self, span: span)
-        whole = step(function, (batch, *X.shape[1:]))
+        whole = emissions.step(function, (batch, *X.shape[1:]), VARIABLES)
         wanted = whole(X)
     found = cuts(monkeypatch)
-    ours = step(function, (batch, *X.shape[1:]))
+    ours = emissions.step(function, (batch, *X.shape[1:]), VARIABLES)
     y, grads = ours(X)
     assert set(found) == {size}
     if batch:

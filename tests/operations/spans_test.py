@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mp_loop.operations import calls, emission, spans
+from mp_loop.operations import spans
+from tests.support import emissions
 
 pytestmark = pytest.mark.usefixtures("same_bits")
 
@@ -62,23 +63,6 @@ def summary(x):
     return tf.matmul(x, tf.nn.tanh(tf.matmul(x @ W, x, transpose_a=True)))
 
 
-def step(function, x):
-    """A traced function of the outputs and the gradients, and its graph."""
-    how = emission.Emission(tf.bfloat16)
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec(x, tf.bfloat16)])
-    def compute(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            trace = calls.trace(function, x, how.narrow, VARIABLES)
-            y = tf.cast(trace.emit(how), tf.float32)
-            loss = tf.reduce_sum(tf.identity(y, "end") ** 2)
-        found = tape.gradient(loss, [x, *VARIABLES], unconnected_gradients="zero")
-        return y, found
-
-    return compute
-
-
 def kept(graph, size=2 * T * T):
     """Names of what is as large as the weights and used on both sides of the loss."""
     backward = set()
@@ -104,12 +88,12 @@ ATTENTIONS = (attention, dropped, heads)
 
 @pytest.mark.parametrize("function", [*ATTENTIONS, shared, feed_forward, gate, summary])
 def test_the_bits_are_the_same_and_attention_keeps_no_weights(function, monkeypatch):
-    ours = step(function, X.shape)
+    ours = emissions.step(function, X.shape, VARIABLES)
     left = kept(ours.get_concrete_function().graph)
     assert bool(left) is (function is shared), left
     y, found = ours(X)
     monkeypatch.setattr(spans, "found", lambda graph, plan: plan.order)
-    plain = step(function, X.shape)
+    plain = emissions.step(function, X.shape, VARIABLES)
     if function in ATTENTIONS:
         assert kept(plain.get_concrete_function().graph)
     wanted, grads = plain(X)
@@ -119,8 +103,8 @@ def test_the_bits_are_the_same_and_attention_keeps_no_weights(function, monkeypa
 
 
 def test_lengths_may_be_unknown():
-    y, found = step(attention, (None, None, WIDTH))(X)
-    wanted, grads = step(attention, X.shape)(X)
+    y, found = emissions.step(attention, (None, None, WIDTH), VARIABLES)(X)
+    wanted, grads = emissions.step(attention, X.shape, VARIABLES)(X)
     np.testing.assert_array_equal(y, wanted)
     for mine, other in zip(found, grads, strict=True):
         np.testing.assert_array_equal(mine, other)

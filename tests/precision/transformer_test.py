@@ -86,24 +86,30 @@ def test_dropout_drops_what_float32_does(name, dtype, few_bits):
     np.testing.assert_array_equal(twin(x), x)
 
 
+def attention_twin(layer, shape, few_bits=False):
+    """In bfloat16, with the weights of a layer, which it builds."""
+    if not layer.built:
+        layer.build(shape, shape)
+    twin = transformer.attention(layer, keras.DTypePolicy("bfloat16"), few_bits)
+    twin.build(shape, shape)
+    for mine, master in zip(twin.weights, layer.weights, strict=True):
+        mine.assign(tf.cast(master, mine.dtype))
+    return twin
+
+
 @pytest.mark.parametrize("few_bits", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
 def test_long_attention_is_run_again_with_the_same_bits(few_bits, causal):
     """Beside the weights that are kept where they are asked for."""
     layer = keras.layers.MultiHeadAttention(2, 8, dropout=0.3, seed=7)
     shape = (2, 24, 8)
-    layer.build(shape, shape)
-    policy = keras.DTypePolicy("bfloat16")
     # Three: the sum of three gradients of one would depend on their order.
     given = tf.unstack(
         tf.cast(np.random.default_rng(0).normal(size=(3, *shape)), tf.bfloat16)
     )
 
     def gradients(with_scores):
-        twin = transformer.attention(layer, policy, few_bits)
-        twin.build(shape, shape)
-        for mine, master in zip(twin.weights, layer.weights, strict=True):
-            mine.assign(tf.cast(master, mine.dtype))
+        twin = attention_twin(layer, shape, few_bits)
         found = []
         for _ in range(2):  # with other numbers dropped
             with tf.GradientTape() as tape:
@@ -131,12 +137,10 @@ def test_very_long_attention_is_computed_for_some_queries_at_a_time(causal, comp
     layer = keras.layers.MultiHeadAttention(2, 4, use_bias=False)
     shape = (3, 37, 8)  # a prime number of queries
     layer.build(shape, shape)
-    twin = transformer.attention(layer, keras.DTypePolicy("bfloat16"))
-    twin.build(shape, shape)
     random = np.random.default_rng(0)
-    for mine, master in zip(twin.weights, layer.weights, strict=True):
-        master.assign(random.normal(size=master.shape))
-        mine.assign(tf.cast(master, mine.dtype))
+    for x in layer.weights:
+        x.assign(random.normal(size=x.shape))
+    twin = attention_twin(layer, shape)
     given = tf.unstack(tf.cast(random.normal(size=(3, *shape)), tf.bfloat16))
     mask = random.random((3, 1, 37)) < 0.8
 
@@ -164,9 +168,7 @@ def test_some_queries_at_a_time_drop_numbers_of_the_same_rate():
     """Each block of them its own; the same forward and backward."""
     layer = keras.layers.MultiHeadAttention(1, 1, use_bias=False, dropout=0.25, seed=7)
     shape = (1, 64, 1)
-    layer.build(shape, shape)
-    twin = transformer.attention(layer, keras.DTypePolicy("bfloat16"), few_bits=True)
-    twin.build(shape, shape)
+    twin = attention_twin(layer, shape, few_bits=True)
     for x in twin.weights:
         x.assign(tf.ones_like(x))
     # Equal weights for all keys; the value of each key is in a place of its own.
