@@ -15,9 +15,10 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator
+from typing import TextIO
 
+from mp_loop.config import json_values
 from mp_loop.rendering import numbers
 from mp_loop.run import input_hint, records
 
@@ -60,7 +61,7 @@ class Progress:
                 mininterval=1,
             )
 
-    def __call__(self, line: Mapping[str, Any]) -> None:
+    def __call__(self, line: json_values.Object) -> None:
         """Shows a line of metrics, or of an evaluation."""
         if self._quiet:
             return

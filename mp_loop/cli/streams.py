@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import TextIO
 
 
 class PatientStream:
@@ -32,11 +33,11 @@ class PatientStream:
         with self._dropping():
             self._stream.flush()
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
     @contextlib.contextmanager
-    def _dropping(self) -> Any:
+    def _dropping(self) -> Iterator[None]:
         try:
             yield
         except OSError:
@@ -52,7 +53,7 @@ def keep_going() -> None:
     sys.stderr = _patient(sys.stderr)
 
 
-def _patient(stream: TextIO | None) -> Any:
+def _patient(stream: TextIO | None) -> TextIO | PatientStream:
     if stream is None:  # closed by the shell: `>&-`
         return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
     if isinstance(stream, PatientStream):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from mp_loop.config import json_values
 from mp_loop.rendering import tables
 from mp_loop.run import records
 
 
-def text(summary: Mapping[str, Any]) -> str:
+def text(summary: json_values.Object) -> str:
     """Lays out a summary (`records.read_summary`) on several lines."""
     key = records.metric_key(summary)
     rows = [

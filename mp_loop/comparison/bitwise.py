@@ -13,12 +13,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mp_loop.distributed import nests
 from mp_loop.precision import pairs
 from mp_loop.step import keras_step, train_step
 
@@ -85,7 +85,7 @@ class Proof:
 def prove(
     ours: train_step.TrainStep,
     theirs: keras_step.KerasStep,
-    batches: Iterable[tuple[Any, ...]],
+    batches: Iterable[nests.Batch],
     steps: int,
 ) -> Proof:
     """Takes the same steps with both loops, up to the first difference.

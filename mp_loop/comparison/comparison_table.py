@@ -8,14 +8,14 @@ In the cells are medians, with the range in parentheses where runs differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mp_loop.comparison import equivalence, measures
+from mp_loop.config import json_values
 from mp_loop.rendering import numbers, tables
 
 
-def markdown(comparison: Mapping[str, Any]) -> str:
+def markdown(comparison: json_values.Object) -> str:
     """Lays a comparison out as a Markdown table that a terminal shows well.
 
     Args:
@@ -26,7 +26,7 @@ def markdown(comparison: Mapping[str, Any]) -> str:
     return "\n".join([*tables.markdown(rows), "", note, ""])
 
 
-def cells(comparison: Mapping[str, Any]) -> tuple[list[list[str]], str]:
+def cells(comparison: json_values.Object) -> tuple[list[list[str]], str]:
     """The rows of the table, its head first, and the note below it."""
     arms = comparison["arms"]
     each = list(arms.values())
@@ -48,7 +48,7 @@ def cells(comparison: Mapping[str, Any]) -> tuple[list[list[str]], str]:
 
 
 def _measure_rows(
-    arms: Sequence[Mapping[str, Any]], shown: Sequence[measures.Measure]
+    arms: Sequence[json_values.Object], shown: Sequence[measures.Measure]
 ) -> list[list[str]]:
     return [
         [
@@ -63,7 +63,7 @@ def _measure_rows(
 
 
 def _ratio_rows(
-    arms: Sequence[Mapping[str, Any]], shown: Sequence[measures.Measure]
+    arms: Sequence[json_values.Object], shown: Sequence[measures.Measure]
 ) -> list[list[str]]:
     return [
         [
@@ -79,7 +79,7 @@ def _ratio_rows(
 
 
 def _difference_rows(
-    results: Sequence[Mapping[str, Any] | None], margin: float, title: str
+    results: Sequence[json_values.Object | None], margin: float, title: str
 ) -> tuple[list[list[str]], str]:
     """The rows about differences, None being the reference's, and their note."""
     row = [f"{title}, difference"]
@@ -106,7 +106,7 @@ def _difference_rows(
     return [row, tested], note
 
 
-def _verdict(result: Mapping[str, Any]) -> str:
+def _verdict(result: json_values.Object) -> str:
     """The outcome of a test in a few words."""
     if result["verdict"] == equivalence.EQUIVALENT:
         return f"yes, {equivalence.p_text(result['p'])}"
@@ -117,7 +117,7 @@ def _verdict(result: Mapping[str, Any]) -> str:
     return "not shown"
 
 
-def _added_repeats(revisions: Sequence[Mapping[str, Any]]) -> str:
+def _added_repeats(revisions: Sequence[json_values.Object]) -> str:
     """The warning where repeats were added after results were seen, or nothing."""
     counts = [revision["repeats"] for revision in revisions[:1]]
     for revision in revisions:

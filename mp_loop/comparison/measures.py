@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from mp_loop.comparison import equivalence
+from mp_loop.config import json_values
 from mp_loop.rendering import numbers
 from mp_loop.run import records
 
-Summary = Mapping[str, Any]  # what summary.json of a run holds
+Summary = json_values.Object  # what summary.json of a run holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def of_metric(key: str) -> tuple[Measure, ...]:
 
 def compare(
     summaries: Mapping[str, Sequence[Summary]], reference: str, margin: float = 0.0
-) -> dict[str, Any]:
+) -> dict[str, json_values.Json]:
     """Reduces the summaries of all runs to medians, ranges and paired ratios.
 
     Of two repeats or more, each arm but the reference gets its paired differences in
@@ -95,7 +95,7 @@ def _compare_runs(
     runs: Sequence[Summary],
     reference_runs: Sequence[Summary],
     measures: Sequence[Measure],
-) -> dict[str, Any]:
+) -> dict[str, json_values.Json]:
     pairs = list(zip(runs, reference_runs, strict=True))
     return {
         "measures": {

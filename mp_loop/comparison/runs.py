@@ -13,10 +13,9 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from mp_loop.comparison import measures
-from mp_loop.config import comparison_arms, errors, settings
+from mp_loop.config import comparison_arms, errors, json_values, settings
 from mp_loop.report import page, run_page
 from mp_loop.run import files, records
 
@@ -100,7 +99,7 @@ def is_finished(folder: pathlib.Path, run: PlannedRun) -> bool:
 
 def complete(
     folder: pathlib.Path, run: PlannedRun, stop_requested: Callable[[], int]
-) -> dict[str, Any]:
+) -> dict[str, json_values.Json]:
     """Makes a run, or what is missing of it, and returns its summary.
 
     Args:

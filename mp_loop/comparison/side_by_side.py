@@ -8,10 +8,10 @@ This is what `python -m mp_loop.compare --exact` shows.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mp_loop.config import errors, settings
+from mp_loop.config import errors, fields, settings
+from mp_loop.distributed import nests
 from mp_loop.run import build
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def prove(config: settings.Config) -> bitwise.Proof:
     # With TensorFlow, which `build` prepares and starts.
     from mp_loop.comparison import bitwise
 
-    def batches() -> Iterator[tuple[Any, ...]]:
+    def batches() -> nests.Batches:
         for epoch in itertools.count():
             yield from ours.batches(epoch)
 
@@ -47,7 +47,7 @@ def configs(config: settings.Config) -> tuple[settings.Config, settings.Config]:
     Raises:
       UsageError: the settings do not suit both loops.
     """
-    ours: dict[str, Any] = {"loop": "custom", "keras_arithmetic": True}
+    ours: dict[str, fields.Value] = {"loop": "custom", "keras_arithmetic": True}
     if config.loss_scale_kind == "dynamic":
         ours["scale_preset"] = "keras"
     jit_compile = config.training.jit_compile

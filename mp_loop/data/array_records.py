@@ -15,15 +15,19 @@ import functools
 import json
 import os
 import pathlib
+import types
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.config import errors, sections
+from mp_loop.config import errors, json_values, sections
 from mp_loop.data import decoding, image_files, image_stores, resizing
+
+if TYPE_CHECKING:  # It may not be installed.
+    from array_record.python import array_record_data_source
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -51,7 +55,7 @@ class Records:
     side: int
 
     @functools.cached_property
-    def source(self) -> Any:
+    def source(self) -> array_record_data_source.ArrayRecordDataSource:
         """ArrayRecord's own data source; threads may share it."""
         return array_record_modules()[0].ArrayRecordDataSource(list(self.paths))
 
@@ -164,7 +168,7 @@ class Store:
 
     name: str
     folder: pathlib.Path
-    manifest: Mapping[str, Any]
+    manifest: json_values.Object
 
     @classmethod
     def open(cls, name: str, path: str) -> Store:
@@ -279,9 +283,9 @@ def _left(
 
 def _decoded(
     data: sections.Data, train: Records, test: Records
-) -> Iterator[np.ndarray | RecordImages]:
+) -> Iterator[np.ndarray | decoding.NotHeld]:
     """Decodes all images."""
-    others: Any = len(test)
+    others: int | np.ndarray | decoding.NotHeld = len(test)
     for records in (train, test):
         bad: list[str] = []
         others, _ = image_stores.decode(data, records, len(records), others, bad)
@@ -290,7 +294,7 @@ def _decoded(
         yield others
 
 
-def array_record_modules() -> tuple[Any, Any]:
+def array_record_modules() -> tuple[types.ModuleType, types.ModuleType]:
     """Returns ArrayRecord's modules that read and write.
 
     Raises:

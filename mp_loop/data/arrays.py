@@ -105,7 +105,7 @@ def _arrays(name: str, returned: Any) -> dict[str, np.ndarray]:
     return {str(key): _array(name, key, value) for key, value in returned.items()}
 
 
-def _array(name: str, key: str, value: Any) -> np.ndarray:
+def _array(name: str, key: str, value: object) -> np.ndarray:
     """Makes an array of what a user has; of objects that are all text, strings."""
     try:
         array = np.asarray(value)

@@ -14,13 +14,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import errors
 from mp_loop.data import decoding, order, recipes, sources
+from mp_loop.distributed import nests
 
 
 def steps_per_epoch(source: sources.Source, batch_size: int) -> int:
@@ -148,7 +148,7 @@ def why_unreadable(error: Exception) -> str:
     return re.sub(r"^(\w+\.)*\w+Error: ", "", said)
 
 
-def _prepare(source: sources.Source, raw: bool) -> Callable[[tf.Tensor], Any]:
+def _prepare(source: sources.Source, raw: bool) -> Callable[[tf.Tensor], nests.Nest]:
     """What is done to a batch here, before a step has it."""
     in_step = raw and source.prepare_in_step is not None
     return source.middle if in_step else source.prepare

@@ -9,22 +9,22 @@ All of the inputs is read, at some 3 GiB/s: one pixel that is another is told.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from mp_loop.config import json_values
 from mp_loop.data import checksums, sources
 
 # How the parts of a data set are called in messages.
 _SPLITS = {"train": "to train on", "test": "to evaluate on"}
 
 
-def of(source: sources.Source) -> dict[str, Any]:
+def of(source: sources.Source) -> dict[str, json_values.Json]:
     """Returns what a later start of a run must find again, for a JSON file.
 
     Args:
       source: the data, in memory.
     """
     names = "\x1f".join(source.class_names).encode()
-    found: dict[str, Any] = {
+    found: dict[str, json_values.Json] = {
         "shape": list(source.input_shape),
         "classes": source.num_classes,
         "class_names": checksums.crc32(names),
@@ -35,7 +35,7 @@ def of(source: sources.Source) -> dict[str, Any]:
     return found
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(before: json_values.Object, now: json_values.Object) -> list[str]:
     """Says in words what of two fingerprints differs, the plainest first.
 
     Args:
@@ -64,5 +64,5 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _differ(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> bool:
+def _differ(before: json_values.Object, now: json_values.Object, key: str) -> bool:
     return key in before and before[key] != now[key]

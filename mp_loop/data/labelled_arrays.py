@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -116,7 +115,12 @@ def _assembled(
 
 
 def _usable(
-    kind: str, task: str, bad: list[str], split: str, part: classes.Part, side: Any
+    kind: str,
+    task: str,
+    bad: list[str],
+    split: str,
+    part: classes.Part,
+    side: np.ndarray,
 ) -> classes.Part:
     """Returns the examples of one side, bool [n], whose numbers can be used."""
     index, labels = np.flatnonzero(side), part.labels

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -61,7 +61,8 @@ class NotHeld(decoding.NotHeld, Protocol):
 
 
 def counts(
-    labels: np.ndarray | NotHeld, middle: Callable[[Any], Any] | None = None
+    labels: np.ndarray | NotHeld,
+    middle: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Counts the pixels of each number, int64 [256].
 

@@ -9,17 +9,16 @@ Each class is a question of its own: its label says yes (1) or no (0).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
-from mp_loop.config import errors, sections
+from mp_loop.config import errors, json_values, sections
 from mp_loop.data import bad_examples, classes, decoding
 
 _WORDS = {"true": 1.0, "false": 0.0}
 
 
-def flag(value: Any) -> float:
+def flag(value: json_values.Json) -> float:
     """Returns 1 or 0 of what stands in a table; NaN if it is neither."""
     word = str(value).strip().lower()
     try:
@@ -34,7 +33,7 @@ def only_flags(values: np.ndarray) -> np.ndarray:
     return np.where((values == 0) | (values == 1), values, np.nan)
 
 
-def names(value: Any) -> tuple[str, ...] | None:
+def names(value: json_values.Json) -> tuple[str, ...] | None:
     """Returns the names of classes in a list of JSON; None if it is no such list."""
     if not isinstance(value, list):
         return None

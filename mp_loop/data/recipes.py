@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +18,7 @@ from mp_loop.config import choices, errors, sections
 from mp_loop.data import augmentation, mixing, rand_augment, sources
 
 # Of images, labels, and what was drawn for each example.
-_Apply = Callable[..., tuple[tf.Tensor, Any]]
+_Apply = Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)

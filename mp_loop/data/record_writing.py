@@ -16,12 +16,12 @@ import os
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mp_loop.config import errors, names, sections
+from mp_loop.config import errors, json_values, names, sections
 from mp_loop.data import (
     array_records,
     bad_examples,
@@ -34,6 +34,9 @@ from mp_loop.data import (
     resizing,
     splitting,
 )
+
+if TYPE_CHECKING:  # It may not be installed.
+    from array_record.python import array_record_module
 
 # Of one file: it is copied in one piece.
 _FILE_BYTES = 2**30
@@ -81,7 +84,7 @@ class _Writer:
         self.labels: list[int | str] = []
         self.checksum = 0
         self._folder, self._split = folder, split
-        self._writer: Any = None
+        self._writer: array_record_module.ArrayRecordWriter | None = None
         self._bytes = 0
 
     def add(self, example: _Example, content: bytes) -> None:
@@ -108,7 +111,7 @@ class _Writer:
 
     def describe(
         self, numbers: np.ndarray, counted: image_stores.Counted
-    ) -> dict[str, Any]:
+    ) -> dict[str, json_values.Json]:
         """Writes what is known of the images; returns what the manifest says."""
         index = array_records.index_of(self._split)
         np.savez(
@@ -139,8 +142,8 @@ def count(data: sections.Data) -> int:
 
 
 def write(
-    data: sections.Data, folder: pathlib.Path, tell: Callable[[], Any] = lambda: None
-) -> dict[str, Any]:
+    data: sections.Data, folder: pathlib.Path, tell: Callable[[], object] = lambda: None
+) -> dict[str, json_values.Json]:
     """Writes the images of both splits, and at last the manifest.
 
     Args:
@@ -160,7 +163,10 @@ def write(
     """
     given = _input(data)
     bad: list[str] = []
-    manifest: dict[str, Any] = {"format": array_records.FORMAT, "splits": {}}
+    manifest: dict[str, json_values.Json] = {
+        "format": array_records.FORMAT,
+        "splits": {},
+    }
     found: list[tuple[_Writer, image_stores.Counted | None]] = []
     for place, split in enumerate(array_records.SPLITS):
         writer = _Writer(folder, split)
@@ -190,7 +196,7 @@ def _copied(
     place: int,
     writer: _Writer,
     bad: list[str],
-    tell: Callable[[], Any],
+    tell: Callable[[], object],
     shape: tuple[int, ...] | None,
 ) -> image_stores.Counted | None:
     """Writes the images of a split; returns what was seen of them."""

@@ -7,12 +7,15 @@ resizing.middle(images, (160, 160))         # what a model sees
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import sections
+
+Images = TypeVar("Images", np.ndarray, tf.Tensor, keras.KerasTensor)
 
 
 def whole_side(data: sections.Data) -> int:
@@ -20,7 +23,7 @@ def whole_side(data: sections.Data) -> int:
     return round(data.image_size / data.crop_pct)
 
 
-def middle(images: Any, size: tuple[int, int]) -> Any:
+def middle(images: Images, size: tuple[int, int]) -> Images:
     """Cuts out the middle of images or masks, [b, h, w, ...], of a height and width."""
     height, width = size
     top = (images.shape[1] - height) // 2

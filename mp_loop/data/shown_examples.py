@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import base64
 import colorsys
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from mp_loop.config import json_values
 from mp_loop.data import decoding, sources
 
 MOST_PIXELS = 128  # the longer side of a picture
@@ -24,7 +24,9 @@ _MOST_CHARACTERS = 500
 _MOST_COLUMNS = 30
 
 
-def of(source: sources.Source, split: decoding.Split, place: int) -> dict[str, Any]:
+def of(
+    source: sources.Source, split: decoding.Split, place: int
+) -> dict[str, json_values.Json]:
     """Returns one example, as JSON can hold it: its name, and what can be shown.
 
     Args:
@@ -36,7 +38,7 @@ def of(source: sources.Source, split: decoding.Split, place: int) -> dict[str, A
     return name | _shown(source, split.one(place))
 
 
-def _shown(source: sources.Source, inputs: np.ndarray) -> dict[str, Any]:
+def _shown(source: sources.Source, inputs: np.ndarray) -> dict[str, json_values.Json]:
     """Returns an image, a text or a row; nothing where it cannot be shown."""
     if source.kind == "image":
         uri = data_uri(inputs)

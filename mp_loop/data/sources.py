@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -38,6 +38,7 @@ from mp_loop.data import (
     targets,
     texts,
 )
+from mp_loop.distributed import nests
 
 Examples = decoding.Split | sequences.Sequences
 
@@ -95,7 +96,7 @@ class Source:
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
-    preprocess: Callable[[tf.Tensor], Any] | None = None
+    preprocess: Callable[[tf.Tensor], nests.Nest] | None = None
     kind: str = "image"
     resized_to: int = 0
     tokenize: Tokenizer | None = None
@@ -139,7 +140,7 @@ class Source:
         return (numbers, weights) if may_ignore or weight != 1 else (numbers,)
 
     @property
-    def prepare_in_step(self) -> Callable[[tf.Tensor], Any] | None:
+    def prepare_in_step(self) -> Callable[[tf.Tensor], nests.Nest] | None:
         """What a step does to the inputs of raw batches (see `batching`).
 
         It is `prepare` for images, which travel as uint8; None for all else, whose
@@ -147,7 +148,7 @@ class Source:
         """
         return self.prepare if self.kind == "image" else None
 
-    def prepare(self, inputs: tf.Tensor) -> Any:
+    def prepare(self, inputs: nests.AnyTensor) -> nests.Nest:
         """Makes a model's inputs: float32 of pixels and rows; of tokens: `preprocess`.
 
         Given a symbolic tensor of Keras, it describes how a model would make them.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mp_loop.config import errors
+
+if TYPE_CHECKING:  # It takes seconds to import.
+    import tensorflow_datasets as tfds
 
 TRAIN = "train"
 # Names of what holds the examples to evaluate on, the first of them being the split's.
@@ -48,7 +51,7 @@ def held_out(names: Iterable[str], fraction: float) -> np.ndarray:
     return np.fromiter((is_held_out(name, fraction) for name in names), bool)
 
 
-def of_tfds(name: str, splits: Mapping[str, Any]) -> str:
+def of_tfds(name: str, splits: Mapping[str, tfds.core.SplitInfo]) -> str:
     """Returns the name of the split to evaluate on.
 
     Raises:

@@ -13,9 +13,9 @@ import json
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
-from mp_loop.config import errors
+from mp_loop.config import errors, json_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Row:
     """
 
     place: str
-    inputs: tuple[Any, ...]
-    label: Any
+    inputs: tuple[json_values.Json, ...]
+    label: json_values.Json
 
 
 # Of the names of all columns: those of the inputs, and that of the labels.

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from mp_loop.config import json_values
 from mp_loop.data import classes
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 
-def number(value: Any) -> float:
+def number(value: json_values.Json) -> float:
     """Returns a value as a number; NaN if it is none."""
     try:
         return float(value)
@@ -22,7 +22,7 @@ def number(value: Any) -> float:
         return float("nan")
 
 
-def label_text(value: Any, class_names: Sequence[str]) -> str | None:
+def label_text(value: json_values.Json, class_names: Sequence[str]) -> str | None:
     """Returns a label as the name of its class, as `tables.load` has it.
 
     It is None where there is no label.
@@ -39,12 +39,12 @@ def label_text(value: Any, class_names: Sequence[str]) -> str | None:
     return text
 
 
-def label(value: Any) -> str:
+def label(value: json_values.Json) -> str:
     """Returns a label as text: true and false as JSON writes them."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def told(value: Any) -> str:
+def told(value: object) -> str:
     """Returns a value for a message."""
     if value is None or value == "":
         return "nothing"

@@ -14,7 +14,6 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -101,7 +100,9 @@ def _decoded(
     """Decodes the images that rows name; those that cannot be read are left out."""
     side = resizing.whole_side(data)
 
-    def of(part: classes.Part, others: int | np.ndarray | decoding.NotHeld) -> Any:
+    def of(
+        part: classes.Part, others: int | np.ndarray | decoding.NotHeld
+    ) -> classes.Part:
         files, places = map(tuple, part.inputs.T)
         encoded = image_stores.Files(folder, files, side, places)
         images, kept = image_stores.decode(data, encoded, len(files), others, bad)
@@ -170,7 +171,7 @@ class _Reader:
         these were named.
         """
         inputs: list[np.ndarray] = []
-        labels: list[Any] = []
+        labels: list[object] = []
         held_out: list[bool] = []
         for rows in self._rows(file):
             if self._task != "classification":
@@ -200,7 +201,7 @@ class _Reader:
         values = np.concatenate(inputs) if inputs else nothing
         return classes.Part(values, self._array(labels)), np.array(held_out, bool)
 
-    def _array(self, labels: list[Any]) -> np.ndarray:
+    def _array(self, labels: list[object]) -> np.ndarray:
         """Makes an array of the labels of all rows; see `read`."""
         if self._task == "classification":
             return np.array(list(map(table_values.label, labels)), str)

@@ -11,12 +11,13 @@ network begins with outputs of about one.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from mp_loop.data import number_rows
+from mp_loop.distributed import nests
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class Targets:
         """Measures the labels of the training examples, float64 [n, targets]."""
         return cls(names, *number_rows.moments(labels))
 
-    def standardized(self, labels: Any) -> Any:
+    def standardized(self, labels: tf.Tensor | np.ndarray) -> tf.Tensor:
         """Returns (label - mean) / std, float32, of labels, float64 [n, targets]."""
         # float64 until here: float32 would not tell two days apart in seconds.
         return keras.ops.cast((labels - self.mean) / self.std, "float32")
@@ -47,7 +48,7 @@ class Targets:
         """Returns the same with a mean of 0: for what does not depend on it."""
         return dataclasses.replace(self, mean=np.zeros_like(self.mean))
 
-    def in_units(self, outputs: Any) -> Any:
+    def in_units(self, outputs: nests.AnyTensor | np.ndarray) -> nests.AnyTensor:
         """Returns float64 [n, targets] of what is standardized; also symbolically."""
         return keras.ops.cast(outputs, "float64") * self.std + self.mean
 

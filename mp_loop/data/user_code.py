@@ -14,7 +14,7 @@ def function(
     given: str,
     name: str,
     error_type: type[ValueError],
-    arguments: Sequence[Any],
+    arguments: Sequence[object],
     told: str,
 ) -> Callable[..., Any]:
     """Imports a function.
@@ -49,7 +49,7 @@ def call(
     given: str,
     found: Callable[..., Any],
     error_type: type[ValueError],
-    *arguments: Any,
+    *arguments: object,
 ) -> Any:
     """Calls a user's function; raises `error_type` if it raises anything."""
     try:

@@ -8,9 +8,10 @@ which keep -0.0, subnormal numbers and the payload of a NaN.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
+
+from mp_loop.distributed import nests
 
 # Of one message. Left to itself, TensorFlow makes one of all gradients, which waits for
 # the whole backward pass; these wait for their own gradients, the last layers' first.
@@ -18,7 +19,7 @@ _BYTES = 8 * 2**20
 _INTEGER_OF_SIZE = {2: tf.int16, 4: tf.int32, 8: tf.int64}
 
 
-def all_sum(value: Any) -> Any:
+def all_sum(value: nests.Nest) -> nests.Nest:
     """Adds up a tensor, or each of a structure of tensors, over all replicas."""
     replica = tf.distribute.get_replica_context()
     options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=_BYTES)
@@ -30,7 +31,7 @@ def count(flags: tf.Tensor) -> tf.Tensor:
     return all_sum(tf.cast(flags, tf.int64))
 
 
-def count_differing(values: Sequence[Any]) -> tf.Tensor:
+def count_differing(values: Sequence[tf.Tensor | tf.Variable]) -> tf.Tensor:
     """Counts the replicas whose value is not the first replica's; int64 [values]."""
     fingerprints = tf.stack([fingerprint(value) for value in values])
     return count(tf.not_equal(_of_first(fingerprints), fingerprints))
@@ -48,7 +49,7 @@ def _of_first(value: tf.Tensor) -> tf.Tensor:
     return all_sum(tf.where(tf.equal(replica, 0), value, tf.zeros_like(value)))
 
 
-def to_bits(value: Any) -> tf.Tensor:
+def to_bits(value: tf.Tensor | tf.Variable) -> tf.Tensor:
     """Returns the bits of numbers as int64, which every all-reduce adds exactly."""
     value = tf.convert_to_tensor(value)
     if value.dtype.is_floating:
@@ -63,7 +64,7 @@ def from_bits(bits: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.bitcast(tf.cast(bits, _INTEGER_OF_SIZE[dtype.size]), dtype)
 
 
-def fingerprint(value: Any) -> tf.Tensor:
+def fingerprint(value: tf.Tensor | tf.Variable) -> tf.Tensor:
     """Adds up the bits, each number times an odd one of its own; int64 []."""
     bits = tf.reshape(to_bits(value), [-1])
     return tf.reduce_sum(bits * (2 * tf.range(tf.size(bits, tf.int64)) + 1))

@@ -10,18 +10,19 @@ from __future__ import annotations
 import json
 import socket
 import time
-from typing import Any
+
+from mp_loop.config import json_values
 
 LONGEST = 100_000  # bytes
 _SHOWN = 300
 
 
-def encode(message: dict[str, Any]) -> bytes:
+def encode(message: json_values.Object) -> bytes:
     """Returns a line."""
     return json.dumps(message).encode() + b"\n"
 
 
-def parse(line: bytes) -> dict[str, Any]:
+def parse(line: bytes) -> dict[str, json_values.Json]:
     """Returns the object in a line; an empty one if there is none."""
     try:
         found = json.loads(line)

@@ -27,14 +27,13 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 from tensorflow.python.distribute import distribute_lib
 
 from mp_loop.config import choices
-from mp_loop.distributed import collectives
+from mp_loop.distributed import collectives, nests
 
 # Between the seeds of two replicas; far from what users choose.
 _SEED_STRIDE = 2**40
@@ -97,7 +96,7 @@ class Replicas:
                 "batch norm: its all-reduce cannot run inside a loop."
             )
 
-    def check_scope(self, name: str, variable: Any) -> None:
+    def check_scope(self, name: str, variable: keras.Variable) -> None:
         """Refuses a variable that was made outside the scope of the strategy.
 
         Raises:
@@ -115,8 +114,8 @@ class Replicas:
             )
 
     def each(
-        self, function: Callable[..., Any], even: bool = True
-    ) -> Callable[..., Any]:
+        self, function: Callable[..., nests.Nest], even: bool = True
+    ) -> Callable[..., nests.Nest]:
         """Returns a function that calls `function` on every replica.
 
         Args:
@@ -133,13 +132,13 @@ class Replicas:
             return function
 
         @functools.wraps(function)
-        def run(*batch: Any) -> Any:
+        def run(*batch: nests.Nest) -> nests.Nest:
             leaf = tf.nest.flatten(batch)[0]
             whole = not isinstance(leaf, tf.distribute.DistributedValues)
             sizes = [x.shape[0] for x in self.strategy.experimental_local_results(leaf)]
             known = None not in sizes
 
-            def on_replica(*batch: Any) -> Any:
+            def on_replica(*batch: nests.Nest) -> nests.Nest:
                 batch = self._own_rows(batch) if whole else batch
                 if even and not known:
                     self._refuse_uneven(batch)
@@ -231,11 +230,11 @@ class Replicas:
         means = {name: total / self.count for name, total in means.items()}
         return means, [sums.get(i) for i in range(len(grads))]
 
-    def _own_rows(self, batch: Any) -> Any:
+    def _own_rows(self, batch: nests.Batch) -> nests.Batch:
         """Returns this replica's rows of a whole batch."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
 
-        def rows(x: Any) -> Any:
+        def rows(x: nests.Nest) -> tf.Tensor | None:
             if x is None:
                 return None
             x = tf.convert_to_tensor(x)
@@ -252,7 +251,7 @@ class Replicas:
         with tf.device("CPU:0"):  # only these rows go to the replica's device
             return tf.nest.map_structure(rows, batch)
 
-    def _refuse_uneven(self, batch: Any) -> None:
+    def _refuse_uneven(self, batch: nests.Batch) -> None:
         """Fails at run time if replicas have unequal numbers of rows."""
         rows = tf.cast(tf.shape(tf.nest.flatten(batch)[0])[0], tf.float32)
         tf.debugging.assert_equal(
@@ -261,7 +260,7 @@ class Replicas:
             f"the batch must be shared evenly among the {self.count} replicas.",
         )
 
-    def _first(self, value: Any) -> Any:
+    def _first(self, value: nests.Nest) -> nests.Nest:
         return self.strategy.experimental_local_results(value)[0]
 
 
@@ -287,7 +286,7 @@ def assign(variable: tf.Variable, value: tf.Tensor) -> None:
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
 
 
-def call_once(function: Callable[..., None], *tensors: Any) -> None:
+def call_once(function: Callable[..., None], *tensors: nests.Nest) -> None:
     """Calls a function once for all replicas, on tensors that are equal on them.
 
     This is how Keras' optimizers are called: on each replica they would add up the
@@ -300,7 +299,7 @@ def call_once(function: Callable[..., None], *tensors: Any) -> None:
     if not tf.distribute.has_strategy():
         return function(*tensors)
 
-    def call(strategy: tf.distribute.Strategy, *tensors: Any) -> None:
+    def call(strategy: tf.distribute.Strategy, *tensors: nests.Nest) -> None:
         first = [strategy.experimental_local_results(x)[0] for x in tensors]
         with as_one_device():
             function(*first)

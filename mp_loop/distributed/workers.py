@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import tensorflow as tf
 
-from mp_loop.distributed import collectives
+from mp_loop.distributed import collectives, nests
 
 
 class ReplicasDiffer(RuntimeError):
@@ -57,11 +56,13 @@ class Workers:
                     "devices must be of the same kind."
                 )
 
-    def _on_replicas(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _on_replicas(
+        self, function: Callable[[nests.Nest], nests.Nest]
+    ) -> Callable[[nests.Nest], nests.Nest]:
         """Runs a function on every replica; returns this worker's first result."""
 
         @tf.function(autograph=False)
-        def run(argument: Any) -> Any:
+        def run(argument: nests.Nest) -> nests.Nest:
             # A closure: as an argument, a variable would be replaced by its replica.
             result = self._strategy.run(lambda: function(argument))
             if result is None:

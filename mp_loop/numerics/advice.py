@@ -13,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from mp_loop.config import json_values
 from mp_loop.numerics import layer_search, precision_errors, probe_tables, scale_advice
 from mp_loop.rendering import numbers, tables
 from mp_loop.step import loss_scale
@@ -49,10 +49,10 @@ class Advice:
 
     flags: list[str]
     text: str
-    findings: dict[str, Any]
+    findings: dict[str, json_values.Json]
 
 
-def scale_to_try(observations: Sequence[dict[str, Any]], precision: str) -> float:
+def scale_to_try(observations: Sequence[json_values.Object], precision: str) -> float:
     """Returns the loss scale at which errors should be measured first."""
     if precision != "float16":
         return 1.0
@@ -62,7 +62,7 @@ def scale_to_try(observations: Sequence[dict[str, Any]], precision: str) -> floa
 
 def advise(
     meter: precision_errors.ErrorMeter,
-    observations: Sequence[dict[str, Any]],
+    observations: Sequence[json_values.Object],
     total_steps: int,
     tolerance: Tolerance,
 ) -> Advice | None:

@@ -9,8 +9,6 @@ zero when they compare them, but not when they shift integers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from mp_loop.numerics import float_format, histogram
@@ -102,7 +100,9 @@ def lost_updates(before: tf.Tensor, after: tf.Tensor, dtype: tf.DType) -> tf.Ten
     return tf.stack(counts)
 
 
-def outcomes(tensor: Any) -> dict[str, tf.Tensor] | None:
+def outcomes(
+    tensor: tf.Tensor | tf.IndexedSlices | tf.Variable | None,
+) -> dict[str, tf.Tensor] | None:
     """Counts what became of a tensor's numbers; None for integers and None."""
     if tensor is None:
         return None
@@ -116,7 +116,7 @@ def outcomes(tensor: Any) -> dict[str, tf.Tensor] | None:
     }
 
 
-def distribution(tensor: Any) -> dict[str, tf.Tensor]:
+def distribution(tensor: tf.Tensor | tf.IndexedSlices) -> dict[str, tf.Tensor]:
     """Counts the numbers of a float32 tensor by magnitude."""
     tensor = tf.convert_to_tensor(tensor)  # a sparse gradient, too
     return {

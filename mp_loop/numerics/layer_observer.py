@@ -15,12 +15,12 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from mp_loop.config import choices
+from mp_loop.distributed import nests
 from mp_loop.numerics import observation
 
 
@@ -38,7 +38,11 @@ class LayerObserver:
       grads: what was counted in the gradient of the output; None without a gradient.
     """
 
-    def __init__(self, count: Callable[[Any], Any], and_inputs: bool = False):
+    def __init__(
+        self,
+        count: Callable[[tf.Tensor], observation.DeviceCounts | None],
+        and_inputs: bool = False,
+    ):
         """Observes nothing yet.
 
         Args:
@@ -46,9 +50,9 @@ class LayerObserver:
           and_inputs: whether inputs of layers are counted too.
         """
         self.layers: list[observation.ObservedLayer] = []
-        self.outputs: list[Any] = []
-        self.inputs: list[list[Any]] = []
-        self.grads: list[Any] = []
+        self.outputs: list[observation.DeviceCounts | None] = []
+        self.inputs: list[list[observation.DeviceCounts | None]] = []
+        self.grads: list[observation.DeviceCounts | None] = []
         self._count = count
         self._and_inputs = and_inputs
         self._graph = None
@@ -68,11 +72,13 @@ class LayerObserver:
             for operation in hooked:
                 del operation.__dict__["call"]
 
-    def _observed(self, name: str, operation: Any) -> Callable[..., Any]:
+    def _observed(
+        self, name: str, operation: keras.Operation
+    ) -> Callable[..., nests.Nest]:
         call = operation.call
 
         @functools.wraps(call)
-        def observed(*args: Any, **kwargs: Any) -> Any:
+        def observed(*args: nests.Nest, **kwargs: nests.Nest) -> nests.Nest:
             counts = []
             if self._and_inputs:
                 inputs = [x for x in tf.nest.flatten((args, kwargs)) if self._counts(x)]
@@ -90,7 +96,13 @@ class LayerObserver:
 
         return observed
 
-    def _tap(self, name: str, kind: str, inputs: list[Any], output: Any) -> Any:
+    def _tap(
+        self,
+        name: str,
+        kind: str,
+        inputs: list[observation.DeviceCounts | None],
+        output: tf.Tensor,
+    ) -> tf.Tensor:
         if not self._counts(output):
             return output
         again = sum(layer.name.split("#")[0] == name for layer in self.layers)
@@ -104,7 +116,7 @@ class LayerObserver:
         self.grads.append(None)
 
         @tf.custom_gradient
-        def watched(x: tf.Tensor) -> Any:
+        def watched(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
             def gradient(dy: tf.Tensor) -> tf.Tensor:
                 if not self._is_here(dy):
                     return dy
@@ -115,7 +127,7 @@ class LayerObserver:
 
         return watched(output)
 
-    def _counts(self, tensor: Any) -> bool:
+    def _counts(self, tensor: nests.Nest) -> bool:
         countable = (tf.float32, tf.float16, tf.bfloat16)
         return (
             tf.is_tensor(tensor) and tensor.dtype in countable and self._is_here(tensor)
@@ -126,13 +138,13 @@ class LayerObserver:
         return self._graph is None or getattr(tensor, "graph", None) is self._graph
 
 
-def _graph() -> Any:
+def _graph() -> tf.Graph:
     return tf.compat.v1.get_default_graph()
 
 
-def operations(model: keras.Model) -> list[tuple[str, Any]]:
+def operations(model: keras.Model) -> list[tuple[str, keras.Operation]]:
     """Returns every layer and operation once, with its name; of nested models too."""
-    found: dict[int, tuple[str, Any]] = {}
+    found: dict[int, tuple[str, keras.Operation]] = {}
 
     def visit(model: keras.Model, prefix: str) -> None:
         graph = model._functional if isinstance(model, keras.Sequential) else model
@@ -153,12 +165,12 @@ def operations(model: keras.Model) -> list[tuple[str, Any]]:
     return list(found.values())
 
 
-def _inner(operation: Any) -> Any:
+def _inner(operation: keras.Operation) -> keras.Operation:
     """Returns the operation itself, if a wrapper runs it in float32."""
     return getattr(operation, "_operation", operation)
 
 
-def _after(counts: Any, tensor: tf.Tensor) -> tf.Tensor:
+def _after(counts: nests.Nest, tensor: tf.Tensor) -> tf.Tensor:
     """Returns a tensor that is computed only after others."""
     first = [count for count in tf.nest.flatten(counts) if count is not None]
     with tf.control_dependencies(first):

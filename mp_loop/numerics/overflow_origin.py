@@ -10,14 +10,17 @@ forward, the loss, every layer backward, and the update.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
+from mp_loop.config import json_values
+from mp_loop.distributed import nests
 from mp_loop.numerics import observation
 from mp_loop.rendering import numbers
 
 
-def find(observed: observation.Observation, forward: bool = True) -> dict[str, Any]:
+def find(
+    observed: observation.Observation, forward: bool = True
+) -> dict[str, json_values.Json]:
     """Finds the first number that was not finite, in the order of the step.
 
     Args:
@@ -48,8 +51,8 @@ def find(observed: observation.Observation, forward: bool = True) -> dict[str, A
 
 
 def _events(
-    observed: observation.Observation, raw: dict[str, Any], forward: bool
-) -> Iterator[dict[str, Any]]:
+    observed: observation.Observation, raw: Mapping[str, nests.Nest], forward: bool
+) -> Iterator[dict[str, json_values.Json]]:
     """Yields everything that was not finite, in the order of the step."""
     yield from _in_batch_and_weights(observed, raw)
     if forward:
@@ -64,8 +67,8 @@ def _events(
 
 
 def _in_batch_and_weights(
-    observed: observation.Observation, raw: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+    observed: observation.Observation, raw: Mapping[str, nests.Nest]
+) -> Iterator[dict[str, json_values.Json]]:
     for counted in filter(_is_bad, raw["batch"]):
         yield _event("input", "numbers of the batch", counted)
     dtype = observed.half or "float32"
@@ -80,8 +83,8 @@ def _in_batch_and_weights(
 
 
 def _in_forward_pass(
-    observed: observation.Observation, raw: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+    observed: observation.Observation, raw: Mapping[str, nests.Nest]
+) -> Iterator[dict[str, json_values.Json]]:
     dtype = observed.half or "float32"
     for layer, inputs, counted in zip(
         observed.layers, raw["inputs"], raw["activations"], strict=True
@@ -94,8 +97,8 @@ def _in_forward_pass(
 
 
 def _in_backward_pass(
-    observed: observation.Observation, raw: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+    observed: observation.Observation, raw: Mapping[str, nests.Nest]
+) -> Iterator[dict[str, json_values.Json]]:
     """From the last layer to the first: of its output, then of its weights."""
     events = [
         (-place, 0, _event("backward", "activation gradients", counted, layer.name))
@@ -117,11 +120,11 @@ def _in_backward_pass(
 def _event(
     where: str,
     values: str,
-    counted: Any = None,
+    counted: observation.HostCounts | None = None,
     layer: str | None = None,
     variable: str | None = None,
     kind: str = "infinite",
-) -> dict[str, Any]:
+) -> dict[str, json_values.Json]:
     count = of = 1
     if counted is not None:
         inf, nan = (int(n) for n in counted["nonfinite"])
@@ -138,11 +141,11 @@ def _event(
     }
 
 
-def _is_bad(counted: Any) -> bool:
+def _is_bad(counted: observation.HostCounts | None) -> bool:
     return counted is not None and bool(counted["nonfinite"].any())
 
 
-def describe(origin: dict[str, Any]) -> str:
+def describe(origin: json_values.Object) -> str:
     """Describes what `find` returned in one line."""
     scale = numbers.power_of_two(origin["loss_scale"])
     if origin["finite"]:

@@ -15,12 +15,12 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mp_loop.distributed import nests
 from mp_loop.hardware import devices
 from mp_loop.numerics import layer_search
 from mp_loop.precision import by_operation, cloning, copies, pairs, twins
@@ -72,7 +72,7 @@ class ErrorMeter:
         self,
         model: keras.Model,
         loss: Callable[..., tf.Tensor],
-        batches: Sequence[tuple[Any, Any]],
+        batches: Sequence[tuple[nests.Nest, nests.Nest]],
         precision: str = "float16",
         scale: float = 2.0**15,
         reference: str = "float32",
@@ -161,8 +161,8 @@ class ErrorMeter:
     def _pass(
         self,
         model: keras.Model,
-        inputs: Any,
-        labels: Any,
+        inputs: nests.Nest,
+        labels: nests.Nest,
         scale: float,
         weights: Sequence[keras.Variable] | None = None,
     ) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
@@ -197,7 +197,7 @@ class ErrorMeter:
         )
 
 
-def _relative(found: Any, true: np.ndarray) -> float:
+def _relative(found: np.ndarray | None, true: np.ndarray) -> float:
     if found is None or not np.isfinite(found).all():
         return math.inf
     norm = float(np.linalg.norm(true))
@@ -217,7 +217,7 @@ def _names(model: keras.Model) -> set[str]:
 def _in_float64(model: keras.Model) -> keras.Model:
     """Returns a copy that computes in float64."""
 
-    def convert(layer: Any) -> Any:
+    def convert(layer: keras.Operation) -> keras.Operation:
         if not isinstance(layer, keras.layers.Layer):
             return layer
         config = copies.under_policy(layer, keras.DTypePolicy("float64"))

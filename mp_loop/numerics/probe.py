@@ -22,11 +22,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
-from mp_loop.config import choices
+from mp_loop.config import choices, json_values
+from mp_loop.distributed import nests
 from mp_loop.numerics import counting, layer_observer, observation, overflow_origin
 from mp_loop.precision import pairs
 from mp_loop.step import gradients, train_step
@@ -57,7 +57,11 @@ class Probe:
         self._layers: list[observation.ObservedLayer] = []  # as last traced
 
     def look(
-        self, inputs: Any, labels: Any, sample_weight: Any = None, scale: Any = None
+        self,
+        inputs: nests.Nest,
+        labels: nests.Nest,
+        sample_weight: nests.Nest = None,
+        scale: tf.Tensor | float | None = None,
     ) -> observation.Observation:
         """Observes a batch; does not wait for the device.
 
@@ -82,12 +86,12 @@ class Probe:
 
     def origin(
         self,
-        inputs: Any,
-        labels: Any,
-        sample_weight: Any = None,
-        scale: Any = None,
+        inputs: nests.Nest,
+        labels: nests.Nest,
+        sample_weight: nests.Nest = None,
+        scale: tf.Tensor | float | None = None,
         search: bool = True,
-    ) -> dict[str, Any]:
+    ) -> dict[str, json_values.Json]:
         """Finds where a batch overflows; waits for the device.
 
         Args:
@@ -118,7 +122,7 @@ class Probe:
             found["largest_scale"] = largest
         return found | {"text": overflow_origin.describe(found)}
 
-    def _largest_scale(self, batch: tuple[Any, Any, Any], scale: float) -> float | None:
+    def _largest_scale(self, batch: gradients.Batch, scale: float) -> float | None:
         """Bisects for the largest power of two below `scale` that does not overflow."""
         bad = math.ceil(math.log2(scale))
         good = bad - _SEARCHED_POWERS
@@ -135,8 +139,11 @@ class Probe:
         return 2.0**good
 
     def _restoring(
-        self, look: Callable[..., Any], batch: tuple[Any, Any, Any], scale: Any
-    ) -> dict[str, Any]:
+        self,
+        look: Callable[..., dict[str, nests.Nest]],
+        batch: gradients.Batch,
+        scale: tf.Tensor | float | None,
+    ) -> dict[str, nests.Nest]:
         """Calls what may change the training, and restores everything."""
         state = self._step.state
         changing = variables(self._step)
@@ -150,7 +157,7 @@ class Probe:
             for variable, old in zip(changing, before, strict=True):
                 variable.assign(old)
 
-    def _observation(self, counts: dict[str, Any]) -> observation.Observation:
+    def _observation(self, counts: dict[str, nests.Nest]) -> observation.Observation:
         state, trained = self._step.state, self._step.model.trainable_variables
         variables = [
             observation.ObservedVariable(
@@ -170,8 +177,12 @@ class Probe:
         )
 
     def _observe(
-        self, inputs: Any, labels: Any, sample_weight: Any, full: bool
-    ) -> dict[str, Any]:
+        self,
+        inputs: nests.Nest,
+        labels: nests.Nest,
+        sample_weight: nests.Nest,
+        full: bool,
+    ) -> dict[str, nests.Nest]:
         """Runs the step under observation; traced."""
         step, state = self._step, self._step.state
         counts = {"step": state.step.read_value()}
@@ -204,13 +215,13 @@ class Probe:
         return counts
 
     def _float32_pass(
-        self, inputs: Any, labels: Any, sample_weight: Any
+        self, inputs: nests.Nest, labels: nests.Nest, sample_weight: nests.Nest
     ) -> dict[str, list[dict[str, tf.Tensor]]]:
         """Histograms of the master model on the first micro-batch; traced."""
         step, model = self._step, self._step.model
         count = step.gradients.accumulate_steps
 
-        def first(x: Any) -> Any:
+        def first(x: tf.Tensor) -> tf.Tensor:
             return x[: gradients.micro_batch_size(x, count)[1]] if count > 1 else x
 
         inputs, labels = tf.nest.map_structure(first, (inputs, labels))
@@ -228,7 +239,9 @@ class Probe:
         grads = tape.gradient(loss, step.state.master_weights)
         places = _places(self._layers, observer.layers)
 
-        def counted(found: list[Any]) -> list[dict[str, tf.Tensor]]:
+        def counted(
+            found: list[observation.DeviceCounts | None],
+        ) -> list[dict[str, tf.Tensor]]:
             return [(found[p] or {}) if p is not None else {} for p in places]
 
         return {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from mp_loop.config import json_values
 from mp_loop.numerics import float_format, histogram, observation
 
 # A suitable loss scale loses less than this share of the nonzero gradients.
@@ -15,7 +15,7 @@ SHARE = 0.01
 
 def summarize(
     observed: observation.Observation, share: float = SHARE
-) -> dict[str, Any]:
+) -> dict[str, json_values.Json]:
     """Summarizes an observation in plain numbers; waits for the device.
 
     Args:
@@ -75,7 +75,7 @@ def summarize(
 
 
 def _common_scales(
-    gradients: Sequence[tuple[str, Mapping[str, Any] | None]],
+    gradients: Sequence[tuple[str, json_values.Object | None]],
 ) -> tuple[int, int] | None:
     """The powers of two that suit all gradients, given with the dtypes they are of."""
     # Gradients that are stored in float32 do not limit the scale.
@@ -85,8 +85,8 @@ def _common_scales(
 
 
 def _entry(
-    values: dict[str, Any] | None, share: float, scale: float | None = None
-) -> dict[str, Any] | None:
+    values: observation.HostCounts | None, share: float, scale: float | None = None
+) -> dict[str, json_values.Json] | None:
     """Summarizes the counts of one tensor.
 
     Args:
@@ -143,7 +143,7 @@ def _entry(
     }
 
 
-def _updates(moved: dict[str, Any]) -> dict[str, Any]:
+def _updates(moved: observation.HostCounts) -> dict[str, json_values.Json]:
     """Summarizes what an update does to a weight.
 
     Returns:
@@ -162,7 +162,7 @@ def _updates(moved: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _range(entry: dict[str, Any] | None) -> tuple[int, int] | None:
+def _range(entry: json_values.Object | None) -> tuple[int, int] | None:
     if entry is None or entry.get("scale_from") is None:
         return None
     return entry["scale_from"], entry["scale_to"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from mp_loop.config import json_values
 from mp_loop.rendering import numbers, tables
 
 LINE_WIDTH = 96
 
 
-def report(name: str, line: dict[str, Any]) -> str:
+def report(name: str, line: json_values.Object) -> str:
     """Lays an observation out as two tables, at most `LINE_WIDTH` columns wide.
 
     Args:
@@ -34,7 +33,7 @@ def report(name: str, line: dict[str, Any]) -> str:
     )
 
 
-def _layers(line: dict[str, Any]) -> list[list[str]]:
+def _layers(line: json_values.Object) -> list[list[str]]:
     rows = [
         ["layer", "in", "max", "room", "inf", "nan", "|", "room", "lost x1", "lost",
          "inf", "nan", "scales"]
@@ -61,7 +60,7 @@ def _layers(line: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _variables(line: dict[str, Any]) -> list[list[str]]:
+def _variables(line: json_values.Object) -> list[list[str]]:
     half = "2^-8" if line["precision"] == "bfloat16" else "2^-11"
     rows = [
         ["variable", "in", "room", "lost x1", "lost", "inf", "nan", "scales", "|",
@@ -88,7 +87,7 @@ def _variables(line: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _suitable_scales(line: dict[str, Any]) -> str:
+def _suitable_scales(line: json_values.Object) -> str:
     common = line["loss_scales"]
     if common is None:
         return "There are no gradients."
@@ -103,12 +102,12 @@ def _suitable_scales(line: dict[str, Any]) -> str:
     )
 
 
-def _number(entry: dict[str, Any] | None, name: str, form: str) -> str:
+def _number(entry: json_values.Object | None, name: str, form: str) -> str:
     value = None if entry is None else entry.get(name)
     return "-" if value is None else form.format(value)
 
 
-def _share(entry: dict[str, Any] | None, name: str) -> str:
+def _share(entry: json_values.Object | None, name: str) -> str:
     """A share in percent; nearly 0 or nearly 100 is not shown as exactly that."""
     value = None if entry is None else entry.get(name)
     if value is None:
@@ -120,12 +119,12 @@ def _share(entry: dict[str, Any] | None, name: str) -> str:
     return f"{100 * value:.1f}%" if value else "0"
 
 
-def _count(entry: dict[str, Any] | None, name: str) -> str:
+def _count(entry: json_values.Object | None, name: str) -> str:
     value = 0 if entry is None else entry[name]
     return f"{value:.0e}".replace("+0", "") if value > 99999 else str(value or "")
 
 
-def _scales(entry: dict[str, Any] | None) -> str:
+def _scales(entry: json_values.Object | None) -> str:
     if entry is None or entry.get("scale_from") is None:
         return "-"
     low, high = entry["scale_from"], entry["scale_to"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from mp_loop.config import json_values
 from mp_loop.numerics import histogram
 from mp_loop.step import loss_scale
 
@@ -32,7 +33,7 @@ def common(limits: Sequence[StepLimits]) -> tuple[int, int]:
 
 
 def limits(
-    lines: Sequence[dict[str, Any]], float32_layers: Sequence[str] = ()
+    lines: Sequence[json_values.Object], float32_layers: Sequence[str] = ()
 ) -> list[StepLimits]:
     """Reads which loss scales suit a model from observations of it.
 

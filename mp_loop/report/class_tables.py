@@ -10,19 +10,19 @@ What test_results.json holds of classes is explained in `run.class_scores`,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from mp_loop.config import json_values
 from mp_loop.report import confusion_chart, sections
 from mp_loop.run import records
 
 _MOST_PAIRS = 20  # rows of the table
 _FIRST_CLASSES, _MOST_CLASSES = 30, 1000  # rows at once, and unfolded
 
-Class = Mapping[str, Any]
+Class = json_values.Object
 
 
-def confusion(found: Mapping[str, Any], names: Sequence[str]) -> str:
+def confusion(found: json_values.Object, names: Sequence[str]) -> str:
     """Shows which classes are taken for which.
 
     Args:
@@ -35,7 +35,7 @@ def confusion(found: Mapping[str, Any], names: Sequence[str]) -> str:
     return confusion_chart.draw(names, _matrix(found), sizes)
 
 
-def _matrix(found: Mapping[str, Any]) -> list[list[int]]:
+def _matrix(found: json_values.Object) -> list[list[int]]:
     """The confusion matrix of few classes, whose every pair is known."""
     size = len(found["classes"])
     matrix = [[0] * size for _ in range(size)]
@@ -46,7 +46,7 @@ def _matrix(found: Mapping[str, Any]) -> list[list[int]]:
     return matrix
 
 
-def _pairs(found: Mapping[str, Any], names: Sequence[str]) -> str:
+def _pairs(found: json_values.Object, names: Sequence[str]) -> str:
     """The classes that are taken for one another most often."""
     rows = [("true class", "predicted", "count", "share of the class")]
     for pair in found["confused"][:_MOST_PAIRS]:

@@ -8,12 +8,12 @@ What the examples hold was checked when they were read (`records`).
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from mp_loop.config import json_values
 from mp_loop.rendering import numbers, tables
 
-Example = Mapping[str, Any]
+Example = json_values.Object
 Told = Callable[[Example], Sequence[tuple[str, str]]]
 
 _MOST_COLUMNS = 8

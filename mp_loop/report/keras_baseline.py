@@ -14,10 +14,9 @@ import os
 import pathlib
 import shlex
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from mp_loop.config import errors, settings
+from mp_loop.config import errors, fields, json_values, settings
 from mp_loop.rendering import numbers
 from mp_loop.report import page, sections
 from mp_loop.run import files, records, strict_json
@@ -52,15 +51,15 @@ class _Run:
 
     folder: pathlib.Path
     config: settings.Config
-    summary: Mapping[str, Any]
+    summary: json_values.Object
 
     @property
-    def trained(self) -> tuple[Any, ...]:
+    def trained(self) -> tuple[fields.Section, ...]:
         """What is trained, on what, and how: of all arms of a comparison the same."""
         config = self.config.replace(**{x: _DEFAULTS[x] for x in _WITHOUT_EFFECT})
         return config.data, config.model, config.optimizer, config.training
 
-    def document(self, name: str) -> Mapping[str, Any]:
+    def document(self, name: str) -> json_values.Object:
         """The object in a file of the run; empty where there is none."""
         try:
             found = strict_json.parse(files.read_regular(self.folder / name)[0])
@@ -74,7 +73,7 @@ class _Run:
         return self.trained == other.trained and (not all(data) or data[0] == data[1])
 
 
-def paragraph(folder: pathlib.Path, summary: Mapping[str, Any]) -> str:
+def paragraph(folder: pathlib.Path, summary: json_values.Object) -> str:
     """Compares a finished run of our loop with one of Keras', in HTML.
 
     Args:
@@ -156,7 +155,7 @@ def _how_to(run: _Run) -> str:
     )
 
 
-def _as_flag(setting: tuple[str, Any]) -> str:
+def _as_flag(setting: tuple[str, fields.Value]) -> str:
     name, value = setting
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no{name}"

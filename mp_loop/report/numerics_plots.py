@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from mp_loop.config import json_values
 from mp_loop.rendering import figures, numbers
 
 if TYPE_CHECKING:
     from matplotlib import axes, figure
 
-Line = Mapping[str, Any]
+Line = json_values.Object
 
 # Exponents of float16: half of what its smallest and its largest number round to, and
 # its smallest normal number.
@@ -159,7 +160,7 @@ def _name_layers(axis: axes.Axes, layers: Sequence[Line]) -> None:
     axis.set_yticks(range(len(names)), names, fontsize=8)
 
 
-def _shares(entry: Mapping[str, Any] | None, low: int, high: int) -> list[float]:
+def _shares(entry: json_values.Object | None, low: int, high: int) -> list[float]:
     """The share of the nonzero numbers at each exponent from `low`, below `high`."""
     if entry is None or not entry.get("histogram"):
         return [math.nan] * (high - low)

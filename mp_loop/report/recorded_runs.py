@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from mp_loop.config import errors
+from mp_loop.config import errors, json_values
 from mp_loop.rendering import numbers
 from mp_loop.run import json_lines, records
 
-Lines = Sequence[Mapping[str, Any]]
+Lines = Sequence[json_values.Object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Skips:
     step: int
     count: int
     loss_scale: float
-    line: Mapping[str, Any]
+    line: json_values.Object
 
 
 def skips(metrics: Lines) -> list[Skips]:

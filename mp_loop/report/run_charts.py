@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from mp_loop.config import json_values
 from mp_loop.rendering import numbers
 from mp_loop.report import heat_map, line_chart, recorded_runs
 from mp_loop.run import records
@@ -74,7 +74,7 @@ def _panel(
     low: float,
     high: float,
 ) -> str:
-    entries: list[list[Mapping[str, Any]]] = [
+    entries: list[list[json_values.Object]] = [
         [look["layers"][i].get(values) or {} for look in looks]
         for i in range(len(names))
     ]

@@ -12,8 +12,8 @@ import html
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from mp_loop.config import json_values
 from mp_loop.rendering import numbers, tables
 from mp_loop.report import page, recorded_runs, run_charts, sections
 from mp_loop.run import records
@@ -38,7 +38,7 @@ class _Run:
     name: str
     folder: pathlib.Path
     flags: Mapping[str, str]
-    summary: Mapping[str, Any]
+    summary: json_values.Object
     recorded: recorded_runs.RecordedRun
     damaged: Sequence[str]
 
@@ -117,7 +117,7 @@ def _row(run: _Run, key: str) -> list[str]:
     return cells + [_cell(values, name, form) for _, name, form in _COLUMNS]
 
 
-def _cell(values: Mapping[str, Any], name: str, form: str) -> str:
+def _cell(values: json_values.Object, name: str, form: str) -> str:
     value = values.get(name)
     if value is None:
         return "-"

@@ -9,9 +9,8 @@ import html
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
-from mp_loop.config import settings
+from mp_loop.config import json_values, settings
 from mp_loop.rendering import numbers, tables
 from mp_loop.report import recorded_runs
 from mp_loop.run import files, records
@@ -52,7 +51,7 @@ def table(rows: tables.Rows, head: bool = True) -> str:
     return f'<div class="wide">{tables.html(rows, head)}</div>'
 
 
-def answer(summary: Mapping[str, Any]) -> str:
+def answer(summary: json_values.Object) -> str:
     """What a colleague asks first: did it work, against what, how long, how large."""
     key = records.metric_key(summary)
     if summary.get(key) is None:
@@ -72,7 +71,7 @@ def answer(summary: Mapping[str, Any]) -> str:
     return paragraph(f"{said}.")
 
 
-def _baseline(summary: Mapping[str, Any], key: str) -> str:
+def _baseline(summary: json_values.Object, key: str) -> str:
     """What always the same answer gives, in brackets; "" where that is not known."""
     chance = summary.get(f"majority_{records.training_key(key)}")
     if chance is not None:
@@ -88,7 +87,7 @@ def _baseline(summary: Mapping[str, Any], key: str) -> str:
     )
 
 
-def tiles(summary: Mapping[str, Any]) -> str:
+def tiles(summary: json_values.Object) -> str:
     """The results that one looks for first."""
     key = records.metric_key(summary)
     found = []
@@ -114,7 +113,7 @@ def skipped_steps(metrics: recorded_runs.Lines) -> str:
     return f"<h2>Skipped steps</h2>{table(rows)}{tail}"
 
 
-def _overflowed(line: Mapping[str, Any]) -> str:
+def _overflowed(line: json_values.Object) -> str:
     counts = line.get("overflowed") or {}
     names = sorted(counts, key=counts.get, reverse=True)
     who = ", ".join(names[:_MOST_NAMES])
@@ -178,7 +177,7 @@ def environment(folder: pathlib.Path) -> str:
     return f"<h2>Environment</h2>{table(rows, head=False)}" if rows else ""
 
 
-def _document(path: pathlib.Path) -> dict[str, Any]:
+def _document(path: pathlib.Path) -> dict[str, json_values.Json]:
     """The JSON object in a file; empty where there is none."""
     try:
         text, _ = files.read_regular(path)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from mp_loop.config import json_values
 from mp_loop.rendering import numbers
 from mp_loop.report import class_tables, example_cards, scatter_chart, sections
 
 _MOST_CHARTS, _MOST_TOLD = 12, 4  # targets with a chart, and told of an example
 
-Results = Mapping[str, Any]
+Results = json_values.Object
 
 
 def section(found: Results) -> str:
@@ -43,7 +43,7 @@ def _of_classes(found: Results) -> str:
     if "top_5" in found:
         said += f", top-5 {found['top_5']:.4f}"
 
-    def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
+    def told(example: json_values.Object) -> list[tuple[str, str]]:
         predicted = example["predicted"]
         said = "none"
         if predicted is not None:
@@ -67,7 +67,7 @@ def _halves(found: Results, names: Sequence[str], unit: str = "examples") -> str
     return f'<div class="halves">{confusion}{table}</div>'
 
 
-def _legend(classes: Sequence[Mapping[str, Any]]) -> str:
+def _legend(classes: Sequence[json_values.Object]) -> str:
     """The colours of classes in masks."""
     entries = "".join(
         f'<span><i class="swatch" style="background:{one["color"]}"></i>'
@@ -77,7 +77,9 @@ def _legend(classes: Sequence[Mapping[str, Any]]) -> str:
     return f'<p class="legend">{entries}</p>'
 
 
-def _examples(title: str, examples: Sequence[Any], told: example_cards.Told) -> str:
+def _examples(
+    title: str, examples: Sequence[json_values.Object], told: example_cards.Told
+) -> str:
     drawn = example_cards.draw(examples, told)
     return f"<h3>{html.escape(title)}</h3>{drawn}" if drawn else ""
 
@@ -89,7 +91,7 @@ def _of_pixels(found: Results) -> str:
     share, pixels = right / max(found["pixels"], 1), found["pixels"]
     said = f"On {found['examples']:,} test images: {share:.4f} of {pixels:,} pixels "
 
-    def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
+    def told(example: json_values.Object) -> list[tuple[str, str]]:
         return [("right pixels", f"{example['right']:.3f}")]
 
     worst = "Worst: the image, its true mask and the predicted one"
@@ -105,7 +107,7 @@ def _of_labels(found: Results) -> str:
     """Numbers of each label, and the examples of the highest loss."""
     names = [str(one["name"]) for one in found["labels"]]
 
-    def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
+    def told(example: json_values.Object) -> list[tuple[str, str]]:
         return [
             (what, ", ".join(names[number] for number in example[key]) or "none")
             for what, key in (("predicted", "predictions"), ("true", "labels"))
@@ -132,7 +134,7 @@ def _of_targets(found: Results) -> str:
         rows.append((str(one["name"]), *values, f"{one['r2']:.4f}"))
     names = [str(one["name"]) for one in found["targets"]]
 
-    def told(example: Mapping[str, Any]) -> list[tuple[str, str]]:
+    def told(example: json_values.Object) -> list[tuple[str, str]]:
         some = [f" {name}" for name in names[:_MOST_TOLD]] if names[1:] else [""]
         return [
             (f"{what}{name}", numbers.short(value))

@@ -7,8 +7,6 @@ They are part of the summary, so that a report can say against what a result sta
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
@@ -55,5 +53,5 @@ def _of_constant(
     labels = source.prepare_labels(source.test.labels)
     outputs = source.prepare_labels(np.broadcast_to(answer, source.test.labels.shape))
     with tf.device("CPU:0"):
-        found: Any = batch_metrics.of_one_batch(measured.metric, labels, outputs)
+        found = batch_metrics.of_one_batch(measured.metric, labels, outputs)
     return float(found)

@@ -12,11 +12,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 
-from mp_loop.config import errors
+from mp_loop.config import errors, json_values
 from mp_loop.data import user_code
 from mp_loop.run import experiment, strict_json
 
@@ -30,7 +29,7 @@ class Callbacks:
         self,
         found: Sequence[keras.callbacks.Callback],
         model: keras.Model,
-        params: Mapping[str, Any],
+        params: Mapping[str, int],
     ):
         """Begins; the model's weights are current whenever an evaluation is told.
 
@@ -41,12 +40,12 @@ class Callbacks:
         """
         self._callbacks = list(found)
         self._steps = params["steps"]
-        self._logs: dict[str, Any] = {}
+        self._logs: dict[str, float] = {}
         self._tell("set_params", dict(params))
         self._tell("set_model", model)
         self._tell("on_train_begin", {})
 
-    def __call__(self, line: Mapping[str, Any]) -> None:
+    def __call__(self, line: json_values.Object) -> None:
         """Tells of a line of metrics, or of an evaluation."""
         step = line["step"]
         numbers = {
@@ -66,7 +65,7 @@ class Callbacks:
         """Tells of the end."""
         self._tell("on_train_end", dict(self._logs))
 
-    def _tell(self, method: str, *arguments: Any) -> None:
+    def _tell(self, method: str, *arguments: object) -> None:
         for callback in list(self._callbacks):
             try:
                 getattr(callback, method)(*arguments)

@@ -8,17 +8,17 @@ and seeds. One of an earlier version does not fill what is counted since.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import tensorflow as tf
 
+from mp_loop.config import json_values
 from mp_loop.step import train_state
 
 # First words of the names of what depends on the precision, and of what may.
 _DEPENDENT = ("working_weights/", "loss_scale/")
 _DEPENDENT_IF_DIFFERENT = ("other_weights/", "seeds/")
 
-Tensors = Mapping[str, Mapping[str, Any]]  # as in `Manifest.tensors`
+Tensors = Mapping[str, json_values.Object]  # as in `Manifest.tensors`
 
 
 class MismatchError(ValueError):

@@ -13,9 +13,10 @@ An example whose output is NaN or infinite has no predicted class.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+
+from mp_loop.config import json_values
 
 # Single examples that are shown, of any task.
 MOST_WORST, MOST_BEST = 12, 6
@@ -54,7 +55,7 @@ class ClassScores:
         best = np.where(unusable, np.nan, logs.max(axis=-1))
         self._batches.append((labels, predicted, of_label[:, 0], best, rank))
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, json_values.Json]:
         """Returns what test_results.json holds of all examples together.
 
         `classes` has for each its name, how many examples have it (`count`), for how
@@ -101,7 +102,7 @@ class ClassScores:
             "best": right[:MOST_BEST].tolist(),
         }
 
-    def example(self, place: int) -> dict[str, Any]:
+    def example(self, place: int) -> dict[str, json_values.Json]:
         """Returns what is said of an example: classes by their numbers."""
         label, predicted, of_label, best, _ = (x[place] for x in self._columns())
         return {

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import keras
 import tensorflow as tf
 
 from mp_loop.config import errors, sections, settings
 from mp_loop.data import batching, recipes, sources
-from mp_loop.distributed import strategies, workers
+from mp_loop.distributed import nests, strategies, workers
 from mp_loop.models import heads, trainable_layers
 from mp_loop.precision import coverage, offloading, twins
 from mp_loop.run import class_weights, metric, phases, step_factory, tasks, trial
-from mp_loop.step import averaging, eval_step, loss_names, protocol
+from mp_loop.step import averaging, eval_step, loss_names, losses, protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Experiment:
         step.continue_from(self.step)
         return dataclasses.replace(self, step=step, phase=phase)
 
-    def batches(self, epoch: int, start: int = 0) -> Iterable[Any]:
+    def batches(self, epoch: int, start: int = 0) -> Iterable[nests.Batch]:
         """Returns the batches of an epoch, from batch `start` on.
 
         They are a `tf.data.Dataset`, or, with a strategy, a distributed one.
@@ -170,7 +169,7 @@ def make(config: settings.Config, strategy: tf.distribute.Strategy) -> Experimen
 
 def _losses(
     named: sections.Model, from_logits: bool, source: sources.Source, mixes: bool
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
+) -> tuple[losses.Loss, losses.Loss]:
     """Makes the loss to train with, and the plain one to evaluate with."""
     weights = class_weights.parse(named.class_weights, source)
     with errors.bad_input(ValueError, flag="loss", value=named.trained_by):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+
+from mp_loop.config import json_values
 
 _LARGE = 0.2  # of the time
 
@@ -13,7 +14,7 @@ def is_large(share: float | None) -> bool:
     return share is not None and share > _LARGE
 
 
-def text(lines: Iterable[Mapping[str, Any]]) -> str:
+def text(lines: Iterable[json_values.Object]) -> str:
     """Says what to do; '' where there is no need.
 
     Args:
@@ -29,7 +30,7 @@ def text(lines: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def mean_share(lines: Iterable[Mapping[str, Any]]) -> float | None:
+def mean_share(lines: Iterable[json_values.Object]) -> float | None:
     """Returns the share of the time of a whole run; None where no line has one."""
     total, before, waited = 0, 0, 0.0
     for line in lines:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
-from mp_loop.config import errors
+from mp_loop.config import errors, json_values
+from mp_loop.distributed import nests
 from mp_loop.numerics import probe, probe_report
 from mp_loop.run import checkpointing, experiment
+from mp_loop.step import train_state
 
 
 def restored(built: experiment.Experiment, folder: str) -> experiment.Experiment:
@@ -20,7 +21,7 @@ def restored(built: experiment.Experiment, folder: str) -> experiment.Experiment
     if not os.path.isdir(folder) or not os.listdir(folder):
         raise errors.UsageError(f"--checkpoints ({folder}) holds no checkpoint.")
 
-    def enter(phase: int) -> Any:
+    def enter(phase: int) -> train_state.TrainState:
         nonlocal built
         built = built.in_phase(phase)
         return built.step.state
@@ -33,7 +34,7 @@ def restored(built: experiment.Experiment, folder: str) -> experiment.Experiment
 
 def observations(
     built: experiment.Experiment, looks: int, share: float
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, json_values.Json]]:
     """Trains, and observes the step at intervals.
 
     Args:
@@ -53,13 +54,13 @@ def observations(
         yield probe_report.summarize(observed, share)
 
 
-def batch_at(built: experiment.Experiment, position: int) -> tuple[Any, ...]:
+def batch_at(built: experiment.Experiment, position: int) -> nests.Batch:
     """Returns the batch of the step that follows `position` steps."""
     epoch, batch = divmod(position, built.steps_per_epoch)
     return next(iter(built.batches(epoch, batch)))
 
 
-def prepared_batch_at(built: experiment.Experiment, position: int) -> tuple[Any, Any]:
+def prepared_batch_at(built: experiment.Experiment, position: int) -> nests.Batch:
     """Returns inputs, as the model takes them, and labels; see `batch_at`."""
     inputs, labels, *_ = batch_at(built, position)
     return built.step.prepare(inputs), labels

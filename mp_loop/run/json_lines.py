@@ -13,10 +13,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from mp_loop.config import errors
+from mp_loop.config import errors, json_values
 from mp_loop.run import file_errors, files, strict_json
 
 
@@ -28,7 +27,7 @@ class Log:
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         self._size = os.fstat(self._descriptor).st_size
 
-    def write(self, line: Mapping[str, Any]) -> None:
+    def write(self, line: json_values.Object) -> None:
         """Appends a line; it is there when this returns. Raises OSError."""
         text = strict_json.to_line(line).encode()
         left = text
@@ -60,12 +59,13 @@ class Read:
       damaged: for each line that was left out its number and why.
     """
 
-    lines: list[dict[str, Any]]
+    lines: list[dict[str, json_values.Json]]
     damaged: list[str]
 
 
 def read(
-    path: pathlib.Path, damage: Callable[[dict[str, Any]], str] = lambda line: ""
+    path: pathlib.Path,
+    damage: Callable[[dict[str, json_values.Json]], str] = lambda line: "",
 ) -> Read:
     """Reads the objects of a file; what is damaged is named and left out.
 
@@ -102,6 +102,6 @@ def read(
     return found
 
 
-def rewrite(path: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
+def rewrite(path: pathlib.Path, lines: Sequence[json_values.Object]) -> None:
     """Replaces a file by these lines, all or none of them."""
     files.write_atomically(path, "".join(map(strict_json.to_line, lines)))

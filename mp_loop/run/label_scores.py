@@ -13,10 +13,10 @@ A label is predicted where its probability is 0.5 or more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from mp_loop.config import json_values
 from mp_loop.run import class_scores
 from mp_loop.step import auc
 
@@ -63,7 +63,7 @@ class LabelScores:
         del self._worst[class_scores.MOST_WORST :]
         self._examples += len(labels)
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, json_values.Json]:
         """Returns what test_results.json holds of all examples together.
 
         `exact` is the share of the examples whose every label is right. `labels` has
@@ -88,7 +88,7 @@ class LabelScores:
         """Returns the places of the examples of the highest loss, in their order."""
         return {"worst": [place for _, place, *_ in self._worst]}
 
-    def example(self, place: int) -> dict[str, Any]:
+    def example(self, place: int) -> dict[str, json_values.Json]:
         """Returns the labels of an example, by their numbers, some if there are many.
 
         Args:

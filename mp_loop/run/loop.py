@@ -15,11 +15,12 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
+from mp_loop.config import json_values
+from mp_loop.distributed import nests
 from mp_loop.hardware import devices
 from mp_loop.run import (
     checkpointing,
@@ -98,7 +99,7 @@ class Loop:
     plan: planning.Plan
     run: writers.Writer
     checkpoints: writers.CheckpointStore
-    on_log: Callable[[Mapping[str, Any]], None] = lambda line: None
+    on_log: Callable[[json_values.Object], None] = lambda line: None
     should_stop: Callable[[], int] = lambda: 0
     watcher: watching.Watcher = watching.NullWatcher()
     profile: profiling.Profile = profiling.Profile("", None)
@@ -109,7 +110,7 @@ class Loop:
 
     def __post_init__(self):
         self._position = int(self.step.state.step.numpy())
-        self._iterator: Iterator[Any] | None = None
+        self._iterator: nests.Batches | None = None
         self._means = mean_metrics.MeanMetrics(self.since_line)
         self._values: dict[str, float | None] = {}
         self._evaluation: dict[str, float] = {}

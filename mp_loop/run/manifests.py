@@ -15,8 +15,8 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
+from mp_loop.config import json_values
 from mp_loop.run import file_errors, files
 
 FILE = "manifest.json"
@@ -59,9 +59,9 @@ class Manifest:
     phase: int
     healthy: bool
     retried: bool
-    tensors: Mapping[str, Mapping[str, Any]]
+    tensors: Mapping[str, json_values.Object]
     since_line: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    files: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, json_values.Object] = dataclasses.field(default_factory=dict)
 
 
 def write(folder: pathlib.Path, manifest: Manifest) -> None:
@@ -123,7 +123,7 @@ def sha256(path: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
-def _is_valid(body: Any) -> bool:
+def _is_valid(body: json_values.Json) -> bool:
     """Whether a manifest has the form that `write` gives it."""
     return (
         _has_types(body, _TYPES)
@@ -137,13 +137,13 @@ def _is_valid(body: Any) -> bool:
     )
 
 
-def _has_numbers(value: Any) -> bool:
+def _has_numbers(value: object) -> bool:
     return isinstance(value, dict) and all(
         isinstance(number, (int, float)) for number in value.values()
     )
 
 
-def _has_types(value: Any, types: Mapping[str, type]) -> bool:
+def _has_types(value: object, types: Mapping[str, type]) -> bool:
     return isinstance(value, dict) and all(
         isinstance(value.get(name), expected) for name, expected in types.items()
     )

@@ -12,10 +12,9 @@ A pixel with an output that is NaN or infinite has no predicted class.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from mp_loop.config import json_values
 from mp_loop.data import shown_examples, sources
 from mp_loop.run import class_scores
 
@@ -60,7 +59,7 @@ class MaskScores:
         self._worst.sort(key=lambda one: one[0])
         del self._worst[class_scores.MOST_WORST :]
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, json_values.Json]:
         """Returns what test_results.json holds of all images together.
 
         `classes` and `confused` are as of a classification (`class_scores`), of pixels,
@@ -91,7 +90,7 @@ class MaskScores:
         """Returns the places of the images with the fewest right pixels, in order."""
         return {"worst": [place for _, place, *_ in self._worst]}
 
-    def example(self, place: int) -> dict[str, Any]:
+    def example(self, place: int) -> dict[str, json_values.Json]:
         """Returns the share of right pixels of an image, and pictures of its masks.
 
         Args:
@@ -99,7 +98,7 @@ class MaskScores:
         """
         right, _, true, predicted = next(x for x in self._worst if x[1] == place)
         predicted = np.where(predicted < self._source.num_classes, predicted, -1)
-        found: dict[str, Any] = {"right": right}
+        found: dict[str, json_values.Json] = {"right": right}
         for name, mask in (("true_mask", true), ("predicted_mask", predicted)):
             picture = shown_examples.masked(self._source, place, mask)
             found |= {name: picture} if picture else {}

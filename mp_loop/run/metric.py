@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from mp_loop.config import names
 from mp_loop.data import sources, targets
+from mp_loop.distributed import nests
 from mp_loop.step import auc, batch_metrics
 
 
@@ -47,6 +48,10 @@ class EvaluationMetric:
             return found | {self.key: float(np.exp(found["eval_loss"]))}
 
 
+# Labels, outputs or weights of a batch.
+Values: TypeAlias = tf.Tensor | np.ndarray
+
+
 class _Of(keras.metrics.Metric):
     """A metric of labels and outputs that are changed first.
 
@@ -59,16 +64,18 @@ class _Of(keras.metrics.Metric):
         self.metric = metric
         self._direction = getattr(metric, "_direction", None)
 
-    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+    def changed(self, labels: Values, outputs: Values) -> tuple[Values, Values]:
         """Returns what the metric takes."""
         raise NotImplementedError
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(
+        self, y_true: Values, y_pred: Values, sample_weight: Values | None = None
+    ) -> None:
         """Counts a batch."""
         weights = () if sample_weight is None else (sample_weight,)
         self.metric.update_state(*self.changed(y_true, y_pred), *weights)
 
-    def result(self) -> Any:
+    def result(self) -> nests.Nest:
         """Returns the value."""
         return self.metric.result()
 
@@ -85,7 +92,7 @@ class InUnits(_Of):
         super().__init__(metric)
         self._targets = of
 
-    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+    def changed(self, labels: Values, outputs: Values) -> tuple[Values, Values]:
         """Returns both in units; given are float32 [batch, targets]."""
         return self._targets.in_units(labels), self._targets.in_units(outputs)
 
@@ -96,7 +103,7 @@ class OfShares(_Of):
     That of the class with the largest share counts.
     """
 
-    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+    def changed(self, labels: Values, outputs: Values) -> tuple[Values, Values]:
         """Returns class numbers, int64 [batch], of shares, float32 [batch, classes]."""
         return tf.argmax(labels, -1), outputs
 
@@ -107,14 +114,14 @@ class OfProbabilities(_Of):
     def __init__(
         self,
         metric: keras.metrics.Metric,
-        probabilities: Callable[[Any], Any],
-        labels: Callable[[Any], Any],
+        probabilities: Callable[[Values], Values],
+        labels: Callable[[Values], Values],
     ) -> None:
         """Wraps a metric; the functions make its probabilities and its labels."""
         super().__init__(metric)
         self._probabilities, self._labels = probabilities, labels
 
-    def changed(self, labels: Any, outputs: Any) -> tuple[Any, Any]:
+    def changed(self, labels: Values, outputs: Values) -> tuple[Values, Values]:
         """Returns what they make of labels and of outputs, [batch, classes]."""
         outputs = keras.ops.cast(outputs, "float32")
         return self._labels(labels), self._probabilities(outputs)
@@ -158,7 +165,7 @@ def make(name: str, from_logits: bool, source: sources.Source) -> EvaluationMetr
         found = auc.MeanAuc(source.num_classes, title)
     elif isinstance(found, keras.metrics.Metric):
         taken = inspect.signature(type(found).__init__).parameters
-        wanted: dict[str, Any] = {"name": title, "dtype": dtype}
+        wanted: dict[str, object] = {"name": title, "dtype": dtype}
         wanted["from_logits"] = from_logits and not several
         if several:  # Keras' defaults are for one class of each example
             wanted |= {"average": "macro", "threshold": 0.5}
@@ -178,7 +185,7 @@ def make(name: str, from_logits: bool, source: sources.Source) -> EvaluationMetr
     return EvaluationMetric(found, f"eval_{title}", better)
 
 
-def _title(found: Any) -> str:
+def _title(found: keras.metrics.Metric | Callable[..., tf.Tensor]) -> str:
     """What a metric is called: every accuracy of the first guess `accuracy`."""
     given = getattr(found, "name", None) or found.__name__
     plain = re.sub(r"_\d+$", "", given)  # Keras counts objects: auc_1
@@ -194,7 +201,7 @@ def _of_probabilities(
     several = source.task == "multilabel"
     probabilities = keras.ops.sigmoid if several else keras.ops.softmax
 
-    def one_hot(labels: Any) -> Any:
+    def one_hot(labels: Values) -> tf.Tensor:
         return keras.ops.one_hot(labels, source.num_classes)
 
     return OfProbabilities(
@@ -204,7 +211,7 @@ def _of_probabilities(
     )
 
 
-def _unchanged(values: Any) -> Any:
+def _unchanged(values: Values) -> Values:
     return values
 
 

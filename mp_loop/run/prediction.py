@@ -14,8 +14,8 @@ import dataclasses
 import json
 import pathlib
 import shlex
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -108,7 +108,7 @@ class SavedPredictor:
         )
         return cls(model, wanted)
 
-    def __call__(self, inputs: list[Any]) -> list[dict[str, Any]]:
+    def __call__(self, inputs: Sequence[bytes | np.ndarray]) -> list[dict[str, object]]:
         """Returns what a `Prediction` holds of each example, by name."""
         is_text = isinstance(inputs[0], bytes)
         batch = self.wanted.tokenizer(inputs) if is_text else np.stack(inputs)

@@ -14,7 +14,7 @@ import csv
 import os
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mp_loop.rendering import whole_files
 from mp_loop.run import files, prediction, prediction_scores, strict_json
@@ -84,7 +84,7 @@ def _columns(wanted: raw_examples.Wanted) -> tuple[str, ...]:
     return tuple(f"{what}{end}" for what in (found, "label") for end in ends)
 
 
-def _values(found: prediction.Prediction, masks: _Masks | None) -> tuple[Any, ...]:
+def _values(found: prediction.Prediction, masks: _Masks | None) -> tuple[object, ...]:
     example = found.example
     if masks is not None:
         return example.name, masks.write(found), masks.accuracy(found)

@@ -12,7 +12,7 @@ To see it: `pip install tensorboard-plugin-profile`, then TensorBoard's tab
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping
 
 import tensorflow as tf
 
@@ -36,7 +36,7 @@ class Profile:
             tf.profiler.experimental.start(self._folder)
             self._running = True
 
-    def after(self, position: int, metrics: Any) -> None:
+    def after(self, position: int, metrics: Mapping[str, tf.Tensor]) -> None:
         """Stops, if the last step has been taken.
 
         Args:

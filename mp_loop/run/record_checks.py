@@ -12,9 +12,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-Check = Callable[[Any], bool]
+from mp_loop.config import json_values
+
+Check = Callable[[object], bool]
 
 _BEYOND_INT64 = 2**63
 # What an example may have to be seen.
@@ -22,7 +23,7 @@ _SHOWN = ("name", "image", "text", "row", "true_mask", "predicted_mask")
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*")
 
 
-def damage(line: Mapping[str, Any], checks: Mapping[str, Check]) -> str:
+def damage(line: json_values.Object, checks: Mapping[str, Check]) -> str:
     """Names the first value of a line that is not what it must be, or returns ""."""
     for name, check in checks.items():
         if name in line and not check(line[name]):
@@ -36,25 +37,25 @@ def described(name: str, value: object) -> str:
     return f"{name} is {shown if len(shown) <= 40 else f'{shown[:37]}...'}"
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < _BEYOND_INT64
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     if type(value) is int:
         return abs(value) < _BEYOND_INT64
     return type(value) is float
 
 
-def _is_number_or_none(value: Any) -> bool:
+def _is_number_or_none(value: object) -> bool:
     return value is None or _is_number(value)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_name(value: Any) -> bool:
+def _is_name(value: object) -> bool:
     """A text; `nan` and `inf` were read as numbers."""
     return _is_text(value) or (type(value) is float and not math.isfinite(value))
 
@@ -79,22 +80,22 @@ def _is_record_or_none(checks: Mapping[str, Check]) -> Check:
     return lambda value: value is None or _is_record(checks)(value)
 
 
-def _is_named_number(value: Any) -> bool:
+def _is_named_number(value: object) -> bool:
     if not isinstance(value, list) or len(value) != 2:
         return False
     return _is_name(value[0]) and _is_number(value[1])
 
 
-def _is_pair(value: Any) -> bool:
+def _is_pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
 
 
-def _is_picture(value: Any) -> bool:
+def _is_picture(value: object) -> bool:
     """Nothing but an image in the text itself: a page must load nothing."""
     return isinstance(value, str) and bool(_PICTURE.fullmatch(value))
 
 
-def _is_color(value: Any) -> bool:
+def _is_color(value: object) -> bool:
     return isinstance(value, str) and bool(re.fullmatch("#[0-9a-f]{6}", value))
 
 
@@ -222,7 +223,7 @@ _TEST_RESULTS: Mapping[str, Mapping[str, Check]] = {
 }
 
 
-def test_results_damage(found: Mapping[str, Any]) -> str:
+def test_results_damage(found: json_values.Object) -> str:
     """Says what of test_results.json is not what it must be, or returns ""."""
     checks = _TEST_RESULTS.get(str(found.get("task")))
     if checks is None:
@@ -247,13 +248,13 @@ def test_results_damage(found: Mapping[str, Any]) -> str:
     return "" if {*map(len, lists)} <= {size} else "worst is of other targets"
 
 
-def _beyond(numbers: Sequence[int | None], classes: Sequence[Any]) -> str:
+def _beyond(numbers: Sequence[int | None], classes: Sequence[object]) -> str:
     """Says that a class number is none, or returns ""."""
     wrong = any(number is not None and number >= len(classes) for number in numbers)
     return "a class has no name" if wrong else ""
 
 
-def evaluation_checks(line: Mapping[str, Any], check: Check = _is_number) -> dict:
+def evaluation_checks(line: json_values.Object, check: Check = _is_number) -> dict:
     """The checks of what an evaluation gave: every value whose name says so."""
     names = (name for name in line if str(name).startswith("eval_"))
     return {"step": _is_count, **dict.fromkeys(names, check)}

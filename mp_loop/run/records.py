@@ -10,9 +10,8 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
-from mp_loop.config import errors
+from mp_loop.config import errors, json_values
 from mp_loop.run import files, json_lines, record_checks, strict_json
 
 FLAGS_FILE = "flags.txt"
@@ -39,7 +38,7 @@ _MOST_NAMED = 3  # damaged lines in one warning
 logger = logging.getLogger(__name__)
 
 
-def metric_key(line: Mapping[str, Any]) -> str:
+def metric_key(line: json_values.Object) -> str:
     """The key of the metric beside `eval_loss` in an evaluation or a summary."""
     keys = (key for key in line if key.startswith("eval_") and key != "eval_loss")
     return next(keys, "eval_accuracy")
@@ -65,22 +64,24 @@ def read(output_dir: Folder, name: str) -> json_lines.Read:
     return json_lines.read(pathlib.Path(output_dir) / name, _DAMAGE[name])
 
 
-def read_metrics(output_dir: Folder) -> list[dict[str, Any]]:
+def read_metrics(output_dir: Folder) -> list[dict[str, json_values.Json]]:
     """Reads the training metrics of a run, in order, before a resume included."""
     return _read_and_warn(output_dir, METRICS_FILE)
 
 
-def read_evaluations(output_dir: Folder) -> list[dict[str, Any]]:
+def read_evaluations(output_dir: Folder) -> list[dict[str, json_values.Json]]:
     """Reads the evaluations of a run, in order."""
     return _read_and_warn(output_dir, EVALUATIONS_FILE)
 
 
-def read_numerics(output_dir: Folder) -> list[dict[str, Any]]:
+def read_numerics(output_dir: Folder) -> list[dict[str, json_values.Json]]:
     """Reads what the probes of a run saw, in order."""
     return _read_and_warn(output_dir, NUMERICS_FILE)
 
 
-def summary_and_damage(output_dir: Folder) -> tuple[dict[str, Any], list[str]]:
+def summary_and_damage(
+    output_dir: Folder,
+) -> tuple[dict[str, json_values.Json], list[str]]:
     """Reads the summary of a run.
 
     Returns:
@@ -100,7 +101,9 @@ def summary_and_damage(output_dir: Folder) -> tuple[dict[str, Any], list[str]]:
     return kept, list(wrong.values())
 
 
-def test_results_and_damage(output_dir: Folder) -> tuple[dict[str, Any], list[str]]:
+def test_results_and_damage(
+    output_dir: Folder,
+) -> tuple[dict[str, json_values.Json], list[str]]:
     """Reads what the final weights get right and wrong, whole or not at all.
 
     Returns:
@@ -115,7 +118,7 @@ def test_results_and_damage(output_dir: Folder) -> tuple[dict[str, Any], list[st
 
 def _object_and_damage(
     output_dir: Folder, name: str
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, json_values.Json], list[str]]:
     """Reads a file that holds one object; empty where there is no such file."""
     try:
         path = pathlib.Path(output_dir) / name
@@ -129,7 +132,9 @@ def _object_and_damage(
     return found, []
 
 
-def read_summary(output_dir: Folder, needed: Collection[str] = ()) -> dict[str, Any]:
+def read_summary(
+    output_dir: Folder, needed: Collection[str] = ()
+) -> dict[str, json_values.Json]:
     """Reads the summary of a finished run.
 
     Args:
@@ -166,13 +171,13 @@ def warn(path: Folder, damaged: Sequence[str]) -> None:
         logger.warning("%s", text)
 
 
-def _read_and_warn(output_dir: Folder, name: str) -> list[dict[str, Any]]:
+def _read_and_warn(output_dir: Folder, name: str) -> list[dict[str, json_values.Json]]:
     found = read(output_dir, name)
     warn(pathlib.Path(output_dir) / name, found.damaged)
     return found.lines
 
 
-_DAMAGE: Mapping[str, Callable[[dict[str, Any]], str]] = {
+_DAMAGE: Mapping[str, Callable[[dict[str, json_values.Json]], str]] = {
     METRICS_FILE: lambda line: record_checks.damage(line, record_checks.METRICS),
     EVALUATIONS_FILE: lambda line: record_checks.damage(
         line, record_checks.evaluation_checks(line)

@@ -21,9 +21,9 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mp_loop.config import errors
+from mp_loop.config import errors, json_values
 from mp_loop.hardware import environment
 from mp_loop.rendering import whole_files
 from mp_loop.run import (
@@ -69,7 +69,7 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, output_dir: str, flagfile: str, data: Mapping[str, Any] | None = None
+        cls, output_dir: str, flagfile: str, data: json_values.Object | None = None
     ) -> RunFolder:
         """Starts a run in a new folder.
 
@@ -98,7 +98,7 @@ class RunFolder:
         flagfile: str,
         step: int,
         lock: locking.FolderLock | None = None,
-        data: Mapping[str, Any] | None = None,
+        data: json_values.Object | None = None,
     ) -> RunFolder:
         """Continues a run from the checkpoint of `step`.
 
@@ -133,7 +133,7 @@ class RunFolder:
             _write_description(folder, flagfile, data)
             return cls(folder, lock)
 
-    def log(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: json_values.Object) -> None:
         """Records one line of training metrics; `line["step"]` is its step."""
         with self._guard:
             self._append(records.METRICS_FILE, line)
@@ -148,7 +148,7 @@ class RunFolder:
             with self._rescue_on_error():
                 self._logs.events.write_scalars("eval", line)
 
-    def log_numerics(self, line: Mapping[str, Any]) -> None:
+    def log_numerics(self, line: json_values.Object) -> None:
         """Records what a probe saw (`probe_report.summarize`), with its histograms."""
         with self._guard:
             self._append(records.NUMERICS_FILE, line)
@@ -156,7 +156,7 @@ class RunFolder:
                 self._logs.events.write_histograms(line)
 
     def log_setup(
-        self, config: Mapping[str, Any], graph: tf.Graph | None = None
+        self, config: json_values.Object, graph: tf.Graph | None = None
     ) -> None:
         """Shows TensorBoard what the run is: see `tensorboard.EventLog.write_setup`."""
         with self._guard, self._rescue_on_error():
@@ -230,7 +230,7 @@ class RunFolder:
         else:
             _save(predictor, path)
 
-    def write_test_results(self, found: Mapping[str, Any] | None) -> None:
+    def write_test_results(self, found: json_values.Object | None) -> None:
         """Writes test_results.json; None: that of an earlier end is removed."""
         path = self.folder / records.TEST_RESULTS_FILE
         if found is None:
@@ -238,13 +238,13 @@ class RunFolder:
         else:
             files.write_atomically(path, strict_json.to_line(found))
 
-    def write_coverage(self, values: Mapping[str, Any]) -> None:
+    def write_coverage(self, values: json_values.Object) -> None:
         """Writes coverage.json."""
         text = strict_json.to_document(values)
         with self._guard, self._rescue_on_error():
             files.write_atomically(self.folder / records.COVERAGE_FILE, text)
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
+    def write_summary(self, summary: json_values.Object) -> None:
         """Writes summary.json."""
         text = strict_json.to_document(summary)
         files.write_atomically(self.folder / records.SUMMARY_FILE, text)
@@ -264,7 +264,7 @@ class RunFolder:
             files.flush_all(self.folder)
         self._lock.release()
 
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+    def _append(self, name: str, line: json_values.Object) -> None:
         """Writes a line; if the folder cannot take it, in a rescue folder."""
         try:
             self._logs.append(name, line)
@@ -320,7 +320,7 @@ def refuse_used(output_dir: str) -> None:
 
 
 def _write_description(
-    folder: pathlib.Path, flagfile: str, data: Mapping[str, Any] | None
+    folder: pathlib.Path, flagfile: str, data: json_values.Object | None
 ) -> None:
     """Writes what the run is and what it runs on."""
     files.write_atomically(folder / records.FLAGS_FILE, flagfile)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import shutil
-from collections.abc import Mapping
-from typing import Any
 
+from mp_loop.config import json_values
 from mp_loop.run import json_lines, records, tensorboard
 
 
@@ -34,7 +33,7 @@ class RunLogs:
             self._close_files()
             raise
 
-    def append(self, name: str, line: Mapping[str, Any]) -> None:
+    def append(self, name: str, line: json_values.Object) -> None:
         """Appends a line to the file of that name. Raises OSError."""
         if name not in self._files:
             self._files[name] = json_lines.Log(self._folder / name)

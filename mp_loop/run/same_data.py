@@ -10,15 +10,13 @@ a resumed run would be another one, and nobody would be told.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
-from mp_loop.config import errors, settings
+from mp_loop.config import errors, json_values, settings
 from mp_loop.data import fingerprints
 from mp_loop.run import files, records, strict_json
 
 
-def check(config: settings.Config, found: Mapping[str, Any]) -> None:
+def check(config: settings.Config, found: json_values.Object) -> None:
     """Compares with the fingerprint in the run folder.
 
     A run of an earlier version has none. What is damaged is named, and not compared.

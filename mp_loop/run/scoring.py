@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mp_loop.config import json_values
 from mp_loop.data import batching, shown_examples, sources
 from mp_loop.models import heads
 from mp_loop.run import class_scores, label_scores, mask_scores, target_scores
@@ -26,13 +27,13 @@ class Scores(Protocol):
     def add(self, labels: np.ndarray, outputs: np.ndarray, *weights: Any) -> None:
         """Counts a batch, as a loss takes it; with weights where there may be some."""
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, json_values.Json]:
         """Returns what is told of all examples together, `task` first."""
 
     def shown(self) -> dict[str, list[int]]:
         """Returns lists of the places of single examples by what they are."""
 
-    def example(self, place: int) -> dict[str, Any]:
+    def example(self, place: int) -> dict[str, json_values.Json]:
         """Returns what is told of a single example."""
 
 
@@ -41,7 +42,7 @@ def of(
     model: keras.Model,
     batch_size: int,
     show_examples: bool = True,
-) -> dict[str, Any] | None:
+) -> dict[str, json_values.Json] | None:
     """Predicts on the test data once, on this process' devices alone.
 
     Args:
@@ -61,7 +62,7 @@ def of(
     spec, *_ = batches.element_spec
 
     @tf.function(input_signature=[spec], autograph=False)
-    def outputs_of(inputs: Any) -> tf.Tensor:
+    def outputs_of(inputs: tf.Tensor) -> tf.Tensor:
         inputs = inputs if prepare is None else prepare(inputs)
         return tf.cast(model(inputs, training=False), tf.float32)
 

@@ -16,13 +16,12 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
-from mp_loop.config import errors, settings
+from mp_loop.config import errors, json_values, settings
 from mp_loop.data import fingerprints
 from mp_loop.hardware import environment
 from mp_loop.models import predictors
@@ -151,7 +150,7 @@ class Session:
 
     def train(
         self,
-        on_log: Callable[[Mapping[str, Any]], None],
+        on_log: Callable[[json_values.Object], None],
         should_stop: Callable[[], int],
         first_steps: loop.FirstSteps = contextlib.nullcontext,
     ) -> loop.Result:
@@ -206,7 +205,7 @@ class Session:
             patient_from=ends[phase - 1] if phase else 0,
         )
 
-    def write_results(self, result: loop.Result) -> dict[str, Any]:
+    def write_results(self, result: loop.Result) -> dict[str, json_values.Json]:
         """Writes the model, what predicts with it, what it gets wrong, and the summary.
 
         Returns:

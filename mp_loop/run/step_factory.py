@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -17,6 +16,7 @@ from mp_loop.step import (
     keras_step,
     loss_scale,
     optimizers,
+    preparing,
     protocol,
     schedules,
     train_step,
@@ -47,7 +47,7 @@ class StepFactory:
     loss: Callable[..., tf.Tensor]
     strategy: tf.distribute.Strategy
     metric: keras.metrics.Metric | None
-    prepare: Callable[[tf.Tensor], Any] | None
+    prepare: preparing.Prepare | None
 
     def make(self, phase: int) -> protocol.Step:
         """Makes the step of a phase.

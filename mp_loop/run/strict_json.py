@@ -13,23 +13,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+
+from mp_loop.config import json_values
 
 _NON_FINITE = ("nan", "inf", "-inf")
 
 
-def to_line(value: Any) -> str:
+def to_line(value: json_values.Json) -> str:
     """Returns JSON on one line, newline included."""
     return json.dumps(_without_non_finite(to_python(value)), allow_nan=False) + "\n"
 
 
-def to_document(value: Any) -> str:
+def to_document(value: json_values.Json) -> str:
     """Returns JSON on several indented lines."""
     plain = _without_non_finite(to_python(value))
     return json.dumps(plain, indent=2, allow_nan=False) + "\n"
 
 
-def parse(text: str | bytes) -> Any:
+def parse(text: str | bytes) -> json_values.Json:
     """Returns what `to_line` or `to_document` wrote.
 
     Raises:
@@ -39,7 +40,7 @@ def parse(text: str | bytes) -> Any:
     return _with_non_finite(json.loads(text))
 
 
-def to_python(value: Any) -> Any:
+def to_python(value: json_values.Json) -> json_values.Json:
     """Python's own numbers, lists and dicts, from NumPy's and TensorFlow's too."""
     if isinstance(value, Mapping):
         return {str(name): to_python(inner) for name, inner in value.items()}
@@ -52,7 +53,7 @@ def to_python(value: Any) -> Any:
     return value
 
 
-def _without_non_finite(value: Any) -> Any:
+def _without_non_finite(value: json_values.Json) -> json_values.Json:
     if isinstance(value, dict):
         return {name: _without_non_finite(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -62,7 +63,7 @@ def _without_non_finite(value: Any) -> Any:
     return value
 
 
-def _with_non_finite(value: Any) -> Any:
+def _with_non_finite(value: json_values.Json) -> json_values.Json:
     if isinstance(value, dict):
         return {name: _with_non_finite(inner) for name, inner in value.items()}
     if isinstance(value, list):

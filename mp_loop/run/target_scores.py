@@ -12,10 +12,9 @@ An example of which an output is NaN or infinite is in no error.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from mp_loop.config import json_values
 from mp_loop.data import targets
 from mp_loop.run import class_scores
 
@@ -42,7 +41,7 @@ class TargetScores:
         in_units = (x.astype(np.float64) * of.std + of.mean for x in (labels, outputs))
         self._batches.append(tuple(in_units))
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, json_values.Json]:
         """Returns what test_results.json holds of all examples together.
 
         Errors are in the units of each target: `mae`, `rmse` and `r2`, the same of the
@@ -81,7 +80,7 @@ class TargetScores:
         worst = np.argsort(-error, kind="stable")
         return {"worst": worst[: class_scores.MOST_WORST].tolist()}
 
-    def example(self, place: int) -> dict[str, Any]:
+    def example(self, place: int) -> dict[str, json_values.Json]:
         """Returns what is said of an example, in units."""
         labels, predicted = (x[place].tolist() for x in self._columns())
         return {"labels": labels, "predictions": predicted}

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from mp_loop.config import json_values
 from mp_loop.rendering import whole_files
 from mp_loop.run import file_errors, files, strict_json
 
@@ -32,7 +33,7 @@ class EventLog:
         with file_errors.tensorflow_to_os():
             self._writer = tf.summary.create_file_writer(str(folder))
 
-    def write_scalars(self, prefix: str, line: Mapping[str, Any]) -> None:
+    def write_scalars(self, prefix: str, line: json_values.Object) -> None:
         """Writes the numbers of a line as `prefix/name` at its step."""
         import tensorflow as tf
 
@@ -46,7 +47,7 @@ class EventLog:
                     tf.summary.scalar(tag, value)
         # Leaving the context has flushed the writer.
 
-    def write_histograms(self, line: Mapping[str, Any]) -> None:
+    def write_histograms(self, line: json_values.Object) -> None:
         """Writes the exponents that a probe counted (`probe_report.summarize`).
 
         The histograms are over the logarithm to base 2 of the magnitude, zeros left
@@ -72,7 +73,7 @@ class EventLog:
                 )
 
     def write_setup(
-        self, config: Mapping[str, Any], graph: tf.Graph | None = None
+        self, config: json_values.Object, graph: tf.Graph | None = None
     ) -> None:
         """Writes what the run is: its settings, and the graph of a step.
 
@@ -149,7 +150,7 @@ def _replace(path: pathlib.Path, records: Sequence[bytes]) -> None:
         files.flush(temporary)
 
 
-def _histograms(line: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _histograms(line: json_values.Object) -> Iterator[tuple[str, json_values.Object]]:
     """Yields tag and histogram of every layer and variable that has one."""
     for values in ("activations", "activation_grads"):
         for layer in line["layers"]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
@@ -32,7 +31,7 @@ _OF_NUMBERS = keras.metrics.MeanSquaredError.__module__
 def check(
     named: sections.Model,
     model: keras.Model,
-    loss: Callable[..., Any],
+    loss: losses.Loss,
     source: sources.Source,
 ) -> None:
     """Computes loss and metric of a few test examples.

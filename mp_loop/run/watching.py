@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from mp_loop.config import json_values
+from mp_loop.distributed import nests
 from mp_loop.numerics import observation, probe, probe_report
 from mp_loop.run import writers
 
@@ -40,7 +42,7 @@ class Watcher(Protocol):
     def remember(self, position: int, metrics: Mapping[str, tf.Tensor]) -> None:
         """Keeps what the call of steps that began at `position` returned."""
 
-    def report(self, position: int) -> dict[str, Any]:
+    def report(self, position: int) -> dict[str, json_values.Json]:
         """Returns what a line of metrics at `position` says of skipped steps."""
 
     def forget(self) -> None:
@@ -56,7 +58,7 @@ class NullWatcher:
     def remember(self, position: int, metrics: Mapping[str, tf.Tensor]) -> None:
         """Does nothing."""
 
-    def report(self, position: int) -> dict[str, Any]:
+    def report(self, position: int) -> dict[str, json_values.Json]:
         """Returns nothing."""
         return {}
 
@@ -104,7 +106,7 @@ class ProbeWatcher:
         if self._explains:
             self._calls.append((position, metrics))
 
-    def report(self, position: int) -> dict[str, Any]:
+    def report(self, position: int) -> dict[str, json_values.Json]:
         """Writes what was seen; explains the last skip since the last report.
 
         Args:
@@ -137,7 +139,7 @@ class ProbeWatcher:
 
     def _explain(
         self, skipped: int, scale: float, forward_finite: bool, position: int
-    ) -> dict[str, Any]:
+    ) -> dict[str, json_values.Json]:
         """Computes a skipped step again, and says where it overflowed."""
         since = position - skipped - 1  # every step since then was applied
         found = {"step": skipped + 1, "updates_since": since, "loss_scale": scale}
@@ -162,7 +164,7 @@ class ProbeWatcher:
         except Exception as error:  # An inspection must not end a training.
             return found | {"text": f"not explained: {_reason(error)}"}
 
-    def _batch(self, position: int) -> tuple[Any, ...]:
+    def _batch(self, position: int) -> nests.Batch:
         epoch, batch = divmod(position, self._steps_per_epoch)
         return next(iter(self._batches(epoch, batch)))
 

@@ -10,11 +10,12 @@ import os
 import pathlib
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import tensorflow as tf
 
+from mp_loop.config import json_values
 from mp_loop.run import checkpointing
 from mp_loop.step import train_state
 
@@ -31,17 +32,17 @@ class Writer(Protocol):
         """The folder of the checkpoints."""
 
     def log_setup(
-        self, config: Mapping[str, Any], graph: tf.Graph | None = None
+        self, config: json_values.Object, graph: tf.Graph | None = None
     ) -> None:
         """Records what the run is."""
 
-    def log(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: json_values.Object) -> None:
         """Records one line of training metrics."""
 
     def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Records one evaluation."""
 
-    def log_numerics(self, line: Mapping[str, Any]) -> None:
+    def log_numerics(self, line: json_values.Object) -> None:
         """Records what a probe saw."""
 
     def rewind(self, step: int) -> None:
@@ -65,13 +66,13 @@ class Writer(Protocol):
     ) -> None:
         """Writes what predicts from raw inputs."""
 
-    def write_test_results(self, found: Mapping[str, Any] | None) -> None:
+    def write_test_results(self, found: json_values.Object | None) -> None:
         """Writes what the trained model gets right and wrong."""
 
-    def write_coverage(self, values: Mapping[str, Any]) -> None:
+    def write_coverage(self, values: json_values.Object) -> None:
         """Records how much of the model multiplies in 16 bits."""
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
+    def write_summary(self, summary: json_values.Object) -> None:
         """Writes what came of the run."""
 
     def close_logs(self) -> None:
@@ -131,17 +132,17 @@ class NullWriter:
     checkpoints = os.devnull
 
     def log_setup(
-        self, config: Mapping[str, Any], graph: tf.Graph | None = None
+        self, config: json_values.Object, graph: tf.Graph | None = None
     ) -> None:
         """Does nothing."""
 
-    def log(self, line: Mapping[str, Any]) -> None:
+    def log(self, line: json_values.Object) -> None:
         """Does nothing."""
 
     def log_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Does nothing."""
 
-    def log_numerics(self, line: Mapping[str, Any]) -> None:
+    def log_numerics(self, line: json_values.Object) -> None:
         """Does nothing."""
 
     def rewind(self, step: int) -> None:
@@ -166,13 +167,13 @@ class NullWriter:
     ) -> None:
         """Does nothing."""
 
-    def write_test_results(self, found: Mapping[str, Any] | None) -> None:
+    def write_test_results(self, found: json_values.Object | None) -> None:
         """Does nothing."""
 
-    def write_coverage(self, values: Mapping[str, Any]) -> None:
+    def write_coverage(self, values: json_values.Object) -> None:
         """Does nothing."""
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
+    def write_summary(self, summary: json_values.Object) -> None:
         """Does nothing."""
 
     def close_logs(self) -> None:
