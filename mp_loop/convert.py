@@ -24,12 +24,11 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from absl import flags
 
 from mp_loop.cli import app, outcomes, signals
-from mp_loop.config import errors, names, sections
+from mp_loop.config import errors, names, sections, settings
 from mp_loop.hardware import startup
 from mp_loop.rendering import numbers, whole_files
 from mp_loop.run import files
@@ -86,7 +85,7 @@ class _Progress:
         )
 
 
-def run(_config: Any, flag_values: Any) -> int:
+def run(_config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Converts; returns the exit code."""
     with errors.bad_input(ValueError):
         data = sections.Data(**{name: flag_values[name].value for name in _FLAGS})

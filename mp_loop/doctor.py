@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
 
 from absl import flags
 
 from mp_loop.cli import app
+from mp_loop.config import json_values, settings
 from mp_loop.hardware import startup
 from mp_loop.rendering import tables
 from mp_loop.run import strict_json
@@ -31,7 +31,7 @@ def declare(flag_values: flags.FlagValues) -> None:
     )
 
 
-def run(_config: Any, flag_values: Any) -> int:
+def run(_config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Examines the machine and prints what it found; returns the exit code."""
     startup.start_tensorflow()
     from mp_loop.hardware import machine
@@ -41,7 +41,7 @@ def run(_config: Any, flag_values: Any) -> int:
     return 0
 
 
-def report(findings: Mapping[str, Any]) -> str:
+def report(findings: json_values.Object) -> str:
     """Lays the findings out for the terminal."""
     lines = ["devices", ""]
     for device in findings["devices"]:

@@ -30,12 +30,12 @@ from __future__ import annotations
 import pathlib
 import shlex
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from mp_loop.cli import app
-from mp_loop.config import errors, settings
+from mp_loop.config import errors, json_values, settings
 from mp_loop.rendering import figures, numbers, tables
 from mp_loop.run import build, files, run_folder, strict_json
 
@@ -49,7 +49,11 @@ def declare(flag_values: flags.FlagValues) -> None:
     """Declares the flags of this command alone."""
 
     def define(
-        kind: Callable, name: str, default: Any, text: str, **limits: Any
+        kind: Callable[..., object],
+        name: str,
+        default: object,
+        text: str,
+        **limits: object,
     ) -> None:
         kind(name, default, help=text, flag_values=flag_values, **limits)
 
@@ -69,7 +73,7 @@ def declare(flag_values: flags.FlagValues) -> None:
     define(flags.DEFINE_enum, "reference", "float32", text, enum_values=dtypes)
 
 
-def run(config: settings.Config, flag_values: Any) -> int:
+def run(config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Inspects, prints and advises; returns the exit code."""
     config = _checked(config, flag_values)
     if not flag_values.checkpoints:
@@ -104,7 +108,7 @@ def run(config: settings.Config, flag_values: Any) -> int:
             out.close()
 
 
-def _checked(config: settings.Config, flag_values: Any) -> settings.Config:
+def _checked(config: settings.Config, flag_values: flags.FlagValues) -> settings.Config:
     """Checks what only this command asks for, and fills in its defaults."""
     if config.records.resume:
         raise errors.UsageError("--resume (True) must not be given: inspect starts.")
@@ -129,7 +133,7 @@ def _checked(config: settings.Config, flag_values: Any) -> settings.Config:
     return config.replace(inspect_every=config.training.inspect_every or _DEFAULT_EVERY)
 
 
-def _print_progress(line: dict[str, Any]) -> None:
+def _print_progress(line: dict[str, json_values.Json]) -> None:
     print(
         f"step {line['step']}: loss {line['loss']:.4g}, loss scale "
         f"{numbers.power_of_two(line['loss_scale'])}"
@@ -138,7 +142,7 @@ def _print_progress(line: dict[str, Any]) -> None:
     )
 
 
-def _draw(folder: pathlib.Path, lines: list[dict[str, Any]]) -> None:
+def _draw(folder: pathlib.Path, lines: list[dict[str, json_values.Json]]) -> None:
     from mp_loop.report import numerics_plots
 
     drawn = numerics_plots.draw_steps(folder / "numerics.png", lines)
@@ -151,7 +155,9 @@ def _draw(folder: pathlib.Path, lines: list[dict[str, Any]]) -> None:
 
 
 def _advise(
-    built: experiment.Experiment, lines: list[dict[str, Any]], flag_values: Any
+    built: experiment.Experiment,
+    lines: list[dict[str, json_values.Json]],
+    flag_values: flags.FlagValues,
 ) -> int:
     """Measures, prints and writes the advice; returns the exit code."""
     from mp_loop.numerics import advice, precision_errors

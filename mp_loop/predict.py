@@ -28,8 +28,8 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -60,7 +60,13 @@ class _Stopped(Exception):
 def declare(flag_values: flags.FlagValues) -> None:
     """Declares the flags of this command."""
 
-    def define(kind: Any, name: str, default: Any, text: str, **limits: Any) -> None:
+    def define(
+        kind: Callable[..., object],
+        name: str,
+        default: object,
+        text: str,
+        **limits: object,
+    ) -> None:
         kind(name, default, help=text, flag_values=flag_values, **limits)
 
     define(flags.DEFINE_string, "run", "", "Folder of a finished run (required).")
@@ -85,7 +91,7 @@ def declare(flag_values: flags.FlagValues) -> None:
     define(flags.DEFINE_bool, "skip_bad_examples", False, text)
 
 
-def run(_config: Any, flag_values: Any) -> int:
+def run(_config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Predicts and writes what it found; returns the exit code."""
     if not flag_values.run:
         raise errors.UsageError("--run must name the folder of a finished run.")
@@ -127,7 +133,7 @@ def _predict(
     data: sections.Data,
     split: str,
     output: pathlib.Path,
-    flag_values: Any,
+    flag_values: flags.FlagValues,
 ) -> int:
     """Predicts on a data set; returns the exit code."""
     from mp_loop.data import raw_examples
@@ -154,7 +160,9 @@ def _predict(
     return outcomes.DONE if complete else outcomes.FAILED
 
 
-def _data(folder: pathlib.Path, flag_values: Any) -> tuple[settings.Config, str]:
+def _data(
+    folder: pathlib.Path, flag_values: flags.FlagValues
+) -> tuple[settings.Config, str]:
     """The settings of the run, with the data to predict on, and the split of these."""
     config, _ = app.parse(["train", f"--flagfile={folder / records.FLAGS_FILE}"])
     own = config.data.dataset
@@ -169,7 +177,9 @@ def _data(folder: pathlib.Path, flag_values: Any) -> tuple[settings.Config, str]
         return config.replace(**replaced), split
 
 
-def _output(folder: pathlib.Path, flag_values: Any, task: str) -> pathlib.Path:
+def _output(
+    folder: pathlib.Path, flag_values: flags.FlagValues, task: str
+) -> pathlib.Path:
     """The file to write, which is not there; nor is the folder of masks."""
     path = pathlib.Path(flag_values.output or folder / _FILE)
     named = f"--output ({path})"
@@ -191,7 +201,9 @@ def _output(folder: pathlib.Path, flag_values: Any, task: str) -> pathlib.Path:
     return path
 
 
-def _exported(folder: pathlib.Path, flag_values: Any) -> dict[str, pathlib.Path]:
+def _exported(
+    folder: pathlib.Path, flag_values: flags.FlagValues
+) -> dict[str, pathlib.Path]:
     """What to write in which format; it is not there."""
     given = flag_values.export
     unknown = [name for name in given if name not in exports.FORMATS]

@@ -14,12 +14,11 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
 from mp_loop.cli import app, outcomes
-from mp_loop.config import errors
+from mp_loop.config import errors, settings
 from mp_loop.report import page, run_page, runs_page
 from mp_loop.run import records
 
@@ -31,7 +30,7 @@ def declare(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_list("runs", [], "The run folders.", flag_values=flag_values)
 
 
-def run(_config: Any, flag_values: Any) -> int:
+def run(_config: settings.Config, flag_values: flags.FlagValues) -> int:
     """Writes the page; returns the exit code."""
     runs = _run_folders(flag_values.runs)
     output_dir = flag_values.output_dir

@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from mp_loop.cli import app, outcomes, progress, resume, signals, summary_table
-from mp_loop.config import errors, settings
+from mp_loop.config import errors, json_values, settings
 from mp_loop.distributed import cluster
 from mp_loop.rendering import figures
 from mp_loop.report import numerics_plots, recorded_runs, run_page, training_plot
@@ -95,7 +94,7 @@ def _train(current: session.Session, called: callbacks.Callbacks | None) -> int:
         total_steps, current.done, quiet, current.experiment.metric.key
     )
 
-    def on_log(line: Mapping[str, Any]) -> None:
+    def on_log(line: json_values.Object) -> None:
         shown(line)
         if called is not None:
             called(line)

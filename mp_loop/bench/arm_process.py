@@ -20,10 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from mp_loop.bench import memory, tasks, workloads
+from mp_loop.config import json_values
 from mp_loop.hardware import startup
 
 
@@ -45,7 +45,7 @@ class ArmProcess:
         """Starts the process."""
         self.task = task
         self.name = task.arm.name
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, json_values.Json] = {}
         self._started = time.monotonic()
         with contextlib.ExitStack() as stack:
             # Not a pipe: it would be full before anyone reads it.
@@ -93,7 +93,7 @@ class ArmProcess:
         self._process.communicate()
         self._open.close()
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, json_values.Json]:
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
@@ -108,7 +108,7 @@ def serve(task: tasks.Task) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
 
-    def answer(values: Mapping[str, Any]) -> None:
+    def answer(values: json_values.Object) -> None:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
@@ -132,7 +132,7 @@ def serve(task: tasks.Task) -> None:
 
 def warm_up(
     make: Callable[[bool], workloads.Program], used: memory.Memory
-) -> tuple[workloads.Program, dict[str, Any]]:
+) -> tuple[workloads.Program, dict[str, json_values.Json]]:
     """Builds an arm and runs its first steps.
 
     Where freed memory stays with the process, the first step is on a single example:

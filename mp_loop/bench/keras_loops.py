@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from mp_loop.bench import keras_models, keras_updates, tasks, workloads
+from mp_loop.distributed import nests
 from mp_loop.hardware import devices
 from mp_loop.step import (
+    gradients,
     keras_step,
     losses,
     metrics,
@@ -37,7 +38,7 @@ from mp_loop.step import (
 )
 
 # Takes an iterator over batches, where there is data, and a number of steps.
-Steps = Callable[..., Any]
+Steps = Callable[..., dict[str, tf.Tensor]]
 
 
 def make(task: tasks.Task, small_first: bool) -> workloads.Program:
@@ -89,7 +90,7 @@ def _compiles(task: tasks.Task) -> bool:
     return "xla" in task.arm.options
 
 
-def _batches(task: tasks.Task, small_first: bool) -> Iterator[Any]:
+def _batches(task: tasks.Task, small_first: bool) -> nests.Batches:
     """Returns an iterator of the same batch without end."""
     if task.on_device and devices.has_gpu():
         return _Waiting(task.workload.batch(task.batch_size))
@@ -110,14 +111,14 @@ class _Waiting:
         with tf.device("GPU:0"):
             self._batch = tuple(map(tf.constant, batch))
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> nests.Batches:
         return self
 
     def __next__(self) -> tuple[tf.Tensor, ...]:
         return self._batch
 
 
-def _traced(many: Steps, *arguments: Any) -> workloads.Program:
+def _traced(many: Steps, *arguments: object) -> workloads.Program:
     """Traces `many(*arguments, steps)`."""
     function = tf.function(many, autograph=False)
     started = time.perf_counter()
@@ -163,13 +164,15 @@ def _fit(task: tasks.Task, model: keras.Model, small_first: bool) -> workloads.P
 def _floor(step: train_step.TrainStep, xla: bool) -> Steps:
     """Forward and backward, nothing else."""
 
-    def pass_both_ways(inputs: Any, labels: Any) -> Any:
+    def pass_both_ways(
+        inputs: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, list[gradients.Gradient]]:
         return _loss_and_grads(step, inputs, labels)
 
     # Gradients leave what is compiled, so that XLA computes all of each.
     compiled = placement.function(pass_both_ways, step.model, xla)
 
-    def one(inputs: Any, labels: Any) -> dict[str, tf.Tensor]:
+    def one(inputs: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         loss, grads = compiled(inputs, labels)
         # One number of each gradient keeps them all from being pruned.
         values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in grads]
@@ -185,7 +188,7 @@ def _unscaled(step: train_step.TrainStep, xla: bool) -> Steps:
     pairs = zip(step.master_weights, step.working_weights, strict=True)
     copies = [(m, w) for m, w in pairs if m is not w]
 
-    def one(inputs: Any, labels: Any) -> dict[str, tf.Tensor]:
+    def one(inputs: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         loss, grads = _loss_and_grads(step, inputs, labels)
         grads = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in grads]
         update(grads, tf.constant(1.0), tf.constant(True), tf.constant(1.0))
@@ -197,8 +200,8 @@ def _unscaled(step: train_step.TrainStep, xla: bool) -> Steps:
 
 
 def _loss_and_grads(
-    step: train_step.TrainStep, inputs: Any, labels: Any
-) -> tuple[tf.Tensor, list[updates.Grad]]:
+    step: train_step.TrainStep, inputs: tf.Tensor, labels: tf.Tensor
+) -> tuple[tf.Tensor, list[gradients.Gradient]]:
     with tf.GradientTape() as tape:
         outputs, _ = step.gradients.forward(inputs)
         loss = losses.of(keras_models.LOSS)(labels, outputs)
@@ -208,7 +211,7 @@ def _loss_and_grads(
 def _many(one: Callable[..., dict[str, tf.Tensor]], names: tuple[str, ...]) -> Steps:
     """Many steps in one call; `one` takes a batch and returns scalars."""
 
-    def many(iterator: Iterator, count: tf.Tensor) -> Any:
+    def many(iterator: Iterator, count: tf.Tensor) -> metrics.Metrics:
         dtypes = dict.fromkeys(names, tf.float32)
         return metrics.stack_steps(lambda: one(*next(iterator)), dtypes, count)
 

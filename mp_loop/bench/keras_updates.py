@@ -9,7 +9,6 @@ The model is a chain of kernels; it is never called.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -36,7 +35,7 @@ def make(task: tasks.Task) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     kinds = {"custom": _custom, "keras": _keras, "stream": _stream}
     one = kinds[task.arm.loop](model, scaled_grads)
 
-    def many(count: tf.Tensor) -> Any:
+    def many(count: tf.Tensor) -> metrics.Metrics:
         return metrics.stack_steps(lambda: {"x": one()}, {"x": tf.float32}, count)
 
     return many

@@ -14,10 +14,9 @@ import dataclasses
 import functools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 from mp_loop.bench import arm_process, tasks, workloads
-from mp_loop.config import comparison_arms
+from mp_loop.config import comparison_arms, json_values
 from mp_loop.rendering import numbers
 
 MIB = 2.0**20
@@ -68,7 +67,7 @@ def measure(
     arms: Sequence[comparison_arms.Arm],
     plan: BenchmarkPlan,
     say: Callable[[str], None] = lambda text: None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, json_values.Json]]:
     """Measures the arms of one workload.
 
     Args:
@@ -81,7 +80,7 @@ def measure(
     Returns:
       For each arm by name its figures, or `{"failed": why}`.
     """
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, json_values.Json]] = {}
     recorded = functools.partial(_recorded, results, say)
     with contextlib.ExitStack() as stack:
 
@@ -125,7 +124,9 @@ def measure(
 
 @contextlib.contextmanager
 def _recorded(
-    results: dict[str, dict[str, Any]], say: Callable[[str], None], name: str
+    results: dict[str, dict[str, json_values.Json]],
+    say: Callable[[str], None],
+    name: str,
 ) -> Iterator[None]:
     """Inside, why an arm fails becomes its result."""
     try:
@@ -184,7 +185,7 @@ def largest_batch(
     return fits
 
 
-def summarize(results: Mapping[str, dict[str, Any]]) -> None:
+def summarize(results: Mapping[str, dict[str, json_values.Json]]) -> None:
     """Adds medians, and ratios to the first arm that did not fail.
 
     A ratio to no memory at all is None.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mp_loop.config import json_values
 from mp_loop.rendering import figures
 
 if TYPE_CHECKING:
     from matplotlib import axes, figure
 
-Results = Mapping[str, Mapping[str, Any]]  # of one workload
+Results = Mapping[str, json_values.Object]  # of one workload
 
 
 def draw(path: str | os.PathLike[str], results: Mapping[str, Results]) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from mp_loop.bench import measure
+from mp_loop.config import json_values
 from mp_loop.rendering import tables
 
 HEADER = (
@@ -24,7 +24,7 @@ HEADER = (
 )
 
 
-def markdown(workload: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+def markdown(workload: str, results: Mapping[str, json_values.Object]) -> str:
     """Lays the figures of one workload out, and says why arms failed.
 
     Args:
@@ -37,7 +37,7 @@ def markdown(workload: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*lines, *(["", *why] if why else []), ""])
 
 
-def _cells(name: str, result: Mapping[str, Any]) -> list[str]:
+def _cells(name: str, result: json_values.Object) -> list[str]:
     if "failed" in result:
         return [name, "failed", *[""] * (len(HEADER) - 2)]
     ratio, trace = result["time_ratio"], result["trace_seconds"]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 LIBRARY = "libcuda.so.1"
 
@@ -59,7 +58,7 @@ class _Refused(Exception):
     """A function of the driver did not return 0."""
 
 
-def ask(load: Callable[[str], Any] = ctypes.CDLL) -> Answer:
+def ask(load: Callable[[str], ctypes.CDLL] = ctypes.CDLL) -> Answer:
     """Asks the driver; never raises.
 
     Args:
@@ -83,7 +82,7 @@ def ask(load: Callable[[str], Any] = ctypes.CDLL) -> Answer:
     return Answer(True, None, version, cards)
 
 
-def _card(library: Any, index: int) -> Card:
+def _card(library: ctypes.CDLL, index: int) -> Card:
     device, memory = ctypes.c_int(), ctypes.c_size_t()
     name = ctypes.create_string_buffer(_NAME_BYTES)
     _call(library, "cuDeviceGet", ctypes.byref(device), index)
@@ -99,7 +98,7 @@ def _card(library: Any, index: int) -> Card:
     return Card(name.value.decode(errors="replace"), (major, minor), memory.value)
 
 
-def _call(library: Any, function: str, *arguments: Any) -> None:
+def _call(library: ctypes.CDLL, function: str, *arguments: object) -> None:
     """Calls a function of the driver.
 
     Raises:

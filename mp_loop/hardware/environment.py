@@ -11,8 +11,8 @@ import platform
 import re
 import subprocess
 import sys
-from typing import Any
 
+from mp_loop.config import json_values
 from mp_loop.hardware import processor
 
 
@@ -45,7 +45,7 @@ def peak_gpu_memory_bytes() -> int | None:
     )
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, json_values.Json]:
     """What a run ran on: versions, machine, commit. No names of hosts or users."""
     import numpy as np
     import tensorflow as tf
@@ -96,7 +96,7 @@ def _git_commit() -> str | None:
     return commit + ("+changes" if changes else "")
 
 
-def software() -> dict[str, Any]:
+def software() -> dict[str, json_values.Json]:
     """Returns versions: TensorFlow and what it was built for, drivers, libraries."""
     import keras
     import tensorflow as tf

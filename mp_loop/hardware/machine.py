@@ -12,10 +12,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
+from mp_loop.config import json_values
 from mp_loop.hardware import (
     capability,
     cuda_driver,
@@ -45,7 +45,7 @@ def slowdown_note(precision: str) -> str | None:
     return capability.slowdown_note(found, precision)
 
 
-def examine() -> dict[str, Any]:
+def examine() -> dict[str, json_values.Json]:
     """Examines the machine.
 
     Returns:
@@ -72,7 +72,7 @@ def examine() -> dict[str, Any]:
 
 def describe(
     device: capability.Device, cards: Sequence[cuda_driver.Card] = ()
-) -> dict[str, Any]:
+) -> dict[str, json_values.Json]:
     """Returns the facts about a device and what each 16-bit type gains on it.
 
     Args:

@@ -6,11 +6,11 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
 
 import keras
 
 from mp_loop.config import errors
+from mp_loop.distributed import nests
 from mp_loop.models import heads
 
 Architecture = Callable[..., keras.Model]
@@ -79,7 +79,9 @@ def pretrained(name: str, architecture: Architecture, weights: str) -> heads.Mak
     return make
 
 
-def preprocessing(mode: str, name: str, weights: str) -> Callable[[Any], Any] | None:
+def preprocessing(
+    mode: str, name: str, weights: str
+) -> Callable[[nests.AnyTensor], nests.AnyTensor] | None:
     """Returns the function that makes a pretrained model's inputs from pixels.
 
     Args:

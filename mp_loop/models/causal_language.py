@@ -104,7 +104,7 @@ def tokens(name: str, model: keras.Model) -> sequences.Tokens:
     return sequences.Tokens(encode, end, None if start == end else start, size)
 
 
-def inputs(model: keras.Model) -> Callable[[tf.Tensor], Any] | None:
+def inputs(model: keras.Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]] | None:
     """Returns what makes a model's inputs of token ids; None: they are its input."""
     if not isinstance(model.input, dict):
         return None
@@ -146,7 +146,7 @@ def small_decoder(sequence_length: int, dropout: float = 0.0) -> keras.Model:
     return hub.GPT2CausalLM(backbone, processor)
 
 
-def byte_tokenizer() -> Any:
+def byte_tokenizer() -> keras.layers.Layer:
     """Makes a tokenizer whose ids are the bytes of a text, and 256 its end.
 
     It is GPT-2's, which begins with bytes, without any merges: nothing of it has to

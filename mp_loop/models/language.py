@@ -18,8 +18,8 @@ import importlib
 import json
 import os
 import pathlib
+import types
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -44,7 +44,11 @@ class Tokenizer:
       sequence_length: of every row: longer sentences are cut, shorter ones are padded.
     """
 
-    def __init__(self, preprocessor: Any, sequence_length: int):
+    def __init__(
+        self,
+        preprocessor: keras.layers.Layer,
+        sequence_length: int,
+    ):
         """Takes a `keras_hub.models.TextClassifierPreprocessor`."""
         self.preprocessor = preprocessor
         self.sequence_length = sequence_length
@@ -175,7 +179,7 @@ def build(
 
 
 def with_head(
-    backbone: Any,
+    backbone: keras.Model,
     sequence_length: int,
     num_classes: int,
     dropout: float = 0.1,
@@ -210,7 +214,7 @@ def with_head(
     return keras.Model(token_ids, logits, name=backbone.name)
 
 
-def _sequence(name: str, backbone: Any) -> keras.Model:
+def _sequence(name: str, backbone: keras.Model) -> keras.Model:
     """Returns the part of a backbone from its inputs to one vector for each token."""
     outputs = backbone.output
     if isinstance(outputs, dict):
@@ -233,7 +237,7 @@ def _check_length(sequence_length: int) -> None:
         )
 
 
-def keras_hub(name: str) -> Any:
+def keras_hub(name: str) -> types.ModuleType:
     """Imports keras_hub for a model.
 
     Raises:
@@ -247,7 +251,7 @@ def keras_hub(name: str) -> Any:
         ) from error
 
 
-def from_preset(kind: str, preset: str, **arguments: Any) -> Any:
+def from_preset(kind: str, preset: str, **arguments: object) -> keras.layers.Layer:
     """Calls `keras_hub.models.{kind}.from_preset`; an error becomes one line.
 
     Raises:

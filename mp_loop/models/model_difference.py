@@ -9,10 +9,11 @@ the same name and the same shapes may compute something else from them.
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import keras
 import numpy as np
+
+from mp_loop.config import json_values
 
 # What a layer's config holds that its outputs in inference do not depend on.
 _IRRELEVANT = ("name", "dtype", "trainable", "seed", "momentum", "synchronized")
@@ -67,7 +68,7 @@ def _unwrapped(model: keras.Model) -> keras.Model:
     return _unwrapped(first) if isinstance(first, keras.Model) else model
 
 
-def _config(operation: keras.Operation) -> dict[str, Any]:
+def _config(operation: keras.Operation) -> dict[str, json_values.Json]:
     """The part of a config that decides what is computed."""
     try:
         config = keras.saving.serialize_keras_object(operation)["config"]

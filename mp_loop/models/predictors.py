@@ -22,8 +22,6 @@ operations and layers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 
@@ -163,7 +161,11 @@ def _prepared(source: sources.Source) -> tuple[keras.KerasTensor, keras.KerasTen
     return raw, source.prepare(keras.layers.Identity(name=_SQUARES)(whole))
 
 
-def _in_units(std: Any, mean: Any, dtype: str) -> keras.layers.Layer:
+def _in_units(
+    std: np.ndarray | list[float] | float,
+    mean: np.ndarray | list[float] | float,
+    dtype: str,
+) -> keras.layers.Layer:
     """The layer that computes `Targets.in_units`."""
     scale, offset = np.asarray(std).tolist(), np.asarray(mean).tolist()
     return keras.layers.Rescaling(scale, offset, dtype=dtype, name=_UNITS)

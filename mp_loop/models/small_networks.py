@@ -6,10 +6,9 @@ num_classes], of `PER_PIXEL` [batch, h, w, num_classes].
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
+from mp_loop.distributed import nests
 from mp_loop.models import heads
 
 
@@ -129,7 +128,7 @@ class PositionEmbedding(keras.layers.Layer):
             name="embedding",
         )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: nests.AnyTensor) -> nests.AnyTensor:
         # In the layer's compute dtype: Keras casts the variable when it is read.
         return inputs + self.embedding
 
