@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mp_loop.distributed import nests
 from mp_loop.precision import coverage, keras_twin, twins
 from mp_loop.step import gradients, loss_scale, updates, variables
 
@@ -36,7 +36,7 @@ class Arithmetic:
             model, dtype, self._float32_layers, float32_outputs=False
         )
 
-    def logits(self, outputs: Any) -> Any:
+    def logits(self, outputs: nests.Nest) -> nests.Nest:
         """Returns what the loss reads; it casts outputs of 16 bits itself."""
         return outputs
 
@@ -68,7 +68,7 @@ class KerasArithmetic(Arithmetic):
         """Softmax and bias sums are of 16 bits; no layer is exempt."""
         return keras_twin.keras_twin(model, dtype)
 
-    def logits(self, outputs: Any) -> Any:
+    def logits(self, outputs: nests.Nest) -> nests.Nest:
         """Losses are computed of float32 copies."""
         return gradients.outputs_in_float32(outputs)
 

@@ -7,9 +7,11 @@ metric.result()                                 # 0.5 by chance, 1 at best
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
+import numpy as np
+import tensorflow as tf
+
+from mp_loop.config import json_values
 
 _THRESHOLDS = 1001
 
@@ -23,7 +25,9 @@ class MeanAuc(keras.metrics.AUC):
     not count; where no class has one, the value is that of chance.
     """
 
-    def __init__(self, num_classes: int, name: str = "auc", dtype: Any = None) -> None:
+    def __init__(
+        self, num_classes: int, name: str = "auc", dtype: str | None = None
+    ) -> None:
         """Prepares the counts."""
         super().__init__(
             num_thresholds=_THRESHOLDS,
@@ -33,12 +37,17 @@ class MeanAuc(keras.metrics.AUC):
             dtype=dtype,
         )
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(
+        self,
+        y_true: tf.Tensor | np.ndarray,
+        y_pred: tf.Tensor | np.ndarray,
+        sample_weight: tf.Tensor | np.ndarray | None = None,
+    ) -> None:
         """Counts a batch: labels, 0 or 1, and probabilities, [n, classes] each."""
         yes, no = (keras.ops.sqrt(keras.ops.sqrt(p)) for p in (y_pred, 1 - y_pred))
         super().update_state(y_true, yes / (yes + no), sample_weight)
 
-    def of_each_class(self) -> tuple[Any, Any]:
+    def of_each_class(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the area of each class, float32 [classes], and whether it has one."""
         # [thresholds, classes]; the lowest threshold takes every example for positive.
         right, wrong = self.true_positives, self.false_positives
@@ -49,7 +58,7 @@ class MeanAuc(keras.metrics.AUC):
         areas = keras.ops.sum((widths[:-1] - widths[1:]) * heights, axis=0)
         return areas, (with_it > 0) & (without > 0)
 
-    def result(self) -> Any:
+    def result(self) -> tf.Tensor:
         """Returns the value, float32 []."""
         areas, known = self.of_each_class()
         counts = keras.ops.cast(known, areas.dtype)
@@ -57,7 +66,7 @@ class MeanAuc(keras.metrics.AUC):
         mean = keras.ops.divide_no_nan(keras.ops.sum(areas * counts), number)
         return keras.ops.where(number > 0, mean, 0.5)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, json_values.Json]:
         """Returns the arguments."""
         return {
             "num_classes": self.num_labels, "name": self.name, "dtype": self.dtype

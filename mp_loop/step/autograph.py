@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx
@@ -18,7 +17,7 @@ from tensorflow.python.autograph.core import ag_ctx
 _PLAIN = ("keras", "mp_loop")
 
 
-def convert(loss: Callable[..., Any]) -> Callable[..., Any]:
+def convert(loss: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """Lets a user's loss function branch on tensors, as inside any `tf.function`.
 
     Args:

@@ -9,13 +9,24 @@ returns what it measured, as it returns its loss, and keeps nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
+from mp_loop.distributed import nests
 from mp_loop.step import gradients, losses, metrics
+
+# What a user gives: a metric, several, or one or several for each output.
+MetricLike: TypeAlias = str | keras.metrics.Metric | Callable[..., tf.Tensor] | None
+MetricsLike: TypeAlias = (
+    MetricLike | Sequence[MetricLike] | Mapping[str, MetricLike | Sequence[MetricLike]]
+)
+
+# Metrics of one output, by the names of their values; and of each output.
+_Named: TypeAlias = list[tuple[str, keras.metrics.Metric]]
+_PerOutput: TypeAlias = Mapping[str, _Named] | list[_Named]
 
 
 class BatchMetrics:
@@ -25,7 +36,7 @@ class BatchMetrics:
       names: of the values.
     """
 
-    def __init__(self, given: Any, names: Sequence[str] | None):
+    def __init__(self, given: MetricsLike, names: Sequence[str] | None):
         """Makes the metric objects.
 
         Args:
@@ -39,7 +50,7 @@ class BatchMetrics:
         """
         if isinstance(given, Mapping):
             alone = names is not None and len(names) == 1
-            by_output: Any = {
+            by_output: _PerOutput = {
                 output: _named("" if alone else f"{output}_", of_one)
                 for output, of_one in given.items()
             }
@@ -54,7 +65,9 @@ class BatchMetrics:
                     f"`metrics`: '{name}' is the name of another value; give the "
                     "metric a `name`."
                 )
-        self._by_output = losses.ByOutput(by_output, None, names, argument="metrics")
+        self._by_output: losses.ByOutput[_Named] = losses.ByOutput(
+            by_output, None, names, argument="metrics"
+        )
 
     @property
     def dtypes(self) -> dict[str, tf.DType]:
@@ -62,7 +75,7 @@ class BatchMetrics:
         return dict.fromkeys(self.names, tf.float32)
 
     def __call__(
-        self, labels: Any, outputs: Any, sample_weight: Any = None
+        self, labels: nests.Nest, outputs: nests.Nest, sample_weight: nests.Nest = None
     ) -> dict[str, tf.Tensor]:
         """Returns the value of each metric by its name, float32 [].
 
@@ -85,20 +98,20 @@ class BatchMetrics:
         }
 
 
-def _named(prefix: str, given: Any) -> list[tuple[str, keras.metrics.Metric]]:
+def _named(prefix: str, given: MetricLike | Sequence[MetricLike]) -> _Named:
     """Returns the metrics of one output with the names of their values."""
     several = given if isinstance(given, list | tuple) else [given]
     found = [_metric(one) for one in several if one is not None]
     return [(f"{prefix}{metric.name}", metric) for metric in found]
 
 
-def _metric(given: Any) -> keras.metrics.Metric:
+def _metric(given: MetricLike) -> keras.metrics.Metric:
     if given in ("accuracy", "acc"):
         return keras.metrics.MeanMetricWrapper(_accuracy, name=given)
     return as_object(given)
 
 
-def as_object(given: Any) -> keras.metrics.Metric | None:
+def as_object(given: MetricLike) -> keras.metrics.Metric | None:
     """Returns a metric object: of an identifier, or the mean of a function's values."""
     found = keras.metrics.get(given)
     if isinstance(found, keras.metrics.Metric | None):
@@ -116,7 +129,10 @@ def _accuracy(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
 
 
 def _value(
-    metric: keras.metrics.Metric, label: Any, output: Any, weight: Any
+    metric: keras.metrics.Metric,
+    label: nests.Nest,
+    output: nests.Nest,
+    weight: nests.Nest,
 ) -> tf.Tensor:
     """Returns the metric of one batch, float32 []; raises ValueError if it is more."""
     result = of_one_batch(metric, label, output, weight)
@@ -126,8 +142,11 @@ def _value(
 
 
 def of_one_batch(
-    metric: keras.metrics.Metric, label: Any, output: Any, weight: Any = None
-) -> Any:
+    metric: keras.metrics.Metric,
+    label: nests.Nest,
+    output: nests.Nest,
+    weight: nests.Nest = None,
+) -> nests.Nest:
     """Returns the metric of one batch alone; the object's variables stay as they are.
 
     Args:

@@ -8,8 +8,8 @@ Keras has smoothing for one-hot labels alone, and class weights in `fit` alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import keras
 import tensorflow as tf
@@ -20,8 +20,18 @@ from mp_loop.step import crossentropy
 _SMALLEST = 1e-7
 
 
+class Arguments(TypedDict, total=False):
+    """What a cross-entropy with class numbers is called with besides; see there."""
+
+    from_logits: bool
+    ignore_class: int | None
+    axis: int
+    label_smoothing: float
+    class_weights: Sequence[float]
+
+
 def sparse_categorical_crossentropy(
-    labels: Any,
+    labels: tf.Tensor,
     outputs: tf.Tensor,
     from_logits: bool = False,
     label_smoothing: float = 0.0,
@@ -84,7 +94,7 @@ def _log_probabilities(outputs: tf.Tensor, from_logits: bool) -> tf.Tensor:
 
 
 def of_narrow(
-    labels: tf.Tensor, logits: tf.Tensor, arguments: Mapping[str, Any]
+    labels: tf.Tensor, logits: tf.Tensor, arguments: Arguments
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the same of 16-bit logits; see `crossentropy.of_classes`.
 

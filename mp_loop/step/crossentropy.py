@@ -9,15 +9,17 @@ the backward pass, one loop that XLA compiles, for none.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
+
+from mp_loop.distributed import nests
 
 BLOCK = 2**20
 """Logits of a block of rows, at most, unless a row has more: 4 MiB in float32."""
 
 
-def fits(labels: Any, logits: Any) -> bool:
+def fits(labels: nests.Nest, logits: nests.Nest) -> bool:
     """Tells whether `of_classes` takes these."""
     if not all(isinstance(x, tf.Tensor) for x in (labels, logits)):
         return False
@@ -75,7 +77,9 @@ def sparse(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) -> tf.T
     labels = tf.cast(labels, tf.int32)
 
     @tf.custom_gradient
-    def compute(logits: tf.Tensor) -> Any:
+    def compute(
+        logits: tf.Tensor,
+    ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         bits = tf.bitcast(logits, tf.uint16)  # of which XLA makes no float32 copy
         rows = tf.reshape(bits, (-1, logits.shape[-1]))
         found = _sums(rows, logits.dtype, with_mean=bool(smoothing))
@@ -96,7 +100,7 @@ def sparse(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) -> tf.T
     return compute(logits)
 
 
-def _shape(tensor: tf.Tensor) -> list[Any]:
+def _shape(tensor: tf.Tensor) -> list[int | tf.Tensor]:
     """The sizes of a tensor, numbers where they are known."""
     known, found = tensor.shape.as_list(), tf.shape(tensor)
     return [found[i] if size is None else size for i, size in enumerate(known)]

@@ -6,13 +6,10 @@ evaluate(batches)             # {"eval_loss": ..., "eval_accuracy": ...}
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import keras
 import tensorflow as tf
 
-from mp_loop.distributed import replicas
+from mp_loop.distributed import nests, replicas
 from mp_loop.step import batch_metrics, gradients, losses, preparing
 
 
@@ -22,9 +19,9 @@ class EvalStep:
     def __init__(
         self,
         model: keras.Model,
-        loss: str | Callable[..., Any],
-        metric: Any,
-        prepare: Callable[[Any], Any] | None = None,
+        loss: losses.LossesLike,
+        metric: batch_metrics.MetricLike,
+        prepare: preparing.Prepare | None = None,
     ):
         """Prepares the metrics.
 
@@ -56,7 +53,9 @@ class EvalStep:
         results = [float(one.result()) for one in counted]
         return dict(zip(("eval_loss", "eval_accuracy"), results, strict=False))
 
-    def _one_step(self, inputs: Any, labels: Any, sample_weight: Any = None) -> None:
+    def _one_step(
+        self, inputs: nests.Nest, labels: nests.Nest, sample_weight: nests.Nest = None
+    ) -> None:
         outputs = self._model(self._prepare(inputs), training=False)
         loss = self._loss(labels, gradients.outputs_in_float32(outputs), sample_weight)
         rows = tf.shape(tf.nest.flatten(labels)[0])[0]

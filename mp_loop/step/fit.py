@@ -12,11 +12,13 @@ is replaced. `evaluate`, `predict` and `save` use its float32 weights, as ever.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mp_loop.distributed import nests
 from mp_loop.hardware import devices
 from mp_loop.step import gradients, loss_scale, losses, placement, train_step, updates
 
@@ -135,19 +137,19 @@ class _Fit:
 
     def train_on_batch(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        class_weight: Any = None,
+        x: nests.Nest,
+        y: nests.Nest = None,
+        sample_weight: nests.Nest = None,
+        class_weight: Mapping[int, float] | None = None,
         return_dict: bool = False,
-    ) -> Any:
+    ) -> nests.Nest:
         logs = self._train_on_batch(x, y, sample_weight, class_weight, return_dict=True)
         if return_dict:
             return logs
         kept = {name: logs[name] for name in logs if name not in _LOGS}
         return self._model._flatten_metrics_in_order(kept)
 
-    def train_step(self, data: Any) -> dict[str, Any]:
+    def train_step(self, data: nests.Nest) -> dict[str, nests.Nest]:
         if self.step is None:
             with tf.init_scope():  # outside of the function that is being traced
                 self._build(data)
@@ -155,7 +157,7 @@ class _Fit:
         with tf.control_dependencies(self._check_labels(labels)):
             return self._take_step(data)
 
-    def _check_labels(self, labels: Any) -> list[tf.Operation]:
+    def _check_labels(self, labels: nests.Nest) -> list[tf.Operation]:
         compiled = self._model._compile_loss
         if compiled is None:
             return []
@@ -165,7 +167,7 @@ class _Fit:
         except ValueError:  # Keras reconciles more structures and names
             return []
 
-    def _build(self, data: Any) -> None:
+    def _build(self, data: nests.Nest) -> None:
         """Makes the step, and all variables that Keras would make in the first one."""
         model = self._model
         if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
@@ -179,7 +181,7 @@ class _Fit:
             self.step.gradients.total = self._own_loss
 
     def _own_loss(
-        self, batch: gradients.Batch, outputs: Any, added: list[tf.Tensor]
+        self, batch: gradients.Batch, outputs: nests.Nest, added: list[tf.Tensor]
     ) -> tf.Tensor:
         """The model's own, for which `model.losses` are those of the twin."""
         model, outputs = self._model, gradients.outputs_in_float32(outputs)
@@ -194,7 +196,7 @@ class _Fit:
     def _leave_xla(self) -> None:
         self._model.jit_compile = False  # nor can evaluation be compiled
 
-    def _one_step(self, data: Any) -> dict[str, Any]:
+    def _one_step(self, data: nests.Nest) -> dict[str, nests.Nest]:
         model, step = self._model, self.step
         inputs, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         counted = [v.value for metric in model.metrics for v in metric.variables]
@@ -217,7 +219,7 @@ class _Fit:
         return logs
 
 
-def _or_nan(some: tf.Tensor, result: Any) -> tf.Tensor:
+def _or_nan(some: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
     """Returns the result of a metric, or NaN where it has seen nothing."""
     result = tf.convert_to_tensor(result)
     return tf.where(some, result, float("nan")) if result.dtype.is_floating else result
@@ -236,7 +238,7 @@ def _scaled_twice(model: keras.Model) -> str:
     return f"{said} Give its `inner_optimizer` to `compile`."
 
 
-def _loss(model: keras.Model) -> Any:
+def _loss(model: keras.Model) -> losses.LossLike:
     """Returns the loss that `compile` was given, or what it made of several."""
     compiled = model._compile_loss
     if compiled is None:
@@ -255,5 +257,7 @@ class _CompiledLoss(keras.losses.Loss):
         super().__init__()
         self._model = model
 
-    def __call__(self, labels: Any, outputs: Any, sample_weight: Any = None) -> Any:
+    def __call__(
+        self, labels: nests.Nest, outputs: nests.Nest, sample_weight: nests.Nest = None
+    ) -> tf.Tensor:
         return self._model._compile_loss(labels, outputs, sample_weight)

@@ -11,30 +11,31 @@ one; None where there is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 
 from mp_loop.config import limits
+from mp_loop.distributed import nests
 
-Gradient = tf.Tensor | tf.IndexedSlices | None
-Gradients = Sequence[Gradient]
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices | None
+Gradients: TypeAlias = Sequence[Gradient]
 # Means over the rows of a batch by name, float32 []: the loss, and metrics if any.
 Means = dict[str, tf.Tensor]
 # The squares of smaller numbers may be 0.
 _SQUARED_TO_ZERO = 2.0**-63
 # (inputs, labels, sample_weight), each batch first; the last may be None.
-Batch = tuple[Any, Any, Any]
+Batch: TypeAlias = tuple[nests.Nest, nests.Nest, nests.Nest]
 
 
-def outputs_in_float32(outputs: Any) -> Any:
+def outputs_in_float32(outputs: nests.Nest) -> nests.Nest:
     """Casts what a model returns, nested, to the dtype of losses and metrics.
 
     Integers, such as numbers of users that are passed on, stay what they are.
     """
 
-    def wide(x: tf.Tensor) -> tf.Tensor:
+    def wide(x: nests.Nest) -> nests.Nest:
         if not tf.is_tensor(x) or x.dtype == tf.float32 or not x.dtype.is_floating:
             return x
         mask, x = getattr(x, "_keras_mask", None), tf.cast(x, tf.float32)
@@ -45,7 +46,9 @@ def outputs_in_float32(outputs: Any) -> Any:
     return tf.nest.map_structure(wide, outputs)
 
 
-def micro_batch_size(batch: Batch, count: int) -> tuple[Any, Any]:
+def micro_batch_size(
+    batch: nests.Nest, count: int
+) -> tuple[int | tf.Tensor, int | tf.Tensor]:
     """Returns the rows of a batch, and of each of its micro-batches but the last.
 
     Args:
@@ -100,7 +103,11 @@ def accumulated(
     # The first one tells which gradients there are.
     means, first = means_and_gradients(micro_batch(0))
 
-    def add(i: Any, sums: list[tf.Tensor], weight: Any = None) -> tuple:
+    def add(
+        i: int | tf.Tensor,
+        sums: list[tf.Tensor],
+        weight: float | tf.Tensor | None = None,
+    ) -> tuple:
         more_means, more = means_and_gradients(micro_batch(i))
         terms = [*more_means.values(), *_without_none(more)]
         if weight is not None:

@@ -10,12 +10,10 @@ everything around the step (data, evaluation, files) is common to both loops.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import keras
 import tensorflow as tf
 
+from mp_loop.distributed import nests
 from mp_loop.precision import cloning, copies, pairs
 from mp_loop.step import (
     batch_metrics,
@@ -52,15 +50,15 @@ class KerasStep:
         self,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        loss: str | Callable[..., Any],
+        loss: losses.LossesLike,
         precision: str = "float16",
         *,
         scaling: bool = True,
         initial_scale: float = 2.0**15,
         growth_interval: int = 2000,
         jit_compile: bool = False,
-        metrics: Any = None,
-        prepare: Callable[[Any], Any] | None = None,
+        metrics: batch_metrics.MetricsLike = None,
+        prepare: preparing.Prepare | None = None,
     ):
         """Clones the model under Keras' policy and builds the optimizer.
 
@@ -134,12 +132,12 @@ class KerasStep:
         return 0.0
 
     def __call__(
-        self, inputs: Any, labels: Any, sample_weight: Any = None
+        self, inputs: nests.Nest, labels: nests.Nest, sample_weight: nests.Nest = None
     ) -> dict[str, tf.Tensor]:
         """Takes one step; returns the metrics of `TrainStep` but two."""
         return self._step(inputs, labels, sample_weight)
 
-    def run(self, iterator: Iterator[Any], steps: int) -> dict[str, tf.Tensor]:
+    def run(self, iterator: nests.Batches, steps: int) -> dict[str, tf.Tensor]:
         """Takes many steps in one call, as `TrainStep.run`."""
         with metrics.told_of_the_end(steps, self.state.step):
             return self._run(iterator, tf.convert_to_tensor(steps, tf.int32))
@@ -157,18 +155,22 @@ class KerasStep:
             variable.assign(mixed)
         return self.model
 
-    def graph(self, inputs: Any, labels: Any, sample_weight: Any = None) -> tf.Graph:
+    def graph(
+        self, inputs: nests.Nest, labels: nests.Nest, sample_weight: nests.Nest = None
+    ) -> tf.Graph:
         """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""
         return self._step.get_concrete_function(inputs, labels, sample_weight).graph
 
-    def _many_steps(self, iterator: Any, steps: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _many_steps(
+        self, iterator: nests.Batches, steps: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         ours = ("grad_norm", "skip_reason")
         dtypes = {k: v for k, v in metrics.OF_RUN.items() if k not in ours}
         dtypes |= self._measure.dtypes
         return metrics.stack_steps(metrics.on_next(self, iterator), dtypes, steps)
 
     def _one_step(
-        self, inputs: Any, labels: Any, sample_weight: Any = None
+        self, inputs: nests.Nest, labels: nests.Nest, sample_weight: nests.Nest = None
     ) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             outputs = self.twin(inputs, training=True)
@@ -205,7 +207,7 @@ def under_policy(model: keras.Model, policy: str) -> keras.Model:
     """
     last = cloning.output_operations(model)
 
-    def convert(layer: Any) -> Any:
+    def convert(layer: keras.Operation) -> keras.Operation:
         if not isinstance(layer, keras.layers.Layer):
             return layer
         with copies.under_keras_policy(

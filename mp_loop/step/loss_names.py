@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
+import tensorflow as tf
 
 from mp_loop.step import class_losses
 
@@ -21,7 +21,7 @@ def make(
     from_logits: bool,
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] = (),
-) -> Callable[..., Any]:
+) -> Callable[..., tf.Tensor]:
     """Makes a loss from its Keras identifier.
 
     Args:

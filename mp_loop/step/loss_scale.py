@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import tensorflow as tf
 
@@ -177,7 +177,7 @@ class DynamicLossScale:
         return tf.where(scale <= self.max_scale, scale, self.max_scale)
 
     @classmethod
-    def preset(cls, name: str, **overrides: Any) -> DynamicLossScale:
+    def preset(cls, name: str, **overrides: float) -> DynamicLossScale:
         """Returns another system's rule, with that system's own constants.
 
         The scale after every step is that system's, with one exception: an edge
@@ -297,11 +297,11 @@ def from_settings(scale: sections.Scale, kind: str) -> LossScale:
     return DynamicLossScale(**scale.constants)
 
 
-def _refuse(name: str, value: Any, must: str) -> NoReturn:
+def _refuse(name: str, value: object, must: str) -> NoReturn:
     raise ValueError(f"`{name}` ({value}) must {must}.")
 
 
-def _float(name: str, value: Any) -> float:
+def _float(name: str, value: object) -> float:
     """Returns a constant as a Python float, checked."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         _refuse(name, value, "be a number")
@@ -314,7 +314,7 @@ def _float(name: str, value: Any) -> float:
     return float(value)
 
 
-def _integer(name: str, value: Any) -> int:
+def _integer(name: str, value: object) -> int:
     """Returns a count as a Python int, checked."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         _refuse(name, value, "be an integer")
@@ -323,7 +323,7 @@ def _integer(name: str, value: Any) -> int:
     return int(value)
 
 
-def _bool(name: str, value: Any) -> bool:
+def _bool(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         _refuse(name, value, "be True or False")
     return value

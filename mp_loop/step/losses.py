@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Generic, TypeAlias, TypeVar
 
 import keras
 import tensorflow as tf
 
-from mp_loop.distributed import replicas
+from mp_loop.distributed import nests, replicas
 from mp_loop.step import autograph, class_losses, crossentropy, gradients
 
 # Of (labels, outputs, sample_weight), float32 [].
-Loss = Callable[..., tf.Tensor]
+Loss: TypeAlias = Callable[..., tf.Tensor]
+
+# What a user gives: a loss, and what it is multiplied by; or one for each output.
+LossLike: TypeAlias = str | keras.losses.Loss | Callable[..., tf.Tensor] | None
+LossesLike: TypeAlias = LossLike | Mapping[str, LossLike] | Sequence[LossLike]
+LossWeights: TypeAlias = float | None | Mapping[str, float] | Sequence[float | None]
+
+_Each = TypeVar("_Each")
 
 # Keras' losses whose labels are class numbers or sequences of them: their shape is
 # not that of the outputs.
@@ -34,7 +41,9 @@ _OF_CLASS_NUMBERS = (
 
 
 def of(
-    loss: Any, loss_weights: Any = None, names: Sequence[str] | None = None
+    loss: LossesLike,
+    loss_weights: LossWeights = None,
+    names: Sequence[str] | None = None,
 ) -> Loss | None:
     """Makes the mean loss of a batch of what a user gave.
 
@@ -67,8 +76,8 @@ def of(
 
 
 @dataclasses.dataclass(frozen=True)
-class ByOutput:
-    """The weighted sum of the losses of a model's outputs.
+class ByOutput(Generic[_Each]):
+    """The weighted sum of the losses of a model's outputs, or what else each has.
 
     Attributes:
       losses: of each output; see `of`.
@@ -77,13 +86,16 @@ class ByOutput:
       argument: what the losses are called in errors.
     """
 
-    losses: Any
-    loss_weights: Any
+    losses: _Each | None | Mapping[str, _Each | None] | Sequence[_Each | None]
+    loss_weights: LossWeights
     names: Sequence[str] | None
     argument: str = "loss"
 
     def __call__(
-        self, labels: Any, outputs: Any, sample_weight: Any = None
+        self: ByOutput[Single],
+        labels: nests.Nest,
+        outputs: nests.Nest,
+        sample_weight: nests.Nest = None,
     ) -> tf.Tensor:
         """Returns the sum, float32 []."""
         total = tf.constant(0.0)
@@ -95,7 +107,11 @@ class ByOutput:
             total += value if factor is None else value * factor
         return total
 
-    def by_output(self, labels: Any, outputs: Any, sample_weight: Any = None) -> Any:
+    def by_output(
+        self, labels: nests.Nest, outputs: nests.Nest, sample_weight: nests.Nest = None
+    ) -> Iterator[
+        tuple[nests.Nest, _Each | None, float | None, nests.Nest, nests.Nest]
+    ]:
         """Yields each output with its loss, loss weight, labels and sample weight.
 
         Raises:
@@ -122,12 +138,14 @@ class ByOutput:
         return zip(outputs, *columns, strict=True)
 
 
-def takes_narrow(loss: Any) -> bool:
+def takes_narrow(loss: LossLike) -> bool:
     """Tells whether a single loss takes logits of 16 bits as they are."""
     return Single(loss).takes_narrow
 
 
-def check_classes(loss: Loss | None, labels: Any, outputs: Any) -> list[tf.Operation]:
+def check_classes(
+    loss: Loss | None, labels: nests.Nest, outputs: nests.Nest
+) -> list[tf.Operation]:
     """Makes the checks of labels that must be class numbers.
 
     Without them a label out of range is an error in mid-step on a processor, when
@@ -157,7 +175,11 @@ def check_classes(loss: Loss | None, labels: Any, outputs: Any) -> list[tf.Opera
     ]
 
 
-def _one_each(argument: str, value: Any, names: Sequence[Any]) -> list[Any]:
+def _one_each(
+    argument: str,
+    value: object,
+    names: Sequence[str | int],
+) -> list[object]:
     """Returns what belongs to each output: by name, by place, or the same for all."""
     if isinstance(value, dict):
         if set(value) - set(names):
@@ -176,20 +198,20 @@ def _one_each(argument: str, value: Any, names: Sequence[Any]) -> list[Any]:
     return list(value)
 
 
-def _is_keras(loss: Any) -> bool:
+def _is_keras(loss: object) -> bool:
     """Tells whether a loss, a function or an object, is Keras' own or like it."""
     module = getattr(_function(loss), "__module__", None) or ""
     return module.startswith("keras.") or module == class_losses.__name__
 
 
-def _single(given: Any) -> Single | None:
+def _single(given: LossLike) -> Single | None:
     return None if given is None else Single(given)
 
 
 class _Weighed(keras.losses.Loss):
     """Masks, weighs and averages losses as Keras' wrapper of a function does."""
 
-    def call(self, losses: tf.Tensor, outputs: Any) -> tf.Tensor:
+    def call(self, losses: tf.Tensor, outputs: nests.Nest) -> tf.Tensor:
         del outputs  # the caller reads their mask
         return losses
 
@@ -202,7 +224,7 @@ class Single:
       takes_narrow: whether it takes logits of 16 bits as they are; see `crossentropy`.
     """
 
-    def __init__(self, given: Any):
+    def __init__(self, given: LossLike):
         """Resolves an identifier.
 
         Raises:
@@ -218,7 +240,7 @@ class Single:
             self._weighed = _Weighed(name="loss", reduction=reduction)
 
     def __call__(
-        self, labels: Any, outputs: Any, sample_weight: Any = None
+        self, labels: nests.Nest, outputs: nests.Nest, sample_weight: nests.Nest = None
     ) -> tf.Tensor:
         """Returns the mean loss, float32 [].
 
@@ -243,7 +265,7 @@ class Single:
         return tf.reduce_mean(tf.cast(losses, tf.float32))
 
     def check_classes(
-        self, labels: Any, shape: Sequence[int | None]
+        self, labels: nests.Nest, shape: tf.TensorShape | tuple[int | None, ...]
     ) -> list[tf.Operation]:
         """Returns the checks of this loss; none if its labels are no class numbers."""
         arguments = self._classes
@@ -264,7 +286,7 @@ class Single:
         )
         return [] if check is None else [check]
 
-    def _losses(self, labels: Any, outputs: Any) -> tf.Tensor:
+    def _losses(self, labels: nests.Nest, outputs: nests.Nest) -> tf.Tensor:
         """Calls a function, with integer labels as float32 only if it needs them so.
 
         Keras casts all labels to float32, which rounds large integers and leaves none
@@ -280,7 +302,7 @@ class Single:
             )
             return self._function(as_float32, outputs)
 
-    def _check(self, labels: Any, outputs: Any) -> None:
+    def _check(self, labels: nests.Nest, outputs: nests.Nest) -> None:
         """Refuses labels that one of Keras' losses would broadcast against outputs."""
         function = _function(getattr(self.given, "fn", self.given))
         name = getattr(function, "__name__", type(function).__name__)
@@ -298,14 +320,14 @@ class Single:
             )
 
 
-def _function(loss: Any) -> Any:
+def _function(loss: object) -> object:
     """The function behind its partial applications."""
     while isinstance(loss, functools.partial):
         loss = loss.func
     return loss
 
 
-def _arguments_of_classes(loss: Any) -> Mapping[str, Any] | None:
+def _arguments_of_classes(loss: object) -> class_losses.Arguments | None:
     """The arguments of a cross-entropy with class numbers; None of other losses."""
     function = _function(getattr(loss, "fn", loss))
     ours = class_losses.sparse_categorical_crossentropy
@@ -314,7 +336,7 @@ def _arguments_of_classes(loss: Any) -> Mapping[str, Any] | None:
     return getattr(loss, "_fn_kwargs", getattr(loss, "keywords", {}))
 
 
-def _takes_narrow(loss: Any, arguments: Mapping[str, Any] | None) -> bool:
+def _takes_narrow(loss: object, arguments: class_losses.Arguments | None) -> bool:
     return (
         arguments is not None
         and _is_keras(loss)
@@ -324,11 +346,13 @@ def _takes_narrow(loss: Any, arguments: Mapping[str, Any] | None) -> bool:
     )
 
 
-def _is_integer(labels: Any) -> bool:
+def _is_integer(labels: nests.Nest) -> bool:
     return isinstance(labels, tf.Tensor) and labels.dtype.is_integer
 
 
-def _same_ranks(labels: Any, outputs: Any) -> tuple[Any, Any]:
+def _same_ranks(
+    labels: nests.Nest, outputs: nests.Nest
+) -> tuple[nests.Nest, nests.Nest]:
     """Gives labels and outputs of equal structure equal ranks, as Keras' wrapper does.
 
     Floats are cast to float32.
@@ -346,14 +370,14 @@ def _same_ranks(labels: Any, outputs: Any) -> tuple[Any, Any]:
     return ours, theirs
 
 
-def _tensor(x: Any) -> Any:
+def _tensor(x: nests.Nest) -> nests.Nest:
     if x is None or (tf.is_tensor(x) and not isinstance(x, tf.Tensor)):
         return x  # sparse or ragged
     x = tf.convert_to_tensor(x)
     return tf.cast(x, tf.float32) if x.dtype.is_floating else x
 
 
-def _same_rank(one: Any, other: Any) -> tuple[Any, Any]:
+def _same_rank(one: nests.Nest, other: nests.Nest) -> tuple[nests.Nest, nests.Nest]:
     """Adds a last axis of 1 to a vector, or takes one off, as Keras does."""
     if not isinstance(one, tf.Tensor) or not isinstance(other, tf.Tensor):
         return one, other

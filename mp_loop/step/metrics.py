@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import config
+
+from mp_loop.distributed import nests
 
 # What every step returns, scalars by name. `KerasStep` has no `grad_norm` and no
 # `skip_reason`.
@@ -127,7 +128,7 @@ class _HostRows:
 
 
 def on_next(
-    one_step: Callable[..., Metrics], iterator: Iterator[Any]
+    one_step: Callable[..., Metrics], iterator: nests.Batches
 ) -> Callable[[], Metrics]:
     """Makes the function that takes a step on the next batch, for `stack_steps`.
 

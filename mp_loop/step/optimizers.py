@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,7 +17,7 @@ def make(
     rate: float | keras.optimizers.schedules.LearningRateSchedule,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
-    **arguments: Any,
+    **arguments: object,
 ) -> keras.optimizers.Optimizer:
     """Makes an optimizer by its name.
 
@@ -70,7 +69,7 @@ def from_settings(
       rate: learning rate or schedule.
       clips: whether the optimizer itself clips gradients to `clip_norm`.
     """
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, float] = {}
     if optimizer.ema:
         arguments |= {"use_ema": True, "ema_momentum": optimizer.ema}
     if clips and optimizer.clip_norm:

@@ -24,6 +24,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.ops import handle_data_util
 
+from mp_loop.distributed import nests
 from mp_loop.hardware import devices
 from mp_loop.operations import again
 
@@ -38,11 +39,11 @@ class Compiled:
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., nests.Nest],
         model: keras.Model,
         on_refusal: Callable[[], None] = lambda: None,
         name: str = "The step",
-        **arguments: Any,
+        **arguments: object,
     ):
         """Traces nothing yet.
 
@@ -55,7 +56,7 @@ class Compiled:
         """
 
         @functools.wraps(function)
-        def checked(*args: Any) -> Any:
+        def checked(*args: nests.Nest) -> nests.Nest:
             with again.for_xla(), _without_exchange():
                 outputs = function(*args)
             refused = _unreachable_here(args)
@@ -72,7 +73,7 @@ class Compiled:
         self._uncompiled = function
 
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: nests.Nest) -> nests.Nest:
         """Calls the function."""
         try:
             return self._function(*args)
@@ -87,11 +88,13 @@ class Compiled:
 
 
 def function(
-    one_step: Callable[..., Any],
+    one_step: Callable[..., nests.Nest],
     model: keras.Model,
     jit_compile: bool,
-    around: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda step: step,
-) -> Any:
+    around: Callable[
+        [Callable[..., nests.Nest]], Callable[..., nests.Nest]
+    ] = lambda step: step,
+) -> tf.types.experimental.PolymorphicFunction:
     """Makes the `tf.function` of a step, in which it is `Compiled` if `jit_compile`.
 
     Args:
@@ -106,8 +109,11 @@ def function(
 
 
 def part(
-    function: Callable[..., Any], model: keras.Model, jit_compile: bool, name: str
-) -> Callable[..., Any]:
+    function: Callable[..., nests.Nest],
+    model: keras.Model,
+    jit_compile: bool,
+    name: str,
+) -> Callable[..., nests.Nest]:
     """Makes a part of a step, for use in its `tf.function`; for others as `Compiled`.
 
     Args:
@@ -195,7 +201,7 @@ def describe(tensors: Sequence[tf.Tensor], model: keras.Model) -> list[str]:
     return list(dict.fromkeys(map(say, tensors)))
 
 
-def _unreachable_here(args: Any) -> list[tf.Tensor]:
+def _unreachable_here(args: nests.Nest) -> list[tf.Tensor]:
     """What the graph that is being traced takes or captures and XLA cannot reach."""
     if tf.executing_eagerly():  # tf.config.run_functions_eagerly
         return []

@@ -10,11 +10,13 @@ another loop.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
-Prepare = Callable[[Any], Any]
+from mp_loop.distributed import nests
+
+Prepare: TypeAlias = Callable[[nests.Nest], nests.Nest]
 
 
 def or_unchanged(prepare: Prepare | None) -> Prepare:
@@ -23,10 +25,10 @@ def or_unchanged(prepare: Prepare | None) -> Prepare:
 
 
 def before(
-    function: Callable[..., Any],
+    function: Callable[..., nests.Nest],
     prepare: Prepare,
-    check: Callable[[Any], list[tf.Operation]] = lambda labels: [],
-) -> Callable[..., Any]:
+    check: Callable[[nests.Nest], list[tf.Operation]] = lambda labels: [],
+) -> Callable[..., nests.Nest]:
     """Returns a function of a batch that prepares its inputs and calls another.
 
     Args:
@@ -35,7 +37,9 @@ def before(
       check: of the labels, returns what `function` must wait for.
     """
 
-    def call(inputs: Any, labels: Any, sample_weight: Any = None) -> Any:
+    def call(
+        inputs: nests.Nest, labels: nests.Nest, sample_weight: nests.Nest = None
+    ) -> nests.Nest:
         with tf.control_dependencies(check(labels)):
             return function(prepare(inputs), labels, sample_weight)
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mp_loop.config import limits
 
 _UNBOUNDED = {
@@ -16,7 +14,7 @@ _UNBOUNDED = {
 }
 
 # What differs from `DynamicLossScale`'s own constants.
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, float]] = {
     "keras": _UNBOUNDED,
     "tf_keras": _UNBOUNDED | {"min_scale": 1.0},
     "torch": _UNBOUNDED | {"initial_scale": 2.0**16},

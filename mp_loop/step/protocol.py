@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import tensorflow as tf
 
-from mp_loop.step import gradients, metrics, train_state
+from mp_loop.distributed import nests
+from mp_loop.step import gradients, metrics, preparing, train_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Trace:
 
     metrics: metrics.Metrics
     scaled_grads: gradients.Gradients
-    outputs: Any
+    outputs: nests.Nest
 
 
 class Step(Protocol):
@@ -45,7 +45,7 @@ class Step(Protocol):
     model: keras.Model
     twin: keras.Model
     optimizer: keras.optimizers.Optimizer
-    prepare: Callable[[Any], Any]
+    prepare: preparing.Prepare
     state: train_state.TrainState
 
     @property
@@ -57,11 +57,11 @@ class Step(Protocol):
         """The smallest scale that an overflow can lead to; 0 if there is no floor."""
 
     def __call__(
-        self, inputs: Any, labels: Any, sample_weight: Any = None
+        self, inputs: nests.Nest, labels: nests.Nest, sample_weight: nests.Nest = None
     ) -> metrics.Metrics:
         """Takes one step on one batch; returns scalars by name."""
 
-    def run(self, iterator: Iterator[Any], steps: int) -> metrics.Metrics:
+    def run(self, iterator: nests.Batches, steps: int) -> metrics.Metrics:
         """Takes many steps in one call; returns metrics of shape [steps]."""
 
     def export(self) -> keras.Model:
@@ -70,5 +70,7 @@ class Step(Protocol):
     def continue_from(self, before: Step) -> None:
         """Takes over from a step that trained other layers of the same model."""
 
-    def graph(self, inputs: Any, labels: Any, sample_weight: Any = None) -> tf.Graph:
+    def graph(
+        self, inputs: nests.Nest, labels: nests.Nest, sample_weight: nests.Nest = None
+    ) -> tf.Graph:
         """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""

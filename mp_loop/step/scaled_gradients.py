@@ -9,11 +9,10 @@ loop of one's own can call it alone, and hand the gradients to `TrainStep.apply`
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
 
+from mp_loop.distributed import nests
 from mp_loop.precision import recomputation
 from mp_loop.step import arithmetic, batch_metrics, gradients, losses, variables
 
@@ -54,14 +53,16 @@ class ScaledGradients:
         self._recomputed = recomputed
         self._measure = measure or batch_metrics.BatchMetrics(None, None)
 
-    def loss(self, labels: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
+    def loss(
+        self, labels: nests.Nest, outputs: nests.Nest, sample_weight: nests.Nest = None
+    ) -> tf.Tensor:
         """Returns the mean loss of a batch, float32 [], without regularizers."""
         if self._loss is None:
             return tf.constant(0.0)
         return self._loss(labels, outputs, sample_weight)
 
     def check_labels(
-        self, labels: Any, loss: losses.Loss | None = None
+        self, labels: nests.Nest, loss: losses.Loss | None = None
     ) -> list[tf.Operation]:
         """Returns what a step must wait for: `losses.check_classes`.
 
@@ -74,7 +75,7 @@ class ScaledGradients:
         return losses.check_classes(loss or self._loss, labels, outputs)
 
     def total(
-        self, batch: gradients.Batch, outputs: Any, added: list[tf.Tensor]
+        self, batch: gradients.Batch, outputs: nests.Nest, added: list[tf.Tensor]
     ) -> tf.Tensor:
         """Returns what is minimized, float32 []; to be replaced by a loss in one piece.
 
@@ -97,8 +98,8 @@ class ScaledGradients:
         return loss
 
     def forward(
-        self, inputs: Any, recompute: bool = True
-    ) -> tuple[Any, list[tf.Tensor]]:
+        self, inputs: nests.Nest, recompute: bool = True
+    ) -> tuple[nests.Nest, list[tf.Tensor]]:
         """Returns the twin's outputs in training, and the losses its layers added.
 
         Args:
@@ -112,7 +113,7 @@ class ScaledGradients:
 
     def __call__(
         self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool = True
-    ) -> tuple[gradients.Means, gradients.Gradients, Any]:
+    ) -> tuple[gradients.Means, gradients.Gradients, nests.Nest]:
         """Computes gradients, inside a `tf.function`.
 
         Args:
@@ -130,7 +131,9 @@ class ScaledGradients:
         """
         outputs = None
 
-        def of_rows(rows: gradients.Batch) -> tuple[gradients.Means, Any]:
+        def of_rows(
+            rows: gradients.Batch,
+        ) -> tuple[gradients.Means, gradients.Gradients]:
             nonlocal outputs
             loss, scaled_grads, outputs = self._of_rows(rows, scale, recompute)
             measured = self._measure(rows[1], outputs, rows[2])
@@ -146,7 +149,7 @@ class ScaledGradients:
 
     def _of_rows(
         self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool
-    ) -> tuple[tf.Tensor, gradients.Gradients, Any]:
+    ) -> tuple[tf.Tensor, gradients.Gradients, nests.Nest]:
         """Returns the loss, its gradients times `scale` in float32, and the outputs."""
         workings = [variable.value for variable in self._variables.workings]
         regularized = {

@@ -6,12 +6,11 @@ A schedule reads `applied_steps`, as Keras' do: a skipped step does not move it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from mp_loop.config import sections
+from mp_loop.config import json_values, sections
 
 
 @keras.saving.register_keras_serializable(package="mp_loop")
@@ -40,12 +39,12 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         rising = self.peak * (done + 1.0) / self.steps
         return tf.where(done < self.steps, rising, after)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, json_values.Json]:
         """Returns the arguments of the constructor."""
         return {"schedule": self.schedule, "peak": self.peak, "steps": self.steps}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Warmup:
+    def from_config(cls, config: dict[str, json_values.Json]) -> Warmup:
         """Returns the schedule that `get_config` described."""
         inner = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(**{**config, "schedule": inner})
@@ -74,7 +73,7 @@ class RollbackSchedule(keras.optimizers.schedules.LearningRateSchedule):
         rate = tf.cast(rate(applied_steps) if callable(rate) else rate, tf.float32)
         return rate * tf.pow(self.factor, tf.cast(self.rollbacks, tf.float32))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, json_values.Json]:
         """Returns the arguments of the constructor."""
         return {"schedule": self.schedule, "factor": self.factor}
 

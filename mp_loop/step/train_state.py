@@ -7,11 +7,10 @@ survive a restart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
-from mp_loop.step import metrics
+from mp_loop.step import loss_scale, metrics
 
 COUNTERS = (
     "step",
@@ -63,7 +62,7 @@ class TrainState(tf.Module):
         other_weights: Sequence[tf.Variable],
         seeds: Sequence[tf.Variable],
         slots: Sequence[tf.Variable],
-        loss_scale: Any = (),
+        loss_scale: tuple[tf.Tensor, ...] = (),
     ):
         """Takes variables that exist, and makes the counters and the scale's.
 
@@ -119,14 +118,14 @@ class TrainState(tf.Module):
         first = {id(variable): name for name, variable in reversed(named.items())}
         return {name: v for name, v in named.items() if first[id(v)] == name}
 
-    def read_loss_scale(self) -> Any:
+    def read_loss_scale(self) -> loss_scale.LossScaleState:
         """Returns the loss-scale state as the rule's NamedTuple of tensors."""
         fields = zip(self.loss_scale, self._loss_scale_dtypes, strict=True)
         return self._make_loss_scale(
             *(tf.cast(variable.read_value(), dtype) for variable, dtype in fields)
         )
 
-    def write_loss_scale(self, state: Any) -> None:
+    def write_loss_scale(self, state: loss_scale.LossScaleState) -> None:
         """Stores what the rule's `next_state` returned."""
         for variable, value in zip(self.loss_scale, state, strict=True):
             variable.assign(tf.cast(value, variable.dtype))

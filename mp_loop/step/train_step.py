@@ -23,14 +23,13 @@ Source: Micikevicius et al. 2017 (arXiv 1710.03740), sections 3.1 to 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
 from mp_loop.config import choices
-from mp_loop.distributed import replicas
+from mp_loop.distributed import nests, replicas
 from mp_loop.precision import recomputation
 from mp_loop.step import (
     arguments,
@@ -72,15 +71,13 @@ class TrainStep:
         layers add is the loss. A function gets integer labels as they are, or as
         float32 if it cannot compute with integers.
       precision: "float16", "bfloat16" or "float32".
-      loss_scale: the rule; default: `DynamicLossScale()` for float16, `NoLossScale()`
-        otherwise.
+      loss_scale: the rule; default: `DynamicLossScale()` (float16) or `NoLossScale()`.
       loss_weights: for the loss of each output: number, or dict or list as `loss`.
       metrics: what else is told of each batch: Keras identifier, `keras.metrics.Metric`
         or function of (labels, outputs), a list of such, or a dict of these by output.
         Sample weights are used as by the loss.
       twin: a model of your own that computes in 16 bits, with the layers and weights of
-        `model`: in the same places of a graph, in equal attributes, or under equal
-        names.
+        `model`: in the same places of a graph, in equal attributes or by equal names.
       float32_layers: regular expression; layers whose name it finds stay in float32.
       clip_norm: gradients are clipped to this global norm; 0: not at all.
       accumulate_steps: micro-batches that a batch is split into. One loss scale, one
@@ -110,12 +107,12 @@ class TrainStep:
         self,
         model: keras.Model,
         optimizer: str | keras.optimizers.Optimizer,
-        loss: Any,
+        loss: losses.LossesLike,
         precision: str = "float16",
         loss_scale: loss_scale.LossScale | None = None,
         *,
-        loss_weights: Any = None,
-        metrics: Any = None,
+        loss_weights: losses.LossWeights = None,
+        metrics: batch_metrics.MetricsLike = None,
         twin: keras.Model | None = None,
         float32_layers: str = "",
         clip_norm: float = 0.0,
@@ -124,7 +121,7 @@ class TrainStep:
         keras_arithmetic: bool = False,
         recompute: bool = False,
         all_reduce_dtype: str = "float32",
-        prepare: Callable[[Any], Any] | None = None,
+        prepare: preparing.Prepare | None = None,
     ):
         """Makes the twin, the slots and the state."""
         arguments.check(model, precision, clip_norm, accumulate_steps)
@@ -197,7 +194,7 @@ class TrainStep:
         return self.rule.min_scale
 
     def __call__(
-        self, inputs: Any, labels: Any, sample_weight: Any = None
+        self, inputs: nests.Nest, labels: nests.Nest, sample_weight: nests.Nest = None
     ) -> metrics.Metrics:
         """Takes one step on one batch.
 
@@ -208,13 +205,12 @@ class TrainStep:
 
         Returns:
           Scalars: `loss` (float32, with regularizers, unscaled), `grads_finite`
-          (bool: whether the update was made), `forward_finite` (bool: whether
-          the loss and the statistics that the forward pass moved were finite; if
-          so, a skip is the backward pass's overflow),
-          `loss_scale` (float32, the one this step used), `grad_norm` (float32,
-          before clipping), `learning_rate` (float32, the one this update used
-          or would have), `skip_reason` (int32, the place in `SKIP_REASONS`), and the
-          `metrics` that were asked for, by name (float32, of this batch alone).
+          (bool: whether the update was made), `forward_finite` (bool: whether the loss
+          and the statistics that the forward pass moved were finite; if so, a skip is
+          the backward pass's overflow), `loss_scale` (float32, the one this step used),
+          `grad_norm` (float32, before clipping), `learning_rate` (float32, the one this
+          update used or would have), `skip_reason` (int32, place in `SKIP_REASONS`),
+          and the `metrics` that were asked for, by name (float32, of this batch alone).
 
         Raises:
           tf.errors.InvalidArgumentError: labels are not the class numbers that one
@@ -225,7 +221,7 @@ class TrainStep:
         """
         return self._step(inputs, labels, sample_weight)
 
-    def run(self, iterator: Iterator[Any], steps: int) -> metrics.Metrics:
+    def run(self, iterator: nests.Batches, steps: int) -> metrics.Metrics:
         """Takes many steps in one call, without returning to Python.
 
         Args:
@@ -260,19 +256,23 @@ class TrainStep:
         """Returns the trained float32 model."""
         return self.model
 
-    def graph(self, inputs: Any, labels: Any, sample_weight: Any = None) -> tf.Graph:
+    def graph(
+        self, inputs: nests.Nest, labels: nests.Nest, sample_weight: nests.Nest = None
+    ) -> tf.Graph:
         """Returns the traced step, for TensorBoard; `tf.TensorSpec`s will do."""
         return self._step.get_concrete_function(inputs, labels, sample_weight).graph
 
-    def loss(self, labels: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
+    def loss(
+        self, labels: nests.Nest, outputs: nests.Nest, sample_weight: nests.Nest = None
+    ) -> tf.Tensor:
         """Returns the mean loss of a batch, float32 [], without regularizers."""
         return self.gradients.loss(labels, outputs, sample_weight)
 
     def trace(
         self,
-        inputs: Any,
-        labels: Any,
-        sample_weight: Any = None,
+        inputs: nests.Nest,
+        labels: nests.Nest,
+        sample_weight: nests.Nest = None,
         recompute: bool = True,
     ) -> protocol.Trace:
         """Takes one step; for use inside a `tf.function`.
@@ -370,7 +370,7 @@ class TrainStep:
             return tf.constant(1.0)
         return self.loss_scale
 
-    def _of_batch(self, batch: gradients.Batch, recompute: bool) -> tuple[Any, ...]:
+    def _of_batch(self, batch: gradients.Batch, recompute: bool) -> tuple:
         """What one replica computes alone: means, gradients, what it wrote, outputs."""
         before = self._variables.remember()
         share = self._replicas.share(self._scale())
@@ -388,13 +388,13 @@ class TrainStep:
         """What every replica computes of the same numbers."""
         return self.apply(scaled_grads, finite, self._variables.with_variables(before))
 
-    def _of_prepared(self, *batch: Any) -> metrics.Metrics:
+    def _of_prepared(self, *batch: nests.Nest) -> metrics.Metrics:
         return self.trace(*batch).metrics
 
-    def _prepared(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    def _prepared(self, step: Callable[..., nests.Nest]) -> Callable[..., nests.Nest]:
         check = self.gradients.check_labels  # here, because XLA drops assertions
         return self._replicas.each(preparing.before(step, self.prepare, check))
 
-    def _many_steps(self, iterator: Any, steps: tf.Tensor) -> metrics.Metrics:
+    def _many_steps(self, iterator: nests.Batches, steps: tf.Tensor) -> metrics.Metrics:
         dtypes = metrics.OF_RUN | self._dtypes
         return metrics.stack_steps(metrics.on_next(self, iterator), dtypes, steps)
