@@ -14,10 +14,16 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
+
+from mp_loop.distributed import nests
+
+# What a function under `tf.custom_gradient` returns: its outputs, and a function from
+# their gradients to those of its arguments.
+WithGradient: TypeAlias = tuple[nests.Nest, Callable[..., nests.Nest]]
 
 _for_xla = contextvars.ContextVar("for_xla", default=False)
 
@@ -60,7 +66,7 @@ def run(
     """
 
     @tf.custom_gradient
-    def once(*tensors: tf.Tensor) -> Any:
+    def once(*tensors: tf.Tensor) -> WithGradient:
         def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
             anew = after(grads, tensors)
             floats = [x for x in anew if x.dtype.is_floating]

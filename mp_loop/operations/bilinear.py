@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -68,7 +67,7 @@ def multiply(
         ]
 
     @tf.custom_gradient
-    def compute(*tensors: tf.Tensor) -> Any:
+    def compute(*tensors: tf.Tensor) -> again.WithGradient:
         def gradient(dz: tf.Tensor) -> list[tf.Tensor]:
             # Cast anew, late: the forward pass's float32 copies are gone by now.
             wide = cast(again.after([dz], tensors))
@@ -99,7 +98,7 @@ def matrices(adjoint_x: bool, adjoint_y: bool) -> Product:
         return broadcast(x, y)
 
     @tf.custom_gradient
-    def broadcast(x: tf.Tensor, y: tf.Tensor) -> Any:
+    def broadcast(x: tf.Tensor, y: tf.Tensor) -> again.WithGradient:
         z = _matmul(x, y, adjoint_x, adjoint_y)
 
         def gradient(dz: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -15,13 +15,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from mp_loop.operations import again
 
 Compute = Callable[..., tf.Tensor]
+
+# What the blocks of a loop have made so far.
+_Sum: TypeAlias = tf.TensorArray | tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +103,7 @@ def run(
     loop = _Loop(compute, axes, cut, dtype, watched)
 
     @tf.custom_gradient
-    def once(*tensors: tf.Tensor) -> Any:
+    def once(*tensors: tf.Tensor) -> again.WithGradient:
         made = loop.forward(tensors)
 
         def gradient(grad: tf.Tensor) -> list[tf.Tensor | None]:
@@ -130,7 +133,9 @@ class _Loop:
     def forward(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         cut = self._cut
 
-        def turn(i: tf.Tensor, made: Any) -> tuple[tf.Tensor, Any]:
+        def turn(
+            i: tf.Tensor, made: tf.TensorArray
+        ) -> tuple[tf.Tensor, tf.TensorArray]:
             return i + 1, made.write(
                 i, self._compute(*self._block(tensors, self._axes, i))
             )
@@ -153,14 +158,14 @@ class _Loop:
         if cut.rest:
             ends = self._gradients(*self._rest(given, given_axes))
 
-        def started(x: tf.Tensor, axis: int | None, end: tf.Tensor | None) -> Any:
+        def started(x: tf.Tensor, axis: int | None, end: tf.Tensor | None) -> _Sum:
             if axis is not None:
                 return tf.TensorArray(x.dtype, cut.whole)
             # Of what every block takes, the gradient is a sum: in float32.
             shape = tf.shape(x)
             return tf.zeros(shape) if end is None else tf.cast(end, tf.float32)
 
-        def turn(i: tf.Tensor, *so_far: Any) -> tuple[Any, ...]:
+        def turn(i: tf.Tensor, *so_far: _Sum) -> tuple[_Sum, ...]:
             found = self._gradients(*self._block(given, given_axes, i))
             added = (
                 array.write(i, g)
@@ -170,7 +175,9 @@ class _Loop:
             )
             return i + 1, *added
 
-        def ended(summed: Any, x: tf.Tensor, axis: int | None, end: Any) -> tf.Tensor:
+        def ended(
+            summed: _Sum, x: tf.Tensor, axis: int | None, end: tf.Tensor | None
+        ) -> tf.Tensor:
             if axis is None:
                 return tf.cast(summed, x.dtype)  # float32 -> 16 bits
             made = _side_by_side(summed.stack(), axis)
@@ -200,7 +207,9 @@ class _Loop:
         return _rows_of(tensors, axes, self._cut.size - rest, rest)
 
 
-def _turns(turn: Callable[..., Any], count: int, *started: Any) -> Any:
+def _turns(
+    turn: Callable[..., tuple[_Sum, ...]], count: int, *started: _Sum
+) -> Sequence[_Sum]:
     """Takes turns one after the other: side by side, they would need the memory."""
     return tf.while_loop(
         lambda i, *_: i < count,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import tensorflow as tf
 
+from mp_loop.distributed import nests
 from mp_loop.operations import emission, nodes, rules
 
 
@@ -28,9 +28,9 @@ class Traced:
     graph: nodes.Graph
     tensors: Sequence[tf.Tensor]
     kinds: Mapping[int, rules.Kind]
-    outputs: Any
+    outputs: nests.Nest
 
-    def emit(self, how: emission.Emission) -> Any:
+    def emit(self, how: emission.Emission) -> nests.Nest:
         """Computes what the call returned, in 16 bits and float32."""
         emitted = iter(how.graph(self.graph, self.tensors, self.kinds))
         found = [
@@ -41,8 +41,8 @@ class Traced:
 
 
 def trace(
-    function: Callable[..., Any],
-    arguments: Any,
+    function: Callable[[nests.Nest], nests.Nest],
+    arguments: nests.Nest,
     narrow: tf.DType,
     variables: Iterable[tf.Variable] = (),
     weights: Iterable[tf.Tensor] = (),
@@ -87,11 +87,11 @@ def trace(
     return Traced(read, tensors, kinds, outputs)
 
 
-def _is_tensor(x: Any) -> bool:
+def _is_tensor(x: object) -> bool:
     return isinstance(x, tf.Tensor | tf.Variable)
 
 
-def _placeholder(x: Any, narrow: tf.DType) -> Any:
+def _placeholder(x: nests.Nest, narrow: tf.DType) -> nests.Nest:
     """The float32 tensor that the function sees for one of its arguments."""
     if not _is_tensor(x) and not isinstance(x, tf.TensorSpec):
         return x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import tensorflow as tf
 
@@ -25,7 +25,7 @@ class Made(Protocol):
     def inner(
         self,
         node: nodes.Node,
-        graph: Any,
+        graph: nodes.FuncGraph,
         known: Sequence[nodes.Value | None],
         tensors: Sequence[tf.Tensor | bilinear.Fixed],
         compiled: bool,
@@ -50,7 +50,7 @@ def loop(made: Made, node: nodes.Node) -> list[tf.Tensor]:
         )
     ]
 
-    def run(graph: Any, variables: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def run(graph: nodes.FuncGraph, variables: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         left = iter(variables)
         tensors = [
             next(left) if changed else x

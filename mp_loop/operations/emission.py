@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -237,7 +236,7 @@ class _Made:
     def inner(
         self,
         node: nodes.Node,
-        graph: Any,
+        graph: nodes.FuncGraph,
         known: Sequence[nodes.Value | None],
         tensors: Sequence[tf.Tensor | bilinear.Fixed],
         compiled: bool,

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework import function_def_to_graph, ops
+
+FuncGraph: TypeAlias = tf.__internal__.FuncGraph
 
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 # The functions that an operation calls, by the attributes that name them.
@@ -128,7 +130,7 @@ class Node:
         return self.op.type
 
     @property
-    def bodies(self) -> list[Any]:
+    def bodies(self) -> list[FuncGraph]:
         """The `FuncGraph`s of a loop or a choice."""
         return [graph for graph, _ in inner_graphs(self.op)]
 
@@ -172,7 +174,7 @@ class Graph:
 
 
 def of_graph(
-    graph: Any, outputs: Iterable[tf.Tensor], inputs: Iterable[Value]
+    graph: FuncGraph, outputs: Iterable[tf.Tensor], inputs: Iterable[Value]
 ) -> Graph:
     """Reads a traced graph.
 
@@ -189,7 +191,7 @@ def of_graph(
 
 
 def _read(
-    graph: Any, scope: dict[Any, Value], made: list[Node], inside: Inside
+    graph: tf.Graph, scope: dict[Hashable, Value], made: list[Node], inside: Inside
 ) -> None:
     """Appends the nodes of a graph; `scope` holds its inputs, then all of it."""
     for op in graph.get_operations():
@@ -206,7 +208,7 @@ def _read(
 
 
 def _open(
-    graph: Any,
+    graph: tf.Graph,
     op: tf.Operation,
     inputs: list[Value],
     made: list[Node],
@@ -227,7 +229,7 @@ def _is_compiled(call: tf.Operation) -> bool:
         return False
 
 
-def _own_gradient(op: tf.Operation, scope: dict[Any, Value]) -> OwnGradient | None:
+def _own_gradient(op: tf.Operation, scope: dict[Hashable, Value]) -> OwnGradient | None:
     """Traces the gradient function that a `tf.custom_gradient` registered, if any."""
     if op.type != "IdentityN":
         return None
@@ -272,7 +274,7 @@ def _value(op: tf.Operation, tensor: tf.Tensor, inputs: list[Value]) -> Value:
     return value
 
 
-def inner_graphs(op: tf.Operation) -> list[tuple[Any, int]]:
+def inner_graphs(op: tf.Operation) -> list[tuple[FuncGraph, int]]:
     """The functions that an operation calls, each with how often, as far as known."""
     names = [op.get_attr(attribute) for attribute in _BODIES.get(op.type, ())]
     names = [x for name in names for x in (name if type(name) is list else [name])]
@@ -289,7 +291,7 @@ def most_iterations(loop: tf.Operation) -> int | None:
     return None if known is None or np.max(known) < 0 else int(np.max(known))
 
 
-def function(graph: Any, name: str) -> Any:
+def function(graph: tf.Graph | None, name: str) -> FuncGraph:
     """Returns the `FuncGraph` of a function that a graph calls."""
     while graph is not None:
         found = getattr(graph, "_functions", {}).get(name)

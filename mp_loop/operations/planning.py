@@ -13,7 +13,6 @@ import collections
 import dataclasses
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -246,7 +245,7 @@ def _sorted(graph: nodes.Graph, items: Mapping[int, Item]) -> list[Item]:
 
 def _effects(graph: nodes.Graph) -> Iterator[tuple[nodes.Node, nodes.Node]]:
     """Pairs of nodes of which the first must run before the second."""
-    written: dict[Any, nodes.Node] = {}
+    written: dict[int | str, nodes.Node] = {}
     read = collections.defaultdict(list)
     for node in graph.nodes:
         if not node.op.op_def.is_stateful:

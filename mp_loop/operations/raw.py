@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 import tensorflow as tf
+from tensorflow.core.framework import op_def_pb2
 from tensorflow.python.framework import op_def_registry
 
+from mp_loop.distributed import nests
 
-def attributes(op: tf.Operation) -> dict[str, Any]:
+
+def attributes(op: tf.Operation) -> dict[str, Hashable]:
     """The attributes of an operation that its operands do not tell.
 
     Returns:
@@ -30,10 +32,10 @@ def attributes(op: tf.Operation) -> dict[str, Any]:
 
 
 def call(
-    op_def: Any,
+    op_def: op_def_pb2.OpDef,
     inputs: Sequence[tf.Tensor],
     sizes: Sequence[int],
-    attributes: dict[str, Any],
+    attributes: dict[str, Hashable],
     name: str | None = None,
 ) -> list[tf.Tensor]:
     """Calls an operation.
@@ -65,7 +67,7 @@ def call(
 def sizes(op: tf.Operation) -> tuple[int, ...]:
     """How many operands belong to each argument of an operation; see `call`."""
 
-    def size(declared: Any) -> int:
+    def size(declared: op_def_pb2.OpDef.ArgDef) -> int:
         if declared.number_attr:
             return op.get_attr(declared.number_attr)
         if declared.type_list_attr:
@@ -76,7 +78,7 @@ def sizes(op: tf.Operation) -> tuple[int, ...]:
 
 
 @functools.cache
-def _function(kind: str) -> tuple[Any, dict[str, str]]:
+def _function(kind: str) -> tuple[Callable[..., nests.Nest], dict[str, str]]:
     """The Python function of an operation, and what it calls its arguments."""
     function = getattr(tf.raw_ops, kind)
     parameters = [p for p in inspect.signature(function).parameters if p != "name"]
@@ -97,12 +99,12 @@ def _function(kind: str) -> tuple[Any, dict[str, str]]:
     }
 
 
-def op_def(kind: str) -> Any:
+def op_def(kind: str) -> op_def_pb2.OpDef:
     """The declaration of an operation type."""
     return op_def_registry.get(kind)
 
 
-def _plain(value: Any, kind: str) -> Any:
+def _plain(value: object, kind: str) -> Hashable:
     """An attribute's value as something that can be compared."""
     if isinstance(value, bytes) and kind != "tensor":
         return value.decode("latin-1")

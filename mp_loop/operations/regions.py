@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -52,7 +51,7 @@ class Instruction:
     type: str
     operands: tuple[int | Constant, ...]
     sizes: tuple[int, ...]
-    attributes: tuple[tuple[str, Any], ...]
+    attributes: tuple[tuple[str, Hashable], ...]
     gradient: Program | None = None
     captured: tuple[int | Constant, ...] = ()
     differentiated: tuple[bool, ...] = ()
@@ -169,7 +168,7 @@ def run(
     forward, backward = _compiled(of_region) if compiled else _plain(of_region)
 
     @tf.custom_gradient
-    def compute(*inputs: tf.Tensor) -> Any:
+    def compute(*inputs: tf.Tensor) -> again.WithGradient:
         def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
             found = backward(again.after(grads, inputs), list(grads))
             floats = [i for i, x in enumerate(inputs) if x.dtype.is_floating]
@@ -195,7 +194,7 @@ def passed_on(
     """
 
     @tf.custom_gradient
-    def compute(*tensors: tf.Tensor) -> Any:
+    def compute(*tensors: tf.Tensor) -> again.WithGradient:
         def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
             found = iter(gradients(grads))
             pairs = zip(differentiated, tensors, strict=True)

@@ -7,9 +7,10 @@ over all these places. In 16 bits such a sum loses a third of its value at 32,76
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import tensorflow as tf
+
+from mp_loop.operations import again
 
 
 def add(x: tf.Tensor, y: tf.Tensor, narrow: tf.DType, sign: int = 1) -> tf.Tensor:
@@ -26,7 +27,7 @@ def add(x: tf.Tensor, y: tf.Tensor, narrow: tf.DType, sign: int = 1) -> tf.Tenso
     """
 
     @tf.custom_gradient
-    def compute(x: tf.Tensor, y: tf.Tensor) -> Any:
+    def compute(x: tf.Tensor, y: tf.Tensor) -> again.WithGradient:
         a, b = tf.cast(x, narrow), tf.cast(y, narrow)
         z = a + b if sign > 0 else a - b
 
@@ -88,7 +89,7 @@ def in_float32_backward(
         ]
 
     @tf.custom_gradient
-    def compute(*floats: tf.Tensor) -> Any:
+    def compute(*floats: tf.Tensor) -> again.WithGradient:
         outputs = call(cast(floats, narrow))
 
         def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -19,13 +18,15 @@ from mp_loop.operations import again, calls, emission
 FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
 
 
-def needs_float32(activation: Any) -> bool:
+def needs_float32(activation: object) -> bool:
     """Tells whether a Keras activation function reduces or exponentiates."""
     return getattr(activation, "__name__", None) in FLOAT32_ACTIVATIONS
 
 
 @functools.cache
-def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def fused(
+    activation: Callable[[tf.Tensor], tf.Tensor],
+) -> Callable[[tf.Tensor], tf.Tensor]:
     """Computes an activation of a 16-bit tensor in one pass, in float32.
 
     Keras computes GELU in 16 bits as a dozen operations, each of which rounds, takes
@@ -58,7 +59,7 @@ def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
     forward = tf.function(in_float32, jit_compile=True, autograph=False)
 
     @tf.custom_gradient
-    def activate(x: tf.Tensor) -> Any:
+    def activate(x: tf.Tensor) -> again.WithGradient:
         y = forward(x)
         kept = y if activation is keras.activations.relu6 else x
         return y, lambda dy: backward(*again.after([dy], [kept]), dy)
@@ -66,7 +67,9 @@ def fused(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda x: activation(x) if x.dtype == tf.float32 else activate(x)
 
 
-def _by_operation(activation: Callable[[Any], Any], x: tf.Tensor) -> tf.Tensor:
+def _by_operation(
+    activation: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor
+) -> tf.Tensor:
     """Computes an activation that a user wrote, its operations cast one by one."""
     if x.dtype == tf.float32:
         return activation(x)
@@ -90,7 +93,7 @@ _FUSED = (
 )
 
 
-def _is_gelu_of_keras_hub(activation: Any) -> bool:
+def _is_gelu_of_keras_hub(activation: object) -> bool:
     """Tells whether this is the GELU of BERT and GPT-2, which has no public name."""
     module, name = (getattr(activation, f"__{key}__", "") for key in ("module", "name"))
     return module.startswith("keras_hub.") and name == "gelu_approximate"

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
 from keras.src.backend.common import stateless_scope
 
 from mp_loop.config import choices
+from mp_loop.distributed import nests
 from mp_loop.operations import calls, emission, planning, rules
+
+# What a layer is called with: by place, and by name.
+_Arguments: TypeAlias = tuple[tuple[nests.Nest, ...], dict[str, nests.Nest]]
 
 
 def layer(
@@ -73,7 +77,7 @@ def gains(layer: keras.Operation, how: emission.Emission) -> bool:
     return _planned(layer, _given(layer, 0, how), how)[1].gains
 
 
-def _given(layer: keras.Operation, call: int, how: emission.Emission) -> Any:
+def _given(layer: keras.Operation, call: int, how: emission.Emission) -> _Arguments:
     """What a layer was given in one of its calls in a model, floats in 16 bits."""
     arguments = layer._inbound_nodes[call].arguments
     return keras.tree.map_structure(
@@ -107,7 +111,7 @@ def _is_of_keras(layer: keras.Operation) -> bool:
     return type(layer).__module__.startswith("keras.src.")
 
 
-def _as_float32(x: Any) -> Any:
+def _as_float32(x: nests.Nest) -> nests.Nest:
     """A symbolic tensor, as the float32 layer knows it."""
     if getattr(x, "dtype", None) not in choices.HALF_PRECISIONS:
         return x
@@ -117,7 +121,7 @@ def _as_float32(x: Any) -> Any:
     return wide
 
 
-def _specification(x: Any, dtype: Any = None) -> Any:
+def _specification(x: nests.Nest, dtype: tf.DType | None = None) -> nests.Nest:
     """A tensor that is not there yet; a float of `dtype`, if one is given."""
     if not isinstance(x, keras.KerasTensor):
         return x
@@ -127,7 +131,7 @@ def _specification(x: Any, dtype: Any = None) -> Any:
 
 def _planned(
     layer: keras.Operation,
-    given: Any,
+    given: _Arguments,
     how: emission.Emission,
     variables: Sequence[tf.Variable] = (),
 ) -> tuple[calls.Traced, planning.Plan]:
@@ -141,7 +145,7 @@ def _planned(
 
 def _output_spec(
     layer: keras.Operation, how: emission.Emission | None, args: tuple, kwargs: dict
-) -> Any:
+) -> nests.Nest:
     """What a layer returns; a dtype that is not known is said to be float32.
 
     Args:
@@ -160,7 +164,7 @@ def _output_spec(
         plan.kinds.get(id(value)) is rules.Kind.NARROW for value in traced.graph.outputs
     )
 
-    def told(x: Any) -> Any:
+    def told(x: nests.Nest) -> nests.Nest:
         if not isinstance(x, keras.KerasTensor) or not next(narrow):
             return x
         return keras.KerasTensor(x.shape, how.narrow.name, name=x.name)
@@ -168,7 +172,9 @@ def _output_spec(
     return keras.tree.map_structure(told, spec)
 
 
-def _made(layer: Any, how: emission.Emission, base: type, float32_outputs: bool) -> Any:
+def _made(
+    layer: keras.layers.Layer, how: emission.Emission, base: type, float32_outputs: bool
+) -> keras.layers.Layer:
     twin = _kind(type(layer), base)(name=layer.name, dtype="float32")
     twin.stand_for(layer, how, float32_outputs)
     return twin
@@ -177,7 +183,7 @@ def _made(layer: Any, how: emission.Emission, base: type, float32_outputs: bool)
 @functools.cache
 def _kind(of: type, base: type) -> type:
     @functools.wraps(of.call)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: _ByOperation, *args: nests.Nest, **kwargs: nests.Nest) -> nests.Nest:
         return self.emit(args, kwargs)
 
     return type(of.__name__, (_ByOperation, base), {"call": call})
@@ -214,21 +220,23 @@ class _ByOperation:
         copy_of = {id(original): copy for original, copy in pairs}
         return [copy_of.get(id(v), v) for v in variables]
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+    def compute_mask(self, inputs: nests.Nest, previous_mask: nests.Nest) -> None:
         """Leaves the mask that the layer's own call has set."""
 
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(
+        self, *args: nests.Nest, **kwargs: nests.Nest
+    ) -> nests.Nest:
         """As the layer tells it; of layers not of Keras, all floats are of float32."""
         how = None if self._float32_outputs else self._how
         return _output_spec(self.layer, how, args, kwargs)
 
-    def emit(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def emit(self, args: tuple, kwargs: dict[str, nests.Nest]) -> nests.Nest:
         outer = stateless_scope.get_stateless_scope()
         trainable = {id(v) for v in self.layer.trainable_variables}
         given = dict(outer.state_mapping) if outer else {}
         losses, written = [], {}
 
-        def call(arguments: Any) -> Any:
+        def call(arguments: nests.Nest) -> nests.Nest:
             args, kwargs, *copies = arguments
             known = given | {
                 id(original): copy
@@ -280,12 +288,14 @@ class _Operation(keras.Operation):
         self._operation, self._how = operation, how
         self._float32_outputs = float32_outputs
 
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(
+        self, *args: nests.Nest, **kwargs: nests.Nest
+    ) -> nests.Nest:
         how = None if self._float32_outputs else self._how
         return _output_spec(self._operation, how, args, kwargs)
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        def call(arguments: Any) -> Any:
+    def call(self, *args: nests.Nest, **kwargs: nests.Nest) -> nests.Nest:
+        def call(arguments: nests.Nest) -> nests.Nest:
             args, kwargs = arguments
             return self._operation.call(*args, **kwargs)
 
@@ -294,10 +304,10 @@ class _Operation(keras.Operation):
         return _in_float32(outputs, self._how) if self._float32_outputs else outputs
 
 
-def _in_float32(outputs: Any, how: emission.Emission) -> Any:
+def _in_float32(outputs: nests.Nest, how: emission.Emission) -> nests.Nest:
     """Casts 16-bit tensors, nested, to float32."""
 
-    def widen(x: Any) -> Any:
+    def widen(x: nests.Nest) -> nests.Nest:
         return tf.cast(x, tf.float32) if getattr(x, "dtype", None) == how.narrow else x
 
     return tf.nest.map_structure(widen, outputs)
@@ -309,7 +319,7 @@ def _rounded(original: keras.Variable, narrow: tf.DType) -> keras.Variable:
     return keras.Variable(value, narrow.name, trainable=False, name=original.name)
 
 
-def _masks(outputs: Any) -> Sequence[Any]:
+def _masks(outputs: nests.Nest) -> list[tf.Tensor | None]:
     """What Keras has attached to tensors."""
     return [getattr(x, "_keras_mask", None) for x in tf.nest.flatten(outputs)]
 

@@ -11,7 +11,6 @@ import collections
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 
@@ -19,7 +18,9 @@ from mp_loop.config import choices
 from mp_loop.precision import pairing, pairs
 
 
-def clone(model: keras.Model, convert: Callable[[Any], Any]) -> keras.Model:
+def clone(
+    model: keras.Model, convert: Callable[[keras.Operation], keras.Operation]
+) -> keras.Model:
     """Clones a model layer by layer; the copies get its values.
 
     Args:
@@ -37,7 +38,7 @@ def clone(model: keras.Model, convert: Callable[[Any], Any]) -> keras.Model:
     """
     check_cloneable(model)
 
-    def recorded(layer: Any) -> Any:
+    def recorded(layer: keras.Operation) -> keras.Operation:
         copy = convert(layer)
         if copy is not layer and isinstance(copy, keras.layers.Layer):
             pairing.record(layer, copy)
@@ -76,7 +77,7 @@ def _uncompiled(model: keras.Model) -> Iterator[None]:
             one.compiled = True
 
 
-def operations(model: keras.Model) -> Iterator[Any]:
+def operations(model: keras.Model) -> Iterator[keras.Operation]:
     """Yields what a model calls, once for each call, inside nested models as well."""
     graph = model._functional if isinstance(model, keras.Sequential) else model
     for node in itertools.chain(*graph._nodes_by_depth.values()):
@@ -97,13 +98,13 @@ def output_operations(model: keras.Model) -> set[int]:
     return found
 
 
-def is_graph(layer: Any) -> bool:
+def is_graph(layer: keras.Operation) -> bool:
     """Tells whether a layer is a model that is entered, not copied as a whole."""
     has_graph = isinstance(layer, keras.Sequential) or hasattr(layer, "operations")
     return isinstance(layer, keras.Model) and has_graph and bool(layer.built)
 
 
-def is_cloneable(layer: Any) -> bool:
+def is_cloneable(layer: keras.Operation) -> bool:
     """Tells whether the graph of a model is all that it computes."""
     owner = next(base for base in type(layer).__mro__ if "call" in vars(base))
     return is_graph(layer) and owner.__module__.startswith("keras.src.")

@@ -11,20 +11,20 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mp_loop.distributed import nests
 from mp_loop.precision import pairing
 
 
 def under_policy(
     layer: keras.layers.Layer, policy: keras.DTypePolicy
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The layer's config under another policy, with the float32 layers in it."""
 
-    def replaced(value: Any) -> Any:
+    def replaced(value: object) -> object:
         if isinstance(value, list | tuple):
             return type(value)(replaced(item) for item in value)
         if not isinstance(value, dict):
@@ -38,7 +38,9 @@ def under_policy(
     return config | inner | {"dtype": policy}
 
 
-def twin_config(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> dict[str, Any]:
+def twin_config(
+    layer: keras.layers.Layer, policy: keras.DTypePolicy
+) -> dict[str, object]:
     """The layer's config for a copy under another policy.
 
     Initializers, regularizers and constraints belong to the masters: a copy is
@@ -57,7 +59,7 @@ def twin_config(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> dict[st
 
 
 def copy(
-    layer: keras.layers.Layer, config: dict[str, Any], each_call: bool = False
+    layer: keras.layers.Layer, config: dict[str, object], each_call: bool = False
 ) -> keras.layers.Layer:
     """Makes another layer of the same type; a Lambda with the same function.
 
@@ -73,7 +75,7 @@ def copy(
 
 
 def made(
-    kind: type, config: dict[str, Any], each_call: bool = False
+    kind: type, config: dict[str, object], each_call: bool = False
 ) -> keras.layers.Layer:
     """Makes a layer of a kind; one that can `read_in_each_call` if `each_call`."""
     return (_casting_in_each_call(kind) if each_call else kind).from_config(config)
@@ -127,7 +129,9 @@ def reads_masters(layer: keras.layers.Layer) -> bool:
 @functools.cache
 def _casting_in_each_call(base: type) -> type:
     @functools.wraps(base.call)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(
+        self: keras.layers.Layer, *args: nests.Nest, **kwargs: nests.Nest
+    ) -> nests.Nest:
         master, values = self.master_weights()
         owners = {
             id(own): weight
@@ -153,11 +157,11 @@ def _casting_in_each_call(base: type) -> type:
                 owners.get(id(variable), variable).assign(written)
         return outputs
 
-    def weights(self: Any) -> list[keras.Variable]:
+    def weights(self: keras.layers.Layer) -> list[keras.Variable]:
         read = reads_masters(self)
         return self.master_weights()[0].weights if read else base.weights.fget(self)
 
-    def variables(self: Any) -> list[keras.Variable]:
+    def variables(self: keras.layers.Layer) -> list[keras.Variable]:
         own = {id(v) for v in base.weights.fget(self)}
         seeds = [v for v in base.variables.fget(self) if id(v) not in own]
         return [*self.weights, *seeds]

@@ -13,13 +13,13 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping
 
 import keras
 import tensorflow as tf
 
-from mp_loop.config import choices
+from mp_loop.config import choices, json_values
+from mp_loop.distributed import nests
 from mp_loop.operations import nodes, rules
 from mp_loop.precision import twins
 
@@ -95,7 +95,7 @@ class Coverage:
             ),
         ]
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, json_values.Json]:
         """What a run keeps of it."""
         return {"text": str(self), "share": self.share, "layers": self.rows()}
 
@@ -122,7 +122,7 @@ class Coverage:
 
 
 def coverage(
-    model: keras.Model, dtype: str, float32_layers: str = "", inputs: Any = None
+    model: keras.Model, dtype: str, float32_layers: str = "", inputs: nests.Nest = None
 ) -> Coverage:
     """Counts what a model multiplies in 16 bits.
 
@@ -142,7 +142,7 @@ def coverage(
 
 
 def of_twin(
-    twin: keras.Model, model: keras.Model, dtype: str, inputs: Any = None
+    twin: keras.Model, model: keras.Model, dtype: str, inputs: nests.Nest = None
 ) -> Coverage:
     """Counts what a twin multiplies; see `coverage`."""
     given = _inputs(model) if inputs is None else inputs
@@ -198,8 +198,8 @@ def _of_einsum(op: tf.Operation) -> int:
 
 
 def _products(
-    graph: Any, around: Mapping[Any, tf.Tensor], times: int = 1
-) -> Iterator[tuple[tf.Operation, int, Mapping[Any, tf.Tensor]]]:
+    graph: nodes.FuncGraph, around: Mapping[Hashable, tf.Tensor], times: int = 1
+) -> Iterator[tuple[tf.Operation, int, Mapping[Hashable, tf.Tensor]]]:
     """Yields the products of a graph, how often each is run, and what goes into it.
 
     Args:
@@ -216,7 +216,7 @@ def _products(
             yield from _products(inner, {**around, **dict(pairs)}, times * again)
 
 
-def _is_narrow(operand: tf.Tensor, around: Mapping[Any, tf.Tensor]) -> bool:
+def _is_narrow(operand: tf.Tensor, around: Mapping[Hashable, tf.Tensor]) -> bool:
     """Tells whether a tensor is of 16 bits, or a float32 copy of one that is."""
     while operand.dtype == tf.float32:
         if operand.ref() in around:
@@ -237,7 +237,7 @@ def _layer(op: tf.Operation, names: set[str]) -> str:
     return "/".join(found) or op.name.rsplit("/", 1)[-1]
 
 
-def _inputs(model: keras.Model) -> Any:
+def _inputs(model: keras.Model) -> nests.Nest:
     """What a model takes, as far as it knows."""
     inputs = getattr(model, "inputs", None)
     if inputs:
@@ -257,6 +257,6 @@ def _positions(model: keras.Model) -> list[int]:
     return [x for x in found if isinstance(x, int)]
 
 
-def _placeholder(tensor: Any, length: int) -> tf.Tensor:
+def _placeholder(tensor: nests.AnyTensor | tf.TensorSpec, length: int) -> tf.Tensor:
     shape = [1, *(length if size is None else size for size in tensor.shape[1:])]
     return tf.compat.v1.placeholder(tensor.dtype, shape)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -40,7 +40,7 @@ class _Embedding:
     def share(self, master: keras.layers.Embedding) -> None:
         self._master = lambda: master  # a closure hides it from Keras' tracking
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: tuple[int | None, ...] | None = None) -> None:
         master = self._master()
         self._embeddings = master.embeddings  # tracked, in the master's order
         if not getattr(master, "tie_weights", True):
@@ -54,12 +54,13 @@ class _ReversibleEmbedding(_Embedding):
     which rows are looked up as well.
     """
 
-    _head: Any = None  # inside a composite layer, which looks rows up alone
+    # None inside a composite layer, which looks rows up alone.
+    _head: Callable[[], keras.layers.Layer] | None = None
 
     def multiply_by(self, head: keras.layers.Layer) -> None:
         self._head = lambda: head  # a closure hides it from Keras' tracking
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: tuple[int | None, ...] | None = None) -> None:
         super().build(input_shape)
         if self._head is None:
             return
@@ -85,7 +86,9 @@ class _ReversibleEmbedding(_Embedding):
             return self._head()(inputs, reverse=True)
         return super().call(inputs, reverse=reverse)
 
-    def compute_output_spec(self, inputs: Any, reverse: bool = False) -> Any:
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, reverse: bool = False
+    ) -> keras.KerasTensor:
         if reverse and self._head is not None:
             return self._head().compute_output_spec(inputs, reverse=True)
         return super().compute_output_spec(inputs, reverse=reverse)
@@ -140,10 +143,15 @@ class _PositionEmbedding(keras.layers.Layer):
         self._master = lambda: master  # a closure hides it from Keras' tracking
         self.trainable = master.trainable
 
-    def build(self, inputs_shape: Any) -> None:
+    def build(self, inputs_shape: tuple[int | None, ...]) -> None:
         self.position_embeddings = self._master().position_embeddings
 
-    def call(self, inputs: tf.Tensor, start_index: Any = 0, positions: Any = None):
+    def call(
+        self,
+        inputs: tf.Tensor,
+        start_index: int | tf.Tensor = 0,
+        positions: tf.Tensor | None = None,
+    ):
         rows, shape = self.position_embeddings.value, tf.shape(inputs)
         if positions is not None:
             rows = tf.gather(rows, positions)
@@ -152,7 +160,9 @@ class _PositionEmbedding(keras.layers.Layer):
         repeated = products.add_bias(tf.zeros(shape, self.variable_dtype), rows)
         return tf.ensure_shape(repeated, inputs.shape)
 
-    def compute_output_spec(self, inputs: Any, *_: Any, **__: Any) -> Any:
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, *_: object, **__: object
+    ) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, self.variable_dtype)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
+
+from mp_loop.distributed import nests
 
 
 class Rounded(keras.layers.Layer):
@@ -16,5 +16,5 @@ class Rounded(keras.layers.Layer):
         self._rounded_dtype = dtype
         self.supports_masking = True
 
-    def call(self, inputs: Any, mask: Any = None) -> Any:
+    def call(self, inputs: nests.Nest, mask: nests.Nest = None) -> nests.AnyTensor:
         return keras.ops.cast(self._layer(inputs), self._rounded_dtype)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from mp_loop.precision import cloning, copies, float32_calls
@@ -36,7 +34,7 @@ def keras_twin(model: keras.Model, dtype: str) -> keras.Model:
     policy, mixed = keras.DTypePolicy(dtype), keras.DTypePolicy(f"mixed_{dtype}")
     calls = cloning.call_counts(model)
 
-    def convert(layer: Any) -> Any:
+    def convert(layer: keras.Operation) -> keras.Operation:
         if not isinstance(layer, keras.layers.Layer):
             return layer
         if isinstance(layer, keras.Model):

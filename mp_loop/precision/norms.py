@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -38,14 +37,16 @@ class _BatchNorm(_Norm):
     several float32 tensors of the layer's size instead.
     """
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         master = self._master()
         # Tracked, in the master's order.
         self.gamma, self.beta = master.gamma, master.beta
         self.moving_mean = master.moving_mean
         self.moving_variance = master.moving_variance
 
-    def call(self, inputs: tf.Tensor, training: bool = False, mask: Any = None) -> Any:
+    def call(
+        self, inputs: tf.Tensor, training: bool = False, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
         master = self._master()
         dtype = self.variable_dtype
         if mask is not None:  # a weighted mean, which the kernel lacks
@@ -117,7 +118,9 @@ def _affine(low: float = -math.inf, high: float = math.inf) -> Callable[..., tf.
         return tf.reduce_sum(dy * tf.cast(x, tf.float32), axes), tf.reduce_sum(dy, axes)
 
     @tf.custom_gradient
-    def compute(x: tf.Tensor, factor: tf.Tensor, offset: tf.Tensor) -> Any:
+    def compute(
+        x: tf.Tensor, factor: tf.Tensor, offset: tf.Tensor
+    ) -> again.WithGradient:
         y = forward(x, factor, offset)
 
         def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -139,7 +142,9 @@ class _ReLU(keras.layers.Activation):
         return _affine(0.0, 6.0 if self._six else math.inf)(*affine)
 
 
-def relu(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> Any:
+def relu(
+    layer: keras.layers.Layer, policy: keras.DTypePolicy
+) -> keras.layers.Layer | None:
     """Makes a 16-bit ReLU or ReLU6 layer; None where the layer is neither.
 
     Args:
@@ -163,7 +168,7 @@ def relu(layer: keras.layers.Layer, policy: keras.DTypePolicy) -> Any:
 
 
 def _normalize(
-    made: tuple[Callable[..., tf.Tensor], Any],
+    made: Sequence[Callable[..., tf.Tensor] | tf.Tensor],
     gamma: tf.Tensor,
     beta: tf.Tensor,
     epsilon: float,
@@ -183,7 +188,9 @@ def _normalize(
     make, *arguments = made
 
     @tf.custom_gradient
-    def normalize(gamma: tf.Tensor, beta: tf.Tensor, *arguments: tf.Tensor) -> Any:
+    def normalize(
+        gamma: tf.Tensor, beta: tf.Tensor, *arguments: tf.Tensor
+    ) -> again.WithGradient:
         x = make(*arguments)
         dtype, kernel_dtype = x.dtype, tf.float32 if wide else x.dtype
         y, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
@@ -251,7 +258,7 @@ def batch_norm(
 class _LayerNorm(_Norm):
     """The master's layer normalization, 16-bit in and out, float32 between."""
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         master = self._master()
         self.gamma, self.beta = master.gamma, master.beta  # tracked, in this order
 
@@ -271,7 +278,9 @@ def _layer_norm(epsilon: float) -> Callable[..., tf.Tensor]:
     """
 
     @tf.function(jit_compile=True, autograph=False)
-    def forward(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+    def forward(
+        x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         wide = tf.cast(x, tf.float32)
         mean = tf.reduce_mean(wide, -1, keepdims=True)
         variance = tf.reduce_mean(
@@ -288,7 +297,7 @@ def _layer_norm(epsilon: float) -> Callable[..., tf.Tensor]:
         mean: tf.Tensor,
         inverse: tf.Tensor,
         dy: tf.Tensor,
-    ) -> Any:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         dy = tf.cast(dy, tf.float32)
         normal = (tf.cast(x, tf.float32) - mean) * inverse
         batch = list(range(x.shape.rank - 1))
@@ -302,7 +311,9 @@ def _layer_norm(epsilon: float) -> Callable[..., tf.Tensor]:
         return tf.cast(dx, x.dtype), dgamma, tf.reduce_sum(dy, batch)
 
     @tf.custom_gradient
-    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+    def normalize(
+        x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+    ) -> again.WithGradient:
         y, mean, inverse = forward(x, gamma, beta)
         return y, lambda dy: backward(*again.after([dy], [x]), gamma, mean, inverse, dy)
 

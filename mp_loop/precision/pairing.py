@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TypeAlias
 
 import keras
+from keras.src.ops.node import KerasHistory, Node
 
 # Lists that Keras keeps of what a layer holds, in the order in which it came.
 _LISTS = (
@@ -29,8 +30,11 @@ _LISTS = (
 )
 _BOOKKEEPING = (*_LISTS, "_metrics", "_tracked", "_operations", "_operations_by_depth")
 
+# What a layer holds itself.
+_Held: TypeAlias = keras.Operation | keras.Variable
+
 # Weak on both sides: a copy must keep neither itself nor the original alive.
-_sources: weakref.WeakKeyDictionary[Any, weakref.ref] = weakref.WeakKeyDictionary()
+_sources: weakref.WeakKeyDictionary[_Held, weakref.ref] = weakref.WeakKeyDictionary()
 
 
 def record(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
@@ -83,11 +87,11 @@ def other_weights(layer: keras.layers.Layer) -> ValueError:
 
 def _children(
     layer: keras.layers.Layer, copy: keras.layers.Layer
-) -> Iterator[tuple[Any, Any]]:
+) -> Iterator[tuple[_Held, _Held]]:
     """Pairs what two layers hold themselves: variables and layers."""
     held, copied = ({id(x): x for x in _held(one)} for one in (layer, copy))
 
-    def take(pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    def take(pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[_Held, _Held]]:
         for one, other in pairs:
             if id(one) in held and id(other) in copied:
                 del held[id(one)], copied[id(other)]
@@ -100,20 +104,24 @@ def _children(
     yield from take(_common(_by_name(held.values()), _by_name(copied.values())))
 
 
-def _held(layer: keras.layers.Layer) -> list[Any]:
+def _held(layer: keras.layers.Layer) -> list[_Held]:
     """What a layer holds itself; of a random generator, its state."""
     return [_state(x) for name in _LISTS for x in getattr(layer, name)]
 
 
-def _state(x: Any) -> Any:
+def _state(x: object) -> object:
     return x.state if isinstance(x, keras.random.SeedGenerator) else x
 
 
-def _common(ours: dict[Any, Any], theirs: dict[Any, Any]) -> list[tuple[Any, Any]]:
+def _common(
+    ours: dict[tuple, object], theirs: dict[tuple, object]
+) -> list[tuple[object, object]]:
     return [(x, theirs[key]) for key, x in ours.items() if key in theirs]
 
 
-def _by_graph(one: Any, other: Any) -> list[tuple[Any, Any]]:
+def _by_graph(
+    one: keras.layers.Layer, other: keras.layers.Layer
+) -> list[tuple[keras.Operation, keras.Operation]]:
     """Pairs the operations of two models whose graphs are alike; else none."""
     outputs = [getattr(model, "outputs", None) or [] for model in (one, other)]
     left, seen, found = [outputs], set(), {}
@@ -133,16 +141,16 @@ def _by_graph(one: Any, other: Any) -> list[tuple[Any, Any]]:
     return list(found.values()) if len(distinct) == len(found) else []
 
 
-def _node(place: Any) -> Any:
+def _node(place: KerasHistory) -> Node:
     """The call that made a symbolic tensor."""
     return place.operation._inbound_nodes[place.node_index]
 
 
-def _by_attribute(layer: keras.layers.Layer) -> dict[tuple, Any]:
+def _by_attribute(layer: keras.layers.Layer) -> dict[tuple, object]:
     """What the attributes of a layer hold, in lists and dictionaries too."""
     found = {}
 
-    def visit(path: tuple, value: Any) -> None:
+    def visit(path: tuple, value: object) -> None:
         if isinstance(value, list | tuple):
             value = dict(enumerate(value))
         if isinstance(value, dict):
@@ -157,9 +165,9 @@ def _by_attribute(layer: keras.layers.Layer) -> dict[tuple, Any]:
     return found
 
 
-def _by_name(held: Iterable[Any]) -> dict[tuple, Any]:
+def _by_name(held: Iterable[_Held]) -> dict[tuple, _Held]:
     """Layers and variables by name, as far as that occurs once."""
-    found: dict[tuple, list[Any]] = {}
+    found: dict[tuple, list[_Held]] = {}
     for x in held:
         key = (isinstance(x, keras.layers.Layer), x.name)
         found.setdefault(key, []).append(x)

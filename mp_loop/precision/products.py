@@ -13,13 +13,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from mp_loop.hardware import devices
-from mp_loop.operations import bilinear, sums
+from mp_loop.operations import again, bilinear, sums
 from mp_loop.precision import activations, copies
 
 # Layers of the form activation(product(inputs, kernel) + bias).
@@ -90,7 +89,7 @@ def _strided_depthwise(
     plain = kernel.shape[3] == 1 and x.shape[1:].is_fully_defined()
 
     @tf.custom_gradient
-    def convolve(x: tf.Tensor, kernel: tf.Tensor) -> Any:
+    def convolve(x: tf.Tensor, kernel: tf.Tensor) -> again.WithGradient:
         def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             if plain:
                 dx = _through_strides(dy, kernel, stride, padding, x.shape)
@@ -165,7 +164,7 @@ class _Float32Bias:
             else 0
         )
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         self.float32_bias = self._master().bias  # tracked, after the kernel
         product = self._product()

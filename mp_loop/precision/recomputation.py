@@ -27,11 +27,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import NoReturn
 
 import keras
 import tensorflow as tf
+from keras.src.ops.node import Node
 
+from mp_loop.distributed import nests
 from mp_loop.operations import again
 from mp_loop.precision import copies
 
@@ -93,7 +95,7 @@ class Recomputed:
         self._make = keras.Model(given, list(made.values())) if made else None
         self._model = model
 
-    def __call__(self, inputs: Any) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def __call__(self, inputs: nests.Nest) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Returns the outputs, and the losses that layers added (float32 [])."""
         self._model._clear_losses()
         losses = []
@@ -126,13 +128,15 @@ class Recomputed:
             return _pure(segment, x, beside, list(values))
 
         @tf.custom_gradient
-        def run(x: tf.Tensor, *weights: tf.Tensor) -> Any:
+        def run(x: tf.Tensor, *weights: tf.Tensor) -> again.WithGradient:
             nonlocal mask_after, written
             y, loss, after = compute(x, weights)
             mask_after = getattr(y, "_keras_mask", None)
             written = [variable for variable, _ in after]
 
-            def gradient(dy: tf.Tensor, dloss: tf.Tensor, *_: tf.Tensor) -> Any:
+            def gradient(
+                dy: tf.Tensor, dloss: tf.Tensor, *_: tf.Tensor
+            ) -> list[tf.Tensor | None]:
                 anew = again.after([dy], [x, *weights])
                 with tf.GradientTape() as tape:
                     tape.watch([t for t in anew if t.dtype.is_floating])
@@ -157,7 +161,9 @@ class Recomputed:
 class _Segment(keras.Model):
     """A functional model that takes tensors in the dtype that they have."""
 
-    def _convert_inputs_to_tensors(self, flat_inputs: Any) -> Any:
+    def _convert_inputs_to_tensors(
+        self, flat_inputs: list[tf.Tensor]
+    ) -> list[tf.Tensor]:
         return flat_inputs
 
 
@@ -198,8 +204,8 @@ def _pure(
 
 
 @tf.custom_gradient
-def _first_order(grad: tf.Tensor) -> Any:
-    def refuse(*_: tf.Tensor) -> Any:
+def _first_order(grad: tf.Tensor) -> again.WithGradient:
+    def refuse(*_: tf.Tensor) -> NoReturn:
         raise NotImplementedError(
             "`recompute` (True) must not be used where gradients are differentiated "
             "again, as in a gradient penalty."
@@ -264,7 +270,7 @@ def _start(inputs: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
     return next(filter(_is_float, inputs), inputs[0])
 
 
-def _free(inputs: Sequence[keras.KerasTensor], nodes: Sequence[Any]) -> set[int]:
+def _free(inputs: Sequence[keras.KerasTensor], nodes: Sequence[Node]) -> set[int]:
     """Ids of the integer tensors that are made of integer inputs without detour."""
     free = {id(tensor) for tensor in inputs if not _is_float(tensor)}
     for node in nodes:
@@ -282,7 +288,7 @@ def _is_float(tensor: keras.KerasTensor) -> bool:
     return tf.as_dtype(tensor.dtype).is_floating
 
 
-def _layers(node: Any) -> int:
+def _layers(node: Node) -> int:
     """How many layers a node runs: each keeps about one tensor of its own."""
     flatten = getattr(node.operation, "_flatten_layers", None)
     return len(list(flatten())) if flatten else 1

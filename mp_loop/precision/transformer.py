@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -32,7 +31,12 @@ class _Attention(keras.layers.MultiHeadAttention):
         self._master = lambda: master  # a closure hides it from Keras' tracking
         self._few_bits = few_bits
 
-    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+    def build(
+        self,
+        query_shape: tuple[int | None, ...],
+        value_shape: tuple[int | None, ...],
+        key_shape: tuple[int | None, ...] | None = None,
+    ) -> None:
         super().build(query_shape, value_shape, key_shape)
         # Replaced by projections with float32 bias gradients. Tracked in the
         # master's order: query, key, value, output.
@@ -345,7 +349,7 @@ def composite(
 @functools.cache
 def _made_of_twins(base: type) -> type:
     @functools.wraps(base.build)
-    def build(self: Any, *args: Any, **kwargs: Any) -> None:
+    def build(self: keras.layers.Layer, *args: object, **kwargs: object) -> None:
         base.build(self, *args, **kwargs)
         master, twins = self._twins()
         # Tracked in the master's order: all out before the first goes in.

@@ -15,7 +15,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -113,7 +112,7 @@ class _Conversion:
     outputs: set[int]
     calls: collections.Counter[int]
 
-    def __call__(self, layer: Any) -> Any:
+    def __call__(self, layer: keras.Operation) -> keras.Operation:
         """Returns what stands for a layer in the twin."""
         is_output = id(layer) in self.outputs
         wide = self.float32_outputs and is_output
