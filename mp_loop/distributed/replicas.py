@@ -198,7 +198,7 @@ class Replicas:
 
         Args:
           means: float32 [] by name, over this replica's rows.
-          grads: float32, of the loss times `share(scale)`; or None.
+          grads: of the loss times `share(scale)`, float32 or 16 bits; or None.
           from_float16: for each gradient, whether it was computed in float16.
           written: variables that the forward pass wrote. They are assigned the mean
             over the replicas, or the first replica's value if they are not of a
@@ -206,7 +206,7 @@ class Replicas:
 
         Returns:
           The means over all rows and the sums of the gradients, float32, equal on all
-          replicas.
+          replicas; of one replica, the gradients as they are.
         """
         if self.count == 1:
             return means, list(grads)
@@ -217,7 +217,11 @@ class Replicas:
             for i, grad in present.items()
             if self._half and from_float16[i]
         }
-        wide = {i: grad for i, grad in present.items() if i not in half}
+        wide = {
+            i: tf.cast(grad, tf.float32)  # 16 bits -> float32, where they were
+            for i, grad in present.items()
+            if i not in half
+        }
         floats = [v for v in written if v.dtype.is_floating]
         values = [tf.identity(v) for v in floats]
         # First what need not wait for the end of the backward pass.

@@ -79,7 +79,11 @@ def multiply(
             grads = tape.gradient(z, wide, tf.cast(dz, dtype))
             return [tf.cast(g, t.dtype) for g, t in zip(grads, tensors, strict=True)]
 
-        return tf.cast(product(*cast(tensors)), narrow), gradient
+        # A kernel is cast in its turn: nothing else keeps the first step of a graph
+        # from casting those of all layers.
+        with tf.control_dependencies(tensors):
+            wide = cast(tensors)
+        return tf.cast(product(*wide), narrow), gradient
 
     return compute(*(t.source if isinstance(t, Fixed) else t for t in operands))
 

@@ -4,8 +4,10 @@
     halves = half_squares(scaled)                 # one pass over all gradients
     norm   = global_norm(halves) / scale
 
-A gradient is a float32 tensor; `tf.IndexedSlices` where only rows of a table have
-one; None where there is none.
+A gradient is a tensor, `tf.IndexedSlices` where only rows of a table have one, None
+where there is none. It keeps the dtype that it was computed in, float32 or 16 bits, and
+whoever adds numbers up reads it as float32: copies of all at once would take as much
+memory as the masters.
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ def accumulated(
         weight: float | tf.Tensor | None = None,
     ) -> tuple:
         more_means, more = means_and_gradients(micro_batch(i))
-        terms = [*more_means.values(), *_without_none(more)]
+        terms = [*more_means.values(), *_in_float32(more)]
         if weight is not None:
             terms = [weight * x for x in terms]
         return i + 1, [a + b for a, b in zip(sums, terms, strict=True)]
@@ -119,7 +121,7 @@ def accumulated(
         return add(i, sums, weight)
 
     number = whole if static else whole + tf.cast(rest > 0, tf.int32)
-    sums = [*means.values(), *_without_none(first)]
+    sums = [*means.values(), *_in_float32(first)]
     _, sums = tf.while_loop(lambda i, _: i < number, add_next, (tf.constant(1), sums))
     if static and rest:  # apart, because XLA takes no slices of two sizes
         _, sums = add(whole, sums, rest / size)
@@ -134,8 +136,9 @@ def _ratio(rows: int | tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:
     return tf.cast(rows, tf.float32) / tf.cast(size, tf.float32)
 
 
-def _without_none(gradients: Gradients) -> list[tf.Tensor]:
-    return [tf.zeros([]) if g is None else tf.convert_to_tensor(g) for g in gradients]
+def _in_float32(gradients: Gradients) -> list[tf.Tensor]:
+    """Returns dense gradients, 0 for None."""
+    return [tf.zeros([]) if g is None else dense(to_float32(g)) for g in gradients]
 
 
 def map_gradient(
@@ -153,14 +156,32 @@ def to_float32(gradient: Gradient) -> Gradient:
     return map_gradient(lambda g: tf.cast(g, tf.float32), gradient)
 
 
+def as_computed(gradient: Gradient) -> Gradient:
+    """Returns a gradient without the cast to float32 that it ends in, if it does.
+
+    So does that of a master which a layer rounds where it multiplies by it.
+    """
+    if not isinstance(gradient, tf.Tensor) or tf.executing_eagerly():
+        return gradient
+    made_by, given = gradient.op.type, gradient.op.inputs
+    if made_by == "Cast" and given[0].dtype in (tf.float16, tf.bfloat16):
+        return given[0]
+    if made_by == "Reshape" and (narrow := as_computed(given[0])) is not given[0]:
+        return tf.reshape(narrow, given[1])
+    return gradient
+
+
 def dense(gradient: Gradient) -> tf.Tensor | None:
-    """Adds up the rows of a sparse gradient."""
-    return None if gradient is None else tf.convert_to_tensor(gradient)
+    """Adds up the rows of a sparse gradient, in float32."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.convert_to_tensor(to_float32(gradient))
+    return gradient
 
 
 def values(gradient: tf.Tensor | tf.IndexedSlices) -> tf.Tensor:
-    """Returns the numbers of a gradient, whichever way it holds them."""
-    return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+    """Returns the numbers of a gradient in float32, whichever way it holds them."""
+    sparse = isinstance(gradient, tf.IndexedSlices)
+    return tf.cast(gradient.values if sparse else gradient, tf.float32)
 
 
 def half_squares(gradients: Gradients) -> tf.Tensor:
@@ -193,7 +214,7 @@ def bounds(
     """Returns what no number of each gradient is larger than, float32 [n].
 
     Args:
-      scaled_grads: n gradients, float32, or None.
+      scaled_grads: n gradients.
       halves: their `half_squares`.
       told_by_squares: for each gradient, whether the root of its sum of squares will
         do, which may be inf for finite numbers; the others take another pass.

@@ -18,7 +18,7 @@ class Trace:
 
     Attributes:
       metrics: what the step returns.
-      scaled_grads: what the update got, one for each master.
+      scaled_grads: what the update got, one for each master, float32 or 16 bits.
       outputs: of the twin, in float32; None where there were micro-batches, or where
         XLA compiles the step of a replica.
     """

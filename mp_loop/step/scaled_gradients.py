@@ -123,8 +123,9 @@ class ScaledGradients:
 
         Returns:
           `loss` and the metrics by name, float32 [] each, means over the rows; the
-          gradients of `loss * scale`, float32, one for each master; and the outputs,
-          as in `TrainStep.trace`.
+          gradients of `loss * scale`, one for each master, in the dtype that they
+          were computed in (sums of micro-batches: float32); and the outputs, as in
+          `TrainStep.trace`.
 
         Raises:
           ValueError: no gradient reaches any weight.
@@ -150,7 +151,7 @@ class ScaledGradients:
     def _of_rows(
         self, batch: gradients.Batch, scale: tf.Tensor, recompute: bool
     ) -> tuple[tf.Tensor, gradients.Gradients, nests.Nest]:
-        """Returns the loss, its gradients times `scale` in float32, and the outputs."""
+        """Returns the loss, its gradients times `scale`, and the outputs in float32."""
         workings = [variable.value for variable in self._variables.workings]
         regularized = {
             i: self._variables.masters[i] for i in self._variables.regularized
@@ -169,9 +170,10 @@ class ScaledGradients:
         sources = [*workings, *(master.value for master in regularized.values())]
         found = tape.gradient(scaled_loss, sources)
         grads = [
-            self._arithmetic.sparse(gradients.to_float32(grad))  # 16 bits -> float32
+            self._arithmetic.sparse(gradients.as_computed(grad))
             for grad in found[: len(workings)]
         ]
         for i, grad in zip(regularized, found[len(workings) :], strict=True):
-            grads[i] = grad if grads[i] is None else grad + gradients.dense(grads[i])
+            of_loss = gradients.dense(gradients.to_float32(grads[i]))
+            grads[i] = grad if of_loss is None else grad + of_loss
         return loss, grads, gradients.outputs_in_float32(outputs)

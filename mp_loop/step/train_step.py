@@ -310,8 +310,8 @@ class TrainStep:
         For gradients that were made elsewhere; call it inside a `tf.function`.
 
         Args:
-          scaled_grads: float32, one for each master; None where there is none. They
-            are of a loss that was multiplied by the current loss scale.
+          scaled_grads: one for each master, float32 or 16 bits; None where there is
+            none. They are of a loss that was multiplied by the current loss scale.
           forward_finite: bool [], whether that loss was finite.
           written: variables that the forward pass wrote to, each with what it held
             before and holds again after a skip.

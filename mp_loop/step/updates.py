@@ -13,6 +13,7 @@ was finite stays so. There are two ways:
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -27,6 +28,9 @@ from mp_loop.step import gradients, optimizers
 _LARGEST_CHANGE = 2.0**102
 # The square of such a gradient is finite, and the sum of the squares of four.
 _LARGEST_GRADIENT = 2.0**63
+# Updates wait for one another in about so many parts of equal size: to wait for each
+# of hundreds of small ones takes longer than to update it.
+_PARTS = 16
 # With a smaller epsilon, Adam's largest possible change says nothing.
 _SMALLEST_EPSILON = 1e-10
 
@@ -89,8 +93,8 @@ class KerasUpdate:
         """Updates masters and slots where `apply`, else changes no bit of them.
 
         Args:
-          scaled_grads: float32, one for each master; None where there is none;
-            a sparse one is left to the optimizer.
+          scaled_grads: one for each master, float32 or 16 bits; None where there is
+            none; a sparse one is left to the optimizer.
           scale: float32 [], what the gradients are divided by.
           apply: bool [].
           largest: float32 [], what no number of the gradients is larger than.
@@ -107,8 +111,8 @@ class KerasUpdate:
         before = [tf.identity(variable) for variable in variables]
 
         def unscaled(grad: tf.Tensor) -> tf.Tensor:
-            grad = grad / scale if factor is None else grad / scale * factor
-            return tf.where(apply, grad, 0)
+            grad = tf.cast(grad, tf.float32) / scale  # 16 bits -> float32
+            return tf.where(apply, grad if factor is None else grad * factor, 0)
 
         grads = [gradients.map_gradient(unscaled, grad) for grad in scaled_grads]
         if any(grad is not None for grad in grads):
@@ -188,34 +192,69 @@ class FusedUpdate(KerasUpdate):
             warnings.warn(f"No gradient reaches {', '.join(missing)}.", stacklevel=2)
 
         def update() -> tf.Tensor:
-            self._run_kernels(scaled_grads, inverse)
+            self._update_all(scaled_grads, inverse)
             return tf.constant(True)
 
-        iterations = self._optimizer.iterations.value
-        if _may_branch(iterations):
+        if _may_branch(self._optimizer.iterations.value):
             return tf.cond(apply, update, lambda: tf.constant(False))
-        variables = [*self.slots, *(master.value for master in self._masters)]
-        before = [tf.identity(variable) for variable in variables]
-        update()
-        select(apply, variables, before)
+        self._update_all(scaled_grads, inverse, apply)
         return apply
 
-    def _run_kernels(
-        self, scaled_grads: gradients.Gradients, inverse: tf.Tensor
+    def _update_all(
+        self,
+        scaled_grads: gradients.Gradients,
+        inverse: tf.Tensor,
+        keep: tf.Tensor | None = None,
     ) -> None:
+        """Updates some masters after the others, each with its slots.
+
+        So float32 gradients, and what a skip puts back, exist for a part at a time.
+
+        Args:
+          scaled_grads: as for `KerasUpdate`.
+          inverse: float32 [], what they are multiplied by.
+          keep: bool [], whether to keep what is written; None: it is.
+        """
         optimizer, rate = self._optimizer, self.learning_rate
         is_sgd = isinstance(optimizer, keras.optimizers.SGD)
         step = self._sgd(rate) if is_sgd else self._adam(rate)
-        for index, scaled_grad in enumerate(scaled_grads):
+
+        def update(index: int, scaled_grad: tf.Tensor) -> None:
             master = self._masters[index]
-            if scaled_grad is None:
-                continue
+            grad = tf.cast(scaled_grad, tf.float32) * inverse  # 16 bits -> float32
             if optimizer.weight_decay and optimizer._use_weight_decay(master):
                 value = master.value
                 value.assign(value - value * optimizer.weight_decay * rate)
-            step(index, scaled_grad * inverse)
+            step(index, grad)
+
+        sizes = [math.prod(master.shape) for master in self._masters]
+        done, size = [], 0
+        for index, scaled_grad in enumerate(scaled_grads):
+            if scaled_grad is None:
+                continue
+            variables = self._of_master(index)
+            with tf.control_dependencies(done):
+                if keep is None:
+                    update(index, scaled_grad)
+                else:
+                    before = [tf.identity(variable) for variable in variables]
+                    update(index, scaled_grad)
+                    select(keep, variables, before)
+                size += sizes[index]
+                if size > sum(sizes) / _PARTS:
+                    done, size = [tf.identity(variables[0])], 0
         iterations = optimizer.iterations.value
-        replicas.assign(iterations, iterations + 1)
+        more = 1 if keep is None else tf.cast(keep, iterations.dtype)
+        replicas.assign(iterations, iterations + more)
+
+    def _of_master(self, index: int) -> list[tf.Variable]:
+        """Returns a master and its slots."""
+        optimizer = self._optimizer
+        if not isinstance(optimizer, keras.optimizers.SGD):
+            slots = [optimizer._momentums[index], optimizer._velocities[index]]
+        else:
+            slots = [optimizer.momentums[index]] if optimizer.momentum else []
+        return [self._masters[index].value, *(slot.value for slot in slots)]
 
     def _stays_finite(self, largest: tf.Tensor, inverse: tf.Tensor) -> tf.Tensor:
         """Tells whether all that the kernels would write is finite, bool [].

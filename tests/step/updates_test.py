@@ -58,9 +58,17 @@ def assert_a_skip_keeps_odd_numbers(update, variables):
         variable.assign(value)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["plain", "xla"])
+def skip_by_select(monkeypatch):
+    """What a skip would change is put back, as on a GPU, and not branched around."""
+    monkeypatch.setattr(updates, "_may_branch", lambda variable: False)
+
+
+@pytest.mark.parametrize("way", ["branch", "select", "xla"])
 @pytest.mark.parametrize("name", FUSED)
-def test_fused_kernels_equal_keras(name, jit_compile):
+def test_fused_kernels_equal_keras(name, way, monkeypatch):
+    if way == "select":
+        skip_by_select(monkeypatch)
+    jit_compile = way == "xla"
     (fused, ours), (plain, theirs) = both_updates(FUSED[name], jit_compile)
     generator = np.random.default_rng(1)
     scale, before = tf.constant(2.0**10), contents(ours)
@@ -88,6 +96,43 @@ def test_fused_kernels_equal_keras(name, jit_compile):
             assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
         else:  # Other orders of rounding, 40 updates: a few units in the last place.
             np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+@pytest.mark.parametrize("name", ["nesterov", "adamw"])
+def test_gradients_of_16_bits_update_as_their_float32_copies_do(name, dtype):
+    generator = np.random.default_rng(1)
+    scale, largest = tf.constant(2.0**5), tf.constant(2.0**10)
+    narrow, wide = both_updates(FUSED[name]), both_updates(FUSED[name])
+    for _ in range(3):
+        numbers = [generator.normal(size=shape) for shape in ((7, 5), (3,), (4, 3))]
+        grads = [tf.constant(number, dtype) for number in numbers]
+        copies = [tf.cast(grad, tf.float32) for grad in grads]
+        for (one, ours), (other, theirs) in zip(narrow, wide, strict=True):
+            one(grads, scale, tf.constant(True), largest)
+            other(copies, scale, tf.constant(True), largest)
+            assert contents(ours) == contents(theirs)
+
+
+@pytest.mark.parametrize("way", ["branch", "select"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw"])
+def test_float32_gradients_exist_for_some_masters_at_a_time(name, way, monkeypatch):
+    if way == "select":
+        skip_by_select(monkeypatch)
+    with tf.device("CPU:0"):
+        masters = [keras.Variable(tf.zeros([256, 1024])) for _ in range(24)]  # 1 MiB
+        update = tf.function(updates.make(FUSED[name](), masters))
+        grads = [tf.ones([256, 1024], tf.bfloat16) for _ in masters]
+        one = tf.constant(1.0)
+        assert update(grads, one, tf.constant(True), one)
+        try:
+            tf.config.experimental.reset_memory_stats("CPU:0")
+        except ValueError:
+            pytest.skip("this TensorFlow does not count the bytes of this processor")
+        before = tf.config.experimental.get_memory_info("CPU:0")["current"]
+        assert update(grads, one, tf.constant(True), one)
+        peak = tf.config.experimental.get_memory_info("CPU:0")["peak"]
+    assert peak - before < 12 * 2**20  # of 24, and of 24 more for each slot
 
 
 OTHERS = {
