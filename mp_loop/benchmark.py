@@ -25,8 +25,11 @@ An arm is loop:precision, with options after plus signs (custom:bfloat16+recompu
 
 Memory is what one call of several steps adds at its peak. "Step memory" is more than
 the process held after a step on a single example, "process memory" more than it held
-when the framework had just been imported. On a GPU both are the peak of the framework's
-allocator there, "step memory" more than what it had given out after the first step.
+when the framework had just been imported. A process keeps what is freed, and compiled
+code: "allocated" is the peak of TensorFlow's allocator for the processor beyond what it
+had given out before, where that is counted (with oneDNN). On a GPU the first two are
+the peak of the framework's allocator there, "step memory" more than what it had given
+out after the first step.
 With --memory_budget_mib every arm runs with the largest batch whose step fits; with
 --same_memory, with the largest whose step fits into the memory of the first arm's.
 

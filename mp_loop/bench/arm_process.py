@@ -125,6 +125,8 @@ def serve(task: tasks.Task) -> None:
         framework, make = "tensorflow", keras_loops.make
     used = memory.of_framework(framework)
     program, facts = warm_up(lambda small_first: make(task, small_first), used)
+    if not used.falls:
+        facts["allocated_bytes"] = memory.allocated(program.run, framework)
     answer(facts)
     for line in sys.stdin:
         answer({"seconds": _seconds(program, int(line))})

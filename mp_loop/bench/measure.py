@@ -201,6 +201,8 @@ def summarize(results: Mapping[str, dict[str, json_values.Json]]) -> None:
         result["time_ratio"] = numbers.spread(
             [a / b for a, b in zip(per_example, first_per_example, strict=True)]
         )
-        for name in ("step_bytes", "process_bytes"):
-            nothing = first[name] == 0  # a tiny step may find room in what is held
-            result[f"{name}_ratio"] = None if nothing else result[name] / first[name]
+        for name in ("step_bytes", "process_bytes", "allocated_bytes"):
+            ours, theirs = result.get(name), first.get(name)
+            # None is not counted; a tiny step may find room in what is held
+            nothing = ours is None or not theirs
+            result[f"{name}_ratio"] = None if nothing else ours / theirs

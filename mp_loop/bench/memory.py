@@ -55,23 +55,23 @@ class HostMemory:
 
 
 class TensorFlowMemory:
-    """What TensorFlow's allocator has given out of the first GPU, XLA included."""
+    """What TensorFlow's allocator has given out of a device, XLA included."""
 
     falls = True
 
-    def __init__(self):
+    def __init__(self, device: str = "GPU:0"):
         import tensorflow as tf
 
-        self._memory = tf.config.experimental
+        self._device, self._memory = device, tf.config.experimental
 
     def held(self) -> int:
-        return self._memory.get_memory_info("GPU:0")["current"]
+        return self._memory.get_memory_info(self._device)["current"]
 
     def peak(self) -> int:
-        return self._memory.get_memory_info("GPU:0")["peak"]
+        return self._memory.get_memory_info(self._device)["peak"]
 
     def reset_peak(self) -> None:
-        self._memory.reset_memory_stats("GPU:0")
+        self._memory.reset_memory_stats(self._device)
 
 
 class TorchMemory:
@@ -103,6 +103,30 @@ def of_framework(name: str) -> Memory:
     from mp_loop.hardware import devices
 
     return TensorFlowMemory() if devices.has_gpu() else HostMemory()
+
+
+def allocated(run: Callable[[int], None], framework: str) -> int | None:
+    """Measures what a step takes of TensorFlow's allocator for the processor.
+
+    Unlike the memory of the process it holds neither compiled code nor what was freed.
+
+    Args:
+      run: takes a number of steps.
+      framework: as for `of_framework`.
+
+    Returns:
+      Bytes; None where nobody counts them: PyTorch, and TensorFlow without oneDNN.
+    """
+    if framework != "tensorflow":
+        return None
+    used = TensorFlowMemory("CPU:0")
+    try:
+        used.reset_peak()
+    except ValueError:
+        return None
+    before = used.held()
+    run(3)
+    return used.peak() - before
 
 
 def host_copies(run: Callable[[int], None]) -> int | None:

@@ -16,6 +16,8 @@ HEADER = (
     "time ratio (range)",
     "step memory, MiB",
     "ratio",
+    "allocated, MiB",
+    "ratio",
     "process memory, MiB",
     "ratio",
     "tracing, s",
@@ -49,12 +51,18 @@ def _cells(name: str, result: json_values.Object) -> list[str]:
         f"{ratio['median']:.3f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
         f"{result['step_bytes'] / measure.MIB:.0f}",
         _ratio(result["step_bytes_ratio"]),
+        _mib(result.get("allocated_bytes")),
+        _ratio(result["allocated_bytes_ratio"]),
         f"{result['process_bytes'] / measure.MIB:.0f}",
         _ratio(result["process_bytes_ratio"]),
         "" if trace is None else f"{trace:.1f}",
         f"{result['until_first_step_seconds']:.1f}",
         str(result["graph_nodes"] or ""),
     ]
+
+
+def _mib(value: int | None) -> str:
+    return "" if value is None else f"{value / measure.MIB:.0f}"
 
 
 def _ratio(value: float | None) -> str:

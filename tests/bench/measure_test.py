@@ -32,6 +32,7 @@ def result(blocks, batch_size=10, step_bytes=100):
         "blocks": blocks,
         "step_bytes": step_bytes,
         "process_bytes": 2 * step_bytes,
+        "allocated_bytes": 3 * step_bytes,
         "graph_nodes": None,
         "trace_seconds": None,
         "until_first_step_seconds": 1.0,
@@ -54,6 +55,11 @@ def test_ratios_are_paired_and_of_an_example():
     text = results_table.markdown("cnn", results)
     assert "| other " in text and "0.250 (0.25 to 0.25)" in text
     assert "broken ended with 1: out of memory" in text
+    results["other"]["allocated_bytes"] = None  # as of PyTorch
+    measure.summarize(results)
+    assert results["first"]["allocated_bytes_ratio"] == 1.0
+    assert results["other"]["allocated_bytes_ratio"] is None
+    assert "None" not in results_table.markdown("cnn", results)
 
 
 def test_there_is_no_ratio_to_a_step_that_needs_no_memory():

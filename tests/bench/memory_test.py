@@ -28,6 +28,25 @@ def test_without_a_gpu_it_is_the_process_that_is_measured():
     assert isinstance(memory.of_framework("tensorflow"), memory.HostMemory)
 
 
+def test_what_a_step_takes_of_the_allocator(monkeypatch):
+    x = tf.ones([2**20])  # 4 MiB
+
+    def run(steps):
+        for _ in range(steps):
+            tf.reduce_sum(x + tf.sqrt(x))
+
+    taken = memory.allocated(run, "tensorflow")
+    if taken is not None:  # it is counted with oneDNN alone
+        assert 8 << 20 <= taken < 16 << 20
+    assert memory.allocated(run, "torch") is None
+
+    def not_counted(device):
+        raise ValueError(f"Allocator stats not available for device '{device}'")
+
+    monkeypatch.setattr(tf.config.experimental, "reset_memory_stats", not_counted)
+    assert memory.allocated(run, "tensorflow") is None
+
+
 def test_without_a_gpu_there_are_no_copies_to_be_counted():
     calls = []
     assert memory.host_copies(calls.append) is None
