@@ -50,7 +50,7 @@ _ARRAYS = {"npz": arrays.of_npz, "module": arrays.of_function}
 class Tokenizer(Protocol):
     """Makes tokens of texts, and can be kept in files."""
 
-    def __call__(self, texts: Sequence[bytes]) -> np.ndarray:
+    def __call__(self, texts: Sequence[bytes], /) -> np.ndarray:
         """Returns int32 [n, length] of n texts in UTF-8."""
 
     def text(self, tokens: np.ndarray) -> str:
@@ -110,7 +110,7 @@ class Source:
         """Whether the inputs are tokens."""
         return self.kind == "text"
 
-    def prepare_labels(self, labels: tf.Tensor) -> tf.Tensor:
+    def prepare_labels(self, labels: tf.Tensor | np.ndarray) -> tf.Tensor | np.ndarray:
         """Makes what a loss takes: targets standardized; class numbers as they are.
 
         0 and 1 of several classes become float32.
@@ -166,7 +166,7 @@ class Source:
         scale, offset = 1 / (255 * self.std), -self.mean / self.std
         return pixels * scale.astype(np.float32) + offset.astype(np.float32)
 
-    def middle(self, images: tf.Tensor) -> tf.Tensor:
+    def middle(self, images: resizing.Images) -> resizing.Images:
         """Cuts out the middle of images, of the size that a model takes."""
         return resizing.middle(images, self.input_shape[:2])
 

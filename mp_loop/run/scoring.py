@@ -9,10 +9,10 @@ holds counts, and of single examples a few.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from mp_loop.config import json_values
@@ -24,8 +24,12 @@ from mp_loop.run import class_scores, label_scores, mask_scores, target_scores
 class Scores(Protocol):
     """What one task counts."""
 
-    def add(self, labels: np.ndarray, outputs: np.ndarray, *weights: Any) -> None:
-        """Counts a batch, as a loss takes it; with weights where there may be some."""
+    @property
+    def add(self) -> Callable[..., None]:
+        """Counts a batch of labels and outputs, and of weights where there may be some.
+
+        The arrays are as a loss takes them.
+        """
 
     def values(self) -> dict[str, json_values.Json]:
         """Returns what is told of all examples together, `task` first."""
