@@ -20,6 +20,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
 from mp_loop.distributed import nests
+from mp_loop.operations import differentiation
 
 # What a function under `tf.custom_gradient` returns: its outputs, and a function from
 # their gradients to those of its arguments.
@@ -65,7 +66,7 @@ def run(
       tensors: of any dtype.
     """
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def once(*tensors: tf.Tensor) -> WithGradient:
         def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
             anew = after(grads, tensors)

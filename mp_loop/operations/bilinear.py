@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from mp_loop.operations import again, sums
+from mp_loop.operations import again, differentiation, sums
 
 Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -33,7 +33,7 @@ class Fixed:
     def narrow(self) -> tf.Tensor:
         """Returns it in `dtype`, with a gradient."""
         rounded = self.cast(self.dtype)
-        compute = tf.custom_gradient(
+        compute = differentiation.custom_gradient(
             lambda source: (rounded, lambda grad: tf.cast(grad, source.dtype))
         )
         return compute(self.source)
@@ -66,7 +66,7 @@ def multiply(
             for operand, t in zip(operands, tensors, strict=True)
         ]
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def compute(*tensors: tf.Tensor) -> again.WithGradient:
         def gradient(dz: tf.Tensor) -> list[tf.Tensor]:
             # Cast anew, late: the forward pass's float32 copies are gone by now.
@@ -101,7 +101,7 @@ def matrices(adjoint_x: bool, adjoint_y: bool) -> Product:
             return tf.ensure_shape(tf.reshape(z, shape), [*x.shape[:-1], z.shape[-1]])
         return broadcast(x, y)
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def broadcast(x: tf.Tensor, y: tf.Tensor) -> again.WithGradient:
         z = _matmul(x, y, adjoint_x, adjoint_y)
 

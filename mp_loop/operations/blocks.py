@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 import tensorflow as tf
 
-from mp_loop.operations import again
+from mp_loop.operations import again, differentiation
 
 Compute = Callable[..., tf.Tensor]
 
@@ -102,7 +102,7 @@ def run(
     watched = [f and w for f, w in zip(floats, watched or floats, strict=True)]
     loop = _Loop(compute, axes, cut, dtype, watched)
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def once(*tensors: tf.Tensor) -> again.WithGradient:
         made = loop.forward(tensors)
 

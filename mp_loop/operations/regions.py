@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from mp_loop.operations import again, nodes, planning, raw
+from mp_loop.operations import again, differentiation, nodes, planning, raw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def run(
     """
     forward, backward = _compiled(of_region) if compiled else _plain(of_region)
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def compute(*inputs: tf.Tensor) -> again.WithGradient:
         def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
             found = backward(again.after(grads, inputs), list(grads))
@@ -193,7 +193,7 @@ def passed_on(
       gradients: of those that have one, from the gradients of what is returned.
     """
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def compute(*tensors: tf.Tensor) -> again.WithGradient:
         def gradient(*grads: tf.Tensor) -> list[tf.Tensor | None]:
             found = iter(gradients(grads))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from mp_loop.operations import again
+from mp_loop.operations import again, differentiation
 
 
 def add(x: tf.Tensor, y: tf.Tensor, narrow: tf.DType, sign: int = 1) -> tf.Tensor:
@@ -26,7 +26,7 @@ def add(x: tf.Tensor, y: tf.Tensor, narrow: tf.DType, sign: int = 1) -> tf.Tenso
       A tensor whose gradients have the dtypes of `x` and `y`.
     """
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def compute(x: tf.Tensor, y: tf.Tensor) -> again.WithGradient:
         a, b = tf.cast(x, narrow), tf.cast(y, narrow)
         z = a + b if sign > 0 else a - b
@@ -88,7 +88,7 @@ def in_float32_backward(
             tf.cast(given[i], dtype) if i in given else x for i, x in enumerate(inputs)
         ]
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def compute(*floats: tf.Tensor) -> again.WithGradient:
         outputs = call(cast(floats, narrow))
 

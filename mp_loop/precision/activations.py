@@ -12,7 +12,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from mp_loop.operations import again, calls, emission
+from mp_loop.operations import again, calls, differentiation, emission
 
 # Activations that exponentiate and sum: never below float32.
 FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
@@ -58,7 +58,7 @@ def fused(
 
     forward = tf.function(in_float32, jit_compile=True, autograph=False)
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def activate(x: tf.Tensor) -> again.WithGradient:
         y = forward(x)
         kept = y if activation is keras.activations.relu6 else x

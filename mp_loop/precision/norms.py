@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from mp_loop.operations import again
+from mp_loop.operations import again, differentiation
 from mp_loop.precision import activations
 
 
@@ -117,7 +117,7 @@ def _affine(low: float = -math.inf, high: float = math.inf) -> Callable[..., tf.
         axes = list(range(x.shape.rank - 1))
         return tf.reduce_sum(dy * tf.cast(x, tf.float32), axes), tf.reduce_sum(dy, axes)
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def compute(
         x: tf.Tensor, factor: tf.Tensor, offset: tf.Tensor
     ) -> again.WithGradient:
@@ -187,7 +187,7 @@ def _normalize(
     """
     make, *arguments = made
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def normalize(
         gamma: tf.Tensor, beta: tf.Tensor, *arguments: tf.Tensor
     ) -> again.WithGradient:
@@ -310,7 +310,7 @@ def _layer_norm(epsilon: float) -> Callable[..., tf.Tensor]:
         dgamma = tf.reduce_sum(dy * normal, batch)
         return tf.cast(dx, x.dtype), dgamma, tf.reduce_sum(dy, batch)
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def normalize(
         x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
     ) -> again.WithGradient:

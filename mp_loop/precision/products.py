@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.hardware import devices
-from mp_loop.operations import again, bilinear, sums
+from mp_loop.operations import again, bilinear, differentiation, sums
 from mp_loop.precision import activations, copies
 
 # Layers of the form activation(product(inputs, kernel) + bias).
@@ -88,7 +88,7 @@ def _strided_depthwise(
     strides = [1, stride, stride, 1]
     plain = kernel.shape[3] == 1 and x.shape[1:].is_fully_defined()
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def convolve(x: tf.Tensor, kernel: tf.Tensor) -> again.WithGradient:
         def gradient(dy: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             if plain:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from mp_loop.distributed import nests
+from mp_loop.operations import differentiation
 
 BLOCK = 2**20
 """Logits of a block of rows, at most, unless a row has more: 4 MiB in float32."""
@@ -76,7 +77,7 @@ def sparse(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) -> tf.T
     """
     labels = tf.cast(labels, tf.int32)
 
-    @tf.custom_gradient
+    @differentiation.custom_gradient
     def compute(
         logits: tf.Tensor,
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
