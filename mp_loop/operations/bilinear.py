@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from mp_loop.operations import again, differentiation, sums
+from mp_loop.operations import again, differentiation, shapes, sums
 
 Product = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -70,8 +70,12 @@ def multiply(
     def compute(*tensors: tf.Tensor) -> again.WithGradient:
         def gradient(dz: tf.Tensor) -> list[tf.Tensor]:
             # Cast anew, late: the forward pass's float32 copies are gone by now.
-            wide = cast(again.after([dz], tensors))
-            wide = [tf.identity(t) for t in wide]  # in this graph, for the tape
+            wide = [
+                tf.identity(t) if isinstance(operand, Fixed) else t  # for the tape
+                for operand, t in zip(
+                    operands, cast(again.after([dz], tensors)), strict=True
+                )
+            ]
             with tf.GradientTape() as tape:
                 tape.watch(wide)
                 # A bilinear function's gradients need not what it makes: pruned.
@@ -97,8 +101,11 @@ def matrices(adjoint_x: bool, adjoint_y: bool) -> Product:
                 x, (-1, y.shape[1 if adjoint_y else 0] or tf.shape(x)[-1])
             )
             z = tf.matmul(rows, y, transpose_b=adjoint_y)
-            shape = tf.concat([tf.shape(x)[:-1], tf.shape(z)[-1:]], 0)
-            return tf.ensure_shape(tf.reshape(z, shape), [*x.shape[:-1], z.shape[-1]])
+            sizes = [*x.shape[:-1], z.shape[-1]]
+            shape = shapes.constant(sizes)
+            if shape is None:
+                shape = tf.concat([tf.shape(x)[:-1], tf.shape(z)[-1:]], 0)
+            return tf.ensure_shape(tf.reshape(z, shape), sizes)
         return broadcast(x, y)
 
     @differentiation.custom_gradient

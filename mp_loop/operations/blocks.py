@@ -15,13 +15,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import tensorflow as tf
 
-from mp_loop.operations import again, differentiation
+from mp_loop.operations import again, differentiation, shapes
 
 Compute = Callable[..., tf.Tensor]
+_T = TypeVar("_T")
 
 # What the blocks of a loop have made so far.
 _Sum: TypeAlias = tf.TensorArray | tf.Tensor
@@ -83,6 +84,7 @@ def run(
     cut: Cut,
     dtype: tf.DType,
     watched: Sequence[bool] | None = None,
+    prepare: Callable[..., Sequence[tf.Tensor]] = lambda *tensors: tensors,
 ) -> tf.Tensor:
     """Computes a function of rows, block by block.
 
@@ -90,26 +92,33 @@ def run(
       compute: of the tensors, to a tensor; without effects, and nothing else that it
         uses has a gradient.
       tensors: of any dtype; they alone are kept for the backward pass.
-      axes: for each, which axis has the rows; None: each block takes all of it.
+      axes: for each that `compute` takes, which axis has the rows; None: each block
+        takes all of it.
       cut: of what is computed.
       dtype: of what is computed.
-      watched: for each of the tensors, whether it has a gradient; default: floats have.
+      watched: for each of these, whether it has a gradient; default: floats have.
+      prepare: makes what `compute` takes of the tensors, for all rows, and again in the
+        backward pass.
 
     Returns:
       What the blocks make, one after the other along the axis.
     """
-    floats = [x.dtype.is_floating for x in tensors]
-    watched = [f and w for f, w in zip(floats, watched or floats, strict=True)]
     loop = _Loop(compute, axes, cut, dtype, watched)
 
     @differentiation.custom_gradient
     def once(*tensors: tf.Tensor) -> again.WithGradient:
-        made = loop.forward(tensors)
+        made = loop.forward(prepare(*tensors))
 
         def gradient(grad: tf.Tensor) -> list[tf.Tensor | None]:
             grad = tf.ensure_shape(grad, made.shape)
-            found = iter(loop.backward(again.after([grad], tensors), grad))
-            return [next(found) if w else None for w in watched]
+            anew = again.after([grad], tensors)
+            floats = [x for x in anew if x.dtype.is_floating]
+            with tf.GradientTape() as tape:
+                tape.watch(floats)
+                taken = prepare(*anew)
+            grads = loop.backward(taken, grad)
+            found = iter(tape.gradient(loop.watched(taken, taken), floats, grads))
+            return [next(found) if x.dtype.is_floating else None for x in anew]
 
         return made, gradient
 
@@ -125,10 +134,18 @@ class _Loop:
         axes: Sequence[int | None],
         cut: Cut,
         dtype: tf.DType,
-        watched: Sequence[bool],
+        watched: Sequence[bool] | None,
     ):
         self._compute, self._axes, self._cut = compute, axes, cut
-        self._dtype, self._watched = dtype, watched
+        self._dtype, self._watched = dtype, watched or [True] * len(axes)
+
+    def watched(self, values: Sequence[_T], tensors: Sequence[tf.Tensor]) -> list[_T]:
+        """Those of some values, one for each tensor, whose tensors have a gradient."""
+        return [
+            value
+            for value, x, watched in zip(values, tensors, self._watched, strict=True)
+            if watched and x.dtype.is_floating
+        ]
 
     def forward(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         cut = self._cut
@@ -150,9 +167,9 @@ class _Loop:
     def backward(
         self, tensors: Sequence[tf.Tensor], grad: tf.Tensor
     ) -> list[tf.Tensor]:
-        cut, watched = self._cut, self._watched
-        floats = [x for x, w in zip(tensors, watched, strict=True) if w]
-        axes = [axis for axis, w in zip(self._axes, watched, strict=True) if w]
+        cut = self._cut
+        floats = self.watched(tensors, tensors)
+        axes = self.watched(self._axes, tensors)
         given, given_axes = [*tensors, grad], [*self._axes, cut.axis]
         ends: Sequence[tf.Tensor | None] = [None] * len(floats)
         if cut.rest:
@@ -189,7 +206,7 @@ class _Loop:
     def _gradients(self, *given: tf.Tensor) -> list[tf.Tensor]:
         """The gradients of what is watched, of the tensors and that of the result."""
         *tensors, grad = given
-        floats = [x for x, w in zip(tensors, self._watched, strict=True) if w]
+        floats = self.watched(tensors, tensors)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(floats)
             made = self._compute(*tensors)
@@ -227,17 +244,17 @@ def _rows_of(
     size: int,
 ) -> list[tf.Tensor]:
     """Cuts the same rows out of all tensors that have them."""
-    found = []
+    found, zero = [], tf.constant(0)
     for x, axis in zip(tensors, axes, strict=True):
         if axis is None:
             found.append(x)
             continue
-        shape, rank = tf.unstack(tf.shape(x)), x.shape.rank
-        begin = [start if i == axis else 0 for i in range(rank)]
-        sizes = [size if i == axis else shape[i] for i in range(rank)]
+        begin = [start if i == axis else zero for i in range(x.shape.rank)]
+        known, sizes = x.shape.as_list(), shapes.sizes(x)
+        known[axis] = sizes[axis] = size
         made = tf.slice(x, begin, sizes)
-        known = [size if i == axis else x.shape[i] for i in range(rank)]
-        found.append(tf.ensure_shape(made, known))
+        made.set_shape(known)
+        found.append(made)
     return found
 
 
@@ -245,6 +262,6 @@ def _side_by_side(stacked: tf.Tensor, axis: int) -> tf.Tensor:
     """Puts blocks, [count, ...], one after the other along an axis of theirs."""
     order = [*range(1, axis + 1), 0, *range(axis + 1, stacked.shape.rank)]
     moved = tf.transpose(stacked, order)
-    shape = tf.shape(moved)
-    ends = [shape[:axis], [shape[axis] * shape[axis + 1]], shape[axis + 2 :]]
-    return tf.reshape(moved, tf.concat(ends, 0))
+    sizes = shapes.sizes(moved)
+    sizes[axis : axis + 2] = [sizes[axis] * sizes[axis + 1]]
+    return tf.reshape(moved, sizes)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.framework import ops
 
+from mp_loop.distributed import nests
+
 _number = itertools.count()  # of the gradients that were registered
 
 
-def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+def custom_gradient(
+    function: Callable[..., tuple[nests.Nest, Callable[..., nests.Nest]]],
+) -> Callable[..., nests.Nest]:
     """`tf.custom_gradient` of a function of tensors alone, in fewer operations.
 
     In a graph, TensorFlow's own makes zeros in the backward pass for each operand.
@@ -32,7 +35,7 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     eager = tf.custom_gradient(function)
 
     @functools.wraps(function)
-    def call(*given: Any) -> Any:
+    def call(*given: tf.Tensor) -> nests.Nest:
         if tf.executing_eagerly():
             return eager(*given)
         operands = [tf.convert_to_tensor(x) for x in given]

@@ -175,14 +175,25 @@ class _Made:
             made._set(span.inputs, tensors)
             for item in span.rows.slices.whole if span.rows else span.items:
                 made.emit(item)
-            if span.rows:
-                made._by_rows(span.rows, span.outputs[0])
-            return [made.get(value) for value in span.outputs]
+            return [made.get(value) for value in leaving]
 
+        rows = span.rows
+        leaving = [v for v, _ in rows.slices.entering] if rows else span.outputs
         tensors = [self.get(value) for value in span.inputs]
-        self._set(span.outputs, again.run(compute, tensors))
+        if rows:
+            outputs = [self._by_rows(rows, span.outputs[0], compute, tensors)]
+        else:
+            outputs = again.run(compute, tensors)
+        self._set(span.outputs, outputs)
 
-    def _by_rows(self, rows: spans.Rows, result: nodes.Value) -> None:
+    def _by_rows(
+        self,
+        rows: spans.Rows,
+        result: nodes.Value,
+        prepare: Callable[..., list[tf.Tensor]],
+        tensors: Sequence[tf.Tensor],
+    ) -> tf.Tensor:
+        """Computes a result by rows, of what `prepare` makes of tensors."""
         entering = [value for value, _ in rows.slices.entering]
         axes = [axis for _, axis in rows.slices.entering]
         place = next(i for i, axis in enumerate(axes) if axis is not None)
@@ -199,9 +210,8 @@ class _Made:
                     made.emit(item)
             return made.get(result)
 
-        tensors = [self.get(value) for value in entering]
-        self.tensors[id(result)] = blocks.run(
-            compute, tensors, axes, rows.cut, self.narrow, rows.watched
+        return blocks.run(
+            compute, tensors, axes, rows.cut, self.narrow, rows.watched, prepare
         )
 
     def _emit_rows(
@@ -209,8 +219,9 @@ class _Made:
     ) -> None:
         """Emits a node that is told the shape of its output, for some of its rows."""
         whole = self.get(shape)
-        parts = [whole[:axis], [tf.cast(count, whole.dtype)], whole[axis + 1 :]]
-        self.tensors[id(shape)] = tf.concat(parts, 0)
+        parts = tf.unstack(whole, node.outputs[0].tensor.shape.rank)
+        parts[axis] = tf.constant(count, whole.dtype)
+        self.tensors[id(shape)] = tf.stack(parts)
         self.emit(node)
         self.tensors[id(shape)] = whole
 
