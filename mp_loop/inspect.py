@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import pathlib
 import shlex
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -47,16 +46,7 @@ _DEFAULT_EVERY = 10
 
 def declare(flag_values: flags.FlagValues) -> None:
     """Declares the flags of this command alone."""
-
-    def define(
-        kind: Callable[..., object],
-        name: str,
-        default: object,
-        text: str,
-        **limits: object,
-    ) -> None:
-        kind(name, default, help=text, flag_values=flag_values, **limits)
-
+    define = app.definer(flag_values)
     define(flags.DEFINE_bool, "advise", False, "Find what to change.")
     define(flags.DEFINE_integer, "looks", 3, "How often.", lower_bound=1)
     text = "Folder of checkpoints: start from the newest."

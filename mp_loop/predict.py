@@ -28,7 +28,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -59,16 +59,7 @@ class _Stopped(Exception):
 
 def declare(flag_values: flags.FlagValues) -> None:
     """Declares the flags of this command."""
-
-    def define(
-        kind: Callable[..., object],
-        name: str,
-        default: object,
-        text: str,
-        **limits: object,
-    ) -> None:
-        kind(name, default, help=text, flag_values=flag_values, **limits)
-
+    define = app.definer(flag_values)
     define(flags.DEFINE_string, "run", "", "Folder of a finished run (required).")
     text = "What to predict on, as of train; default: the data set of the run."
     define(flags.DEFINE_string, "dataset", "", text)

@@ -190,7 +190,7 @@ def _unscaled(step: train_step.TrainStep, xla: bool) -> Steps:
 
     def one(inputs: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         loss, grads = _loss_and_grads(step, inputs, labels)
-        grads = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in grads]
+        grads = [gradients.dense(g) for g in grads]
         update(grads, tf.constant(1.0), tf.constant(True), tf.constant(1.0))
         for master, working in copies:
             working.assign(tf.cast(master, working.dtype))  # float32 -> 16 bits

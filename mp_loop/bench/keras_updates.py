@@ -41,17 +41,13 @@ def make(task: tasks.Task) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     return many
 
 
-def _float32(scaled_grads: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    return [tf.cast(g, tf.float32) for g in scaled_grads]  # 16 bits -> float32
-
-
 def _custom(
     model: keras.Model, scaled_grads: Sequence[tf.Tensor]
 ) -> Callable[[], tf.Tensor]:
     precision = scaled_grads[0].dtype.name
     optimizer = keras.optimizers.Adam(workloads.LEARNING_RATE)
     step = train_step.TrainStep(model, optimizer, keras_models.LOSS, precision)
-    return lambda: step.apply(_float32(scaled_grads))["grad_norm"]
+    return lambda: step.apply(scaled_grads)["grad_norm"]
 
 
 def _keras(
@@ -64,7 +60,8 @@ def _keras(
     optimizer.build(masters)
 
     def one() -> tf.Tensor:
-        optimizer.apply(_float32(scaled_grads), masters)
+        # 16 bits -> float32
+        optimizer.apply([tf.cast(g, tf.float32) for g in scaled_grads], masters)
         return tf.identity(optimizer.dynamic_scale.value)
 
     return one

@@ -132,6 +132,28 @@ def main(
     sys.exit(status or 0)
 
 
+def definer(flag_values: flags.FlagValues) -> Callable[..., None]:
+    """Returns a function that defines one flag of a command.
+
+    Args:
+      flag_values: where: what the command's `declare` is given.
+
+    Returns:
+      `define(flags.DEFINE_integer, name, default, help_text, lower_bound=1)`.
+    """
+
+    def define(
+        kind: Callable[..., object],
+        name: str,
+        default: object,
+        text: str,
+        **limits: object,
+    ) -> None:
+        kind(name, default, help=text, flag_values=flag_values, **limits)
+
+    return define
+
+
 def _declare(
     flag_values: flags.FlagValues,
     declare: Callable[[flags.FlagValues], None] | None,

@@ -228,7 +228,7 @@ class FusedUpdate(KerasUpdate):
             step(index, grad)
 
         sizes = [math.prod(master.shape) for master in self._masters]
-        done, size = [], 0
+        part, done, size = sum(sizes) / _PARTS, [], 0
         for index, scaled_grad in enumerate(scaled_grads):
             if scaled_grad is None:
                 continue
@@ -241,7 +241,7 @@ class FusedUpdate(KerasUpdate):
                     update(index, scaled_grad)
                     select(keep, variables, before)
                 size += sizes[index]
-                if size > sum(sizes) / _PARTS:
+                if size > part:
                     done, size = [tf.identity(variables[0])], 0
         iterations = optimizer.iterations.value
         more = 1 if keep is None else tf.cast(keep, iterations.dtype)
