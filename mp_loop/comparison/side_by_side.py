@@ -11,11 +11,11 @@ import itertools
 from typing import TYPE_CHECKING
 
 from mp_loop.config import errors, fields, settings
-from mp_loop.distributed import nests
 from mp_loop.run import build
 
 if TYPE_CHECKING:
     from mp_loop.comparison import bitwise
+    from mp_loop.distributed import nests
 
 
 def prove(config: settings.Config) -> bitwise.Proof:
