@@ -7,6 +7,7 @@ compare two computations bit by bit use `same_bits`; tests marked `gpu` run.
 import contextlib
 import functools
 import gc
+import os
 
 import hypothesis
 import pytest
@@ -77,6 +78,18 @@ def exact_float32():
     """A test that turns TF32 on turns it on for itself alone."""
     yield
     tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@pytest.fixture(autouse=True)
+def kernels_for_one_test():
+    """A run of Keras' loop in float16 chooses kernels for itself, not for processes
+    that later tests start."""
+    name = "TF_ENABLE_ONEDNN_OPTS"
+    before = os.environ.get(name)
+    yield
+    os.environ.pop(name, None)
+    if before is not None:
+        os.environ[name] = before
 
 
 @pytest.fixture(scope="module")
