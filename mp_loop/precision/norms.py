@@ -169,8 +169,8 @@ def relu(
 
 def _normalize(
     made: Sequence[Callable[..., tf.Tensor] | tf.Tensor],
-    gamma: tf.Tensor,
-    beta: tf.Tensor,
+    gamma: tf.Tensor | tf.Variable,
+    beta: tf.Tensor | tf.Variable,
     epsilon: float,
     wide: bool,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -117,7 +117,8 @@ class _Attention(keras.layers.MultiHeadAttention):
         if mask is not None:
             tensors.append(mask)
             axes.append(None if mask.shape[-2] == 1 else len(mask.shape) - 2)
-        return blocks.run(attend, tensors, axes, cut, self.variable_dtype)
+        dtype = tf.as_dtype(self.variable_dtype)
+        return blocks.run(attend, tensors, axes, cut, dtype)
 
     def _cut(
         self,
