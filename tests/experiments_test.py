@@ -38,6 +38,7 @@ def rows(folder):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.slow  # four trainings
 def test_the_three_tweaks(tmp_path):
     said = script(
         "three_tweaks", tmp_path, "--settings=scaling", "--seeds=1", "--length=0.02"
@@ -78,13 +79,8 @@ def test_the_survey_measures_each_model_once(tmp_path):
     assert table.startswith("## bfloat16") and table.count("| VGGBackbone") == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name == "mobilenetv2" else [pytest.mark.slow])
-        for name in sorted(applications.architectures())
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(applications.architectures()))
 def test_every_architecture_trains(name, tmp_path):
     script("applications", tmp_path, f"--models={name}")
     (row,) = rows(tmp_path)

@@ -386,10 +386,8 @@ def test_the_record_keeps_nothing_alive():
 CI_APPLICATIONS = ("MobileNetV3Small", "EfficientNetV2B0")
 # One of each kind: shared layers, an encoder with a decoder, two towers, convolutions,
 # a decoder alone, prompts, windows, relative positions.
-CI_BACKBONES = (
-    *("AlbertBackbone", "BartBackbone", "CLIPBackbone", "EfficientNetBackbone"),
-    *("LlamaBackbone", "SAMBackbone", "ViTDetBackbone", "XLNetBackbone"),
-)
+# Others: tests/claims/every_model_test.py, which compares gradients as well.
+CI_BACKBONES = ("AlbertBackbone", "BartBackbone", "ViTDetBackbone", "XLNetBackbone")
 
 
 def marked(names, in_ci):
