@@ -63,6 +63,7 @@ def test_the_pure_parts_are_the_step():
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_language_model_learns_and_then_its_adapters():
     pytest.importorskip("keras_hub")
     model, losses = program("language_model").main(steps=8)

@@ -622,7 +622,9 @@ def test_a_disk_that_is_full_or_read_only_from_the_start_is_refused(
     assert re.search(r"--output_dir .* must be writable: Read-only file system", said)
 
 
-@pytest.mark.parametrize("new", ["float16", "float32"])
+@pytest.mark.parametrize(
+    "new", ["float16", pytest.param("float32", marks=pytest.mark.slow)]
+)
 def test_a_run_goes_on_in_another_precision_when_told_to(tmp_path, new):
     folder = tmp_path / "run"
     old = "float32" if new == "float16" else "float16"

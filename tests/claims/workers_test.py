@@ -161,9 +161,10 @@ def test_a_lost_worker_stops_the_other_and_all_resume_exactly(tmp_path, mirrored
     lose_one_and_resume(tmp_path / "run", mirrored, name, FLAGS, 4)
 
 
-def test_all_resume_in_the_phase_of_the_chief(tmp_path):
+@pytest.mark.parametrize("jit", ["off", pytest.param("on", marks=pytest.mark.slow)])
+def test_all_resume_in_the_phase_of_the_chief(tmp_path, jit):
     # The head for 15 steps.
-    flags = (*FLAGS, "--head_epochs=1", "--batch_size=384", "--jit_compile=on")
+    flags = (*FLAGS, "--head_epochs=1", "--batch_size=384", f"--jit_compile={jit}")
     mirrored = tmp_path / "mirrored"
     assert run(mirrored, *flags, "--strategy=mirrored") == 0
     # Ten lines: at step 18.

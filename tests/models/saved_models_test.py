@@ -40,7 +40,10 @@ def test_a_file_that_brings_code_is_refused(tmp_path):
         catalog.build(path, (2, 2, 1), 3)
 
 
-@pytest.mark.parametrize("kind", [".keras", ".weights.h5", "whole .keras"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(".keras", marks=pytest.mark.slow), ".weights.h5", "whole .keras"],
+)
 def test_weights_of_an_architecture_come_from_a_file(kind, tmp_path):
     keras.utils.set_random_seed(9)
     top = kind == "whole .keras"
