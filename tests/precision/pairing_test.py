@@ -384,10 +384,13 @@ def test_the_record_keeps_nothing_alive():
 # Architectures.
 
 CI_APPLICATIONS = ("MobileNetV3Small", "EfficientNetV2B0")
-# One of each kind: shared layers, an encoder with a decoder, two towers, convolutions,
-# a decoder alone, prompts, windows, relative positions.
-# Others: tests/claims/every_model_test.py, which compares gradients as well.
-CI_BACKBONES = ("AlbertBackbone", "BartBackbone", "ViTDetBackbone", "XLNetBackbone")
+# One of each kind: shared layers, an encoder with a decoder, two towers, prompts,
+# windows, relative positions. Convolutions, and a decoder alone, are in
+# tests/claims/every_model_test.py, which compares gradients as well.
+CI_BACKBONES = (
+    *("AlbertBackbone", "BartBackbone", "CLIPBackbone"),
+    *("SAMBackbone", "ViTDetBackbone", "XLNetBackbone"),
+)
 
 
 def marked(names, in_ci):
