@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.operations import again, differentiation
-from mp_loop.precision import activations
+from mp_loop.precision import activations, origins
 
 
 class _Norm(keras.layers.Layer):
@@ -63,9 +63,9 @@ class _BatchNorm(_Norm):
             wide = self.compute_dtype != dtype
             # Where the convolution before is cheap, what it was made of is kept
             # instead of what it made: its own gradient keeps that anyway.
-            repeat = getattr(inputs, "_repeat", (tf.identity, x))
+            made = origins.of(inputs, origins.Product) or (tf.identity, x)
             y, batch_mean, batch_variance = _normalize(
-                repeat, gamma, beta, master.epsilon, wide
+                made, gamma, beta, master.epsilon, wide
             )
             rate = 1.0 - master.momentum
             self.moving_mean.assign(mean * master.momentum + batch_mean * rate)
@@ -74,10 +74,10 @@ class _BatchNorm(_Norm):
             )
         else:
             factor = gamma * tf.math.rsqrt(variance + master.epsilon)
-            affine = (x, factor, beta - mean * factor)
+            affine = origins.Affine(x, factor, beta - mean * factor)
             y = _affine()(*affine)
             if len(inputs.shape) == 4:
-                y._affine = affine  # see `_ReLU`
+                origins.note(y, affine)  # for `_ReLU`
         return tf.reshape(y, tf.shape(inputs)) if len(inputs.shape) != 4 else y
 
 
@@ -135,11 +135,20 @@ def _affine(low: float = -math.inf, high: float = math.inf) -> Callable[..., tf.
 class _ReLU(keras.layers.Activation):
     """ReLU or ReLU6; of frozen batch norm, both in one loop."""
 
+    def __init__(
+        self,
+        activation: Callable[[tf.Tensor], tf.Tensor],
+        name: str,
+        dtype: keras.DTypePolicy,
+    ) -> None:
+        super().__init__(activations.fused(activation), name=name, dtype=dtype)
+        self._most = 6.0 if activation is keras.activations.relu6 else math.inf
+
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        affine = getattr(inputs, "_affine", None)
+        affine = origins.of(inputs, origins.Affine)
         if affine is None:
             return super().call(inputs)
-        return _affine(0.0, 6.0 if self._six else math.inf)(*affine)
+        return _affine(0.0, self._most)(*affine)
 
 
 def relu(
@@ -161,10 +170,7 @@ def relu(
         activation = getattr(keras.activations, names.get(layer.max_value, ""), None)
     if activation not in (keras.activations.relu, keras.activations.relu6):
         return None
-    twin = _ReLU(activation, name=layer.name, dtype=policy)
-    twin._six = activation is keras.activations.relu6
-    twin.activation = activations.fused(activation)
-    return twin
+    return _ReLU(activation, layer.name, policy)
 
 
 def _normalize(

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from mp_loop.hardware import devices
 from mp_loop.operations import again, bilinear, differentiation, sums
-from mp_loop.precision import activations, copies
+from mp_loop.precision import activations, copies, origins
 
 # Layers of the form activation(product(inputs, kernel) + bias).
 BIASED = (
@@ -243,7 +243,8 @@ class _Float32Bias:
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         outputs = tf.cast(self._multiply(inputs), self.variable_dtype)
         if self._is_cheap():
-            outputs._repeat = (self._product(), inputs, self.kernel)
+            product = origins.Product(self._product(), inputs, self.kernel)
+            origins.note(outputs, product)
         if self.float32_bias is not None:
             bias = self.float32_bias.value
             ones = (1,) * self._channels_first_rank

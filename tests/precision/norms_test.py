@@ -182,6 +182,29 @@ def test_frozen_batch_norm_and_relu_round_once(make, dtype, trained):
         assert near.mean() > 0.995 if exact.shape == shape else near.sum() >= 7
 
 
+@pytest.mark.parametrize("most", [None, 6.0], ids=["ReLU", "ReLU6"])
+def test_relu_after_frozen_batch_norm_reads_what_that_read(most):
+    """One loop, so that nothing between the two is made, or kept."""
+    layer, policy = keras.layers.BatchNormalization(), keras.DTypePolicy("bfloat16")
+    layer.build((4, 6, 6, 8))
+    one = norms.batch_norm(layer, policy)
+    other = norms.relu(keras.layers.ReLU(most), policy)
+
+    @tf.function(autograph=False)
+    def forward(x):
+        between = one(x, training=False)
+        return between, other(between)
+
+    graph = forward.get_concrete_function(tf.TensorSpec((4, 6, 6, 8), tf.bfloat16))
+    between, after = (x.op.inputs[0] for x in graph.outputs)
+    seen, ahead = set(), [after.op]
+    while ahead:
+        operation = ahead.pop()
+        seen.add(operation)
+        ahead += {x.op for x in operation.inputs} - seen
+    assert between.op not in seen
+
+
 @pytest.mark.parametrize(
     "layer",
     [
