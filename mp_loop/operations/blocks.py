@@ -68,13 +68,18 @@ def cut(axis: int, size: int, made: int, taken: int) -> Cut | None:
 def rows(size: int, made: int, taken: int) -> int:
     """Returns how many rows make no more numbers than is kept for all of them.
 
+    Fewer, where blocks are then of one size: what is computed for a last, smaller one
+    would be traced and compiled besides.
+
     Args:
       size: of all rows.
       made: how many numbers are made of all of them.
       taken: how many numbers they are made of.
     """
     blocks = math.ceil(made / taken)
-    return math.ceil(size / blocks)
+    most = math.ceil(size / blocks)
+    even = (count for count in range(most, most // 2, -1) if size % count == 0)
+    return next(even, most)
 
 
 def run(

@@ -128,12 +128,15 @@ def test_what_is_not_watched_has_no_gradient():
 @pytest.mark.parametrize(
     ("size", "made", "taken", "rows"),
     [
-        (1024, 1024**2, 3 * 64 * 1024, 171),
+        (1024, 1024**2, 3 * 64 * 1024, 128),
+        (1000, 1000**2, 3 * 64 * 1000, 125),
+        (1021, 1021**2, 3 * 64 * 1021, 171),
         (8, 16, 8, 4),
         (7, 7 * 7, 7, 1),
         (5, 9, 4, 2),
     ],
 )
 def test_a_block_makes_no_more_than_is_taken(size, made, taken, rows):
+    """All are of one size where half as many rows or more allow it."""
     assert blocks.rows(size, made, taken) == rows
     assert made * rows <= taken * size
