@@ -25,23 +25,33 @@ IN_CI = {
     "RetinaNetBackbone": "bfloat16",  # detector
     "FluxBackbone": "float16",  # diffusion
 }
-# Further from float32 than the bounds below, or not to be measured.
+# Further from float32 than the bounds below: as far under Keras' policy, if that runs.
 FAR = {
-    "DeepLabV3Backbone": "gradients beyond 16 roundings, as under Keras' policy",
-    "Qwen3_5Backbone": "gradients beyond 16 roundings: linear attention",
-    "RetinaNetBackbone": "activations pass 65,504, under Keras' policy as well",
-    "SAM3PromptableConceptBackbone": "gradients beyond 16 roundings: queries sorted",
-    "StableDiffusion3Backbone": "TensorFlow cannot trace it: a tensor as `num`",
+    ("BASNetBackbone", "bfloat16"): "its sigmoids are saturated",
+    ("BASNetBackbone", "float16"): "activations pass 65,504",
+    ("DFineBackbone", "bfloat16"): "queries sorted by score",
+    ("DeepLabV3Backbone", "float16"): "small gradients",
+    ("Gemma4Backbone", "float16"): "small gradients",
+    ("MobileNetV5Backbone", "float16"): "small gradients",
+    ("Qwen3_5Backbone", "bfloat16"): "linear attention",
+    ("Qwen3_5Backbone", "float16"): "linear attention",
+    ("RetinaNetBackbone", "float16"): "activations pass 65,504",
+    ("SAM3PromptableConceptBackbone", "bfloat16"): "queries sorted by score",
+    ("SAM3PromptableConceptBackbone", "float16"): "queries sorted by score",
 }
+# TensorFlow cannot trace it: a tensor as `num`.
+UNTRACEABLE = {"StableDiffusion3Backbone"}
 
 
-def check(model, inputs, precision, share=0.99):
+def check(model, inputs, precision, share=0.99, near=True):
     inputs = keras.tree.map_structure(tf.constant, inputs)
     exact = measuring.in_float32(model, inputs)
     assert all(np.abs(x).max() > 1e-4 for x in exact.outputs)
     row = measuring.measure_twin(model, inputs, precision, exact)
     assert row["share"] >= share, row["float32"]
     assert row["below"] == {}
+    if not near:
+        return
     assert row["outputs"] < 8 * EPSILON[precision]
     if exact.variables:  # else TensorFlow has no gradient on this device
         assert max(np.abs(grad).max() for grad in exact.gradients) > 1e-4
@@ -56,7 +66,7 @@ def backbone_names():
     def marks(name, precision):
         if IN_CI.get(name) == precision:
             return []
-        return [SLOW, pytest.mark.xfail(name in FAR, reason=FAR.get(name, ""))]
+        return [SLOW, *[pytest.mark.xfail()] * (name in UNTRACEABLE)]
 
     return [
         pytest.param(name, precision, marks=marks(name, precision))
@@ -69,7 +79,7 @@ def backbone_names():
 @pytest.mark.parametrize(("name", "precision"), backbone_names())
 def test_backbones_of_keras_hub(name, precision):
     keras.utils.set_random_seed(0)
-    check(*measuring.build(name), precision)
+    check(*measuring.build(name), precision, near=(name, precision) not in FAR)
 
 
 # Plain layers, and what users write.
