@@ -26,6 +26,9 @@ from mp_loop.operations import differentiation
 # their gradients to those of its arguments.
 WithGradient: TypeAlias = tuple[nests.Nest, Callable[..., nests.Nest]]
 
+# Makes a tensor a second time, but not before others are there, as `after` does.
+Remake: TypeAlias = Callable[[Sequence[tf.Tensor]], tf.Tensor]
+
 _for_xla = contextvars.ContextVar("for_xla", default=False)
 
 

@@ -40,7 +40,11 @@ class Fixed:
 
 
 def multiply(
-    product: Product, x: tf.Tensor | Fixed, y: tf.Tensor | Fixed, in_float32: bool
+    product: Product,
+    x: tf.Tensor | Fixed,
+    y: tf.Tensor | Fixed,
+    in_float32: bool,
+    remake: again.Remake | None = None,
 ) -> tf.Tensor:
     """Multiplies two 16-bit tensors.
 
@@ -50,12 +54,15 @@ def multiply(
       y: of the same dtype.
       in_float32: whether to multiply float32 copies and round once, for a processor
         without 16-bit units.
+      remake: makes `x` again, for the backward pass.
 
     Returns:
-      The product in the dtype of `x`. Only `x` and `y` are kept for the backward pass.
+      The product in the dtype of `x`. Only `x` and `y` are kept for the backward pass;
+      `y` alone if `x` can be made again.
     """
     operands = (x, y)
-    if not in_float32 and not any(isinstance(t, Fixed) for t in operands):
+    fixed = any(isinstance(t, Fixed) for t in operands)
+    if not in_float32 and not fixed and not remake:
         return product(x, y)
     narrow = x.dtype
     dtype = tf.float32 if in_float32 else narrow
@@ -70,11 +77,11 @@ def multiply(
     def compute(*tensors: tf.Tensor) -> again.WithGradient:
         def gradient(dz: tf.Tensor) -> list[tf.Tensor]:
             # Cast anew, late: the forward pass's float32 copies are gone by now.
+            kept = again.after([dz], tensors[bool(remake) :])
+            anew = [remake([dz]), *kept] if remake else kept
             wide = [
                 tf.identity(t) if isinstance(operand, Fixed) else t  # for the tape
-                for operand, t in zip(
-                    operands, cast(again.after([dz], tensors)), strict=True
-                )
+                for operand, t in zip(operands, cast(anew), strict=True)
             ]
             with tf.GradientTape() as tape:
                 tape.watch(wide)

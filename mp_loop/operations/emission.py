@@ -22,6 +22,7 @@ from mp_loop.operations import (
     planning,
     raw,
     regions,
+    remaking,
     rules,
     spans,
     sums,
@@ -63,7 +64,7 @@ class Emission:
           What its outputs become, likewise.
         """
         plan = self.plan(graph, tensors, kinds or {})
-        made = _Made(self, plan, fixed or {})
+        made = _Made(self, plan, fixed or {}, remaking.found(graph, plan))
         for value, tensor in zip(graph.inputs, tensors, strict=True):
             made.tensors[id(value)] = tensor
         for item in spans.found(graph, plan):
@@ -95,6 +96,7 @@ class _Made:
         emission: Emission,
         plan: planning.Plan,
         fixed: Mapping[int, bilinear.Fixed],
+        remade: frozenset[int] = frozenset(),
     ):
         self.emission, self.plan, self.fixed = emission, plan, dict(fixed)
         self.narrow = emission.narrow
@@ -103,6 +105,7 @@ class _Made:
             None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         )
         self._cast: dict[tuple[int, tf.DType], tf.Tensor] = {}
+        self._remade, self._remakes = remade, {}
 
     def get(self, value: nodes.Value, dtype: tf.DType | None = None) -> tf.Tensor:
         """Returns what a value became, cast if it is a float32 one."""
@@ -162,6 +165,11 @@ class _Made:
         emission = self.emission
         inputs = [self.get(value) for value in region.inputs]
         program = regions.program(region, emission.narrow)
+        for i, value in enumerate(region.outputs):
+            if id(value) in self._remade:
+                self._remakes[id(value)] = regions.remake(
+                    program, i, inputs, emission.compiled
+                )
         return regions.run(program, inputs, emission.compiled)
 
     def _span(self, span: spans.Span) -> None:
@@ -237,8 +245,7 @@ class _Made:
             return self._product(node)
         if run is rules.Run.NARROW:
             return self._narrow(node)
-        inputs = [self.get(value, tf.float32) for value in node.inputs]
-        return self.call(node, inputs)
+        return self.call(node, [self.get(x, tf.float32) for x in node.inputs])
 
     def call(self, node: nodes.Node, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Emits a node as it is, on given operands."""
@@ -295,7 +302,10 @@ class _Made:
         else:
             product = bilinear.of_operands(_caller(node), inputs, (first, second))
         multiply = functools.partial(
-            bilinear.multiply, product, in_float32=emission.float32_products
+            bilinear.multiply,
+            product,
+            in_float32=emission.float32_products,
+            remake=self._remakes.get(id(node.inputs[first])),
         )
         if node.inside.compiled:  # grouped convolutions have a gradient there alone
             multiply = tf.function(multiply, jit_compile=True, autograph=False)

@@ -10,6 +10,7 @@ looked up here, so that who decides on dtypes need not.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Hashable, Iterable
 from typing import TypeAlias
@@ -311,3 +312,12 @@ def _needed(made: list[Node], outputs: list[Value]) -> list[Node]:
             kept.append(node)
             wanted |= {id(value) for value in node.reads}
     return kept[::-1]
+
+
+def size(value: Value) -> tuple[int, int]:
+    """How many dimensions are not known, and the product of the others."""
+    shape = value.tensor.shape
+    if shape.rank is None:
+        return 0, 0
+    known = [size for size in shape if size is not None]
+    return shape.rank - len(known), math.prod(known)

@@ -180,6 +180,26 @@ def run(
     return tf.nest.flatten(compute(*inputs))
 
 
+def remake(
+    of_region: Program, place: int, inputs: Sequence[tf.Tensor], compiled: bool
+) -> again.Remake:
+    """Returns what makes an output of a region a second time, of what entered.
+
+    Args:
+      of_region: what it computes.
+      place: of the output among others.
+      inputs: as `run` takes them.
+      compiled: likewise.
+    """
+    of_one = dataclasses.replace(
+        of_region,
+        outputs=(of_region.outputs[place],),
+        rounded=(of_region.rounded[place],),
+    )
+    forward, _ = _compiled(of_one) if compiled else _plain(of_one)
+    return lambda these: forward(again.after(these, inputs))[0]
+
+
 def passed_on(
     tensors: Sequence[tf.Tensor],
     differentiated: Sequence[bool],

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
@@ -135,8 +134,8 @@ class _Finder:
     def cut(self, span: Span) -> Span:
         """Cuts a span whose weights are at least twice what they are made of."""
         (result,) = span.outputs
-        made = max(_size(x.outputs[0]) for x in span.items if self.is_product(x))
-        sizes = [_size(value) for value in span.inputs]
+        made = max(nodes.size(x.outputs[0]) for x in span.items if self.is_product(x))
+        sizes = [nodes.size(value) for value in span.inputs]
         taken = sum(known for unknown, known in sizes if unknown == made[0])
         shape = result.tensor.shape
         if not taken or shape.rank is None:
@@ -179,7 +178,7 @@ class _Finder:
 
     def _grows(self, product: planning.Item) -> bool:
         """Whether a product makes more numbers than it takes."""
-        made, *taken = map(_size, (product.outputs[0], *product.inputs))
+        made, *taken = map(nodes.size, (product.outputs[0], *product.inputs))
         unknown = max(size[0] for size in taken)
         if made[0] != unknown:
             return made[0] > unknown
@@ -203,12 +202,3 @@ def _may_carry(value: nodes.Value) -> bool:
     """Whether a value of its dtype may have a gradient."""
     dtype = value.tensor.dtype
     return not (dtype.is_integer or dtype.is_bool or dtype == tf.string)
-
-
-def _size(value: nodes.Value) -> tuple[int, int]:
-    """How many dimensions are not known, and the product of the others."""
-    shape = value.tensor.shape
-    if shape.rank is None:
-        return 0, 0
-    known = [size for size in shape if size is not None]
-    return shape.rank - len(known), math.prod(known)

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from mp_loop.operations import again, calls, differentiation, emission
+from mp_loop.precision import origins
 
 # Activations that exponentiate and sum: never below float32.
 FLOAT32_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "exponential")
@@ -57,14 +58,23 @@ def fused(
         return tape.gradient(y, x, dy)
 
     forward = tf.function(in_float32, jit_compile=True, autograph=False)
+    keeps_output = activation is keras.activations.relu6
 
     @differentiation.custom_gradient
     def activate(x: tf.Tensor) -> again.WithGradient:
         y = forward(x)
-        kept = y if activation is keras.activations.relu6 else x
+        kept = y if keeps_output else x
         return y, lambda dy: backward(*again.after([dy], [kept]), dy)
 
-    return lambda x: activation(x) if x.dtype == tf.float32 else activate(x)
+    def compute(x: tf.Tensor) -> tf.Tensor:
+        if x.dtype == tf.float32:
+            return activation(x)
+        y = activate(x)
+        if not keeps_output and not tf.executing_eagerly():  # there, y would hold x
+            origins.note(y, origins.Activation(forward, x))
+        return y
+
+    return compute
 
 
 def _by_operation(

@@ -39,10 +39,17 @@ class Affine(NamedTuple):
     offset: tf.Tensor
 
 
-_Origin = TypeVar("_Origin", Product, Affine)
+class Activation(NamedTuple):
+    """Of an activation that keeps `inputs`: `activate(inputs)` gives it again."""
+
+    activate: Callable[[tf.Tensor], tf.Tensor]
+    inputs: tf.Tensor
 
 
-def note(tensor: tf.Tensor, origin: Product | Affine) -> None:
+_Origin = TypeVar("_Origin", Product, Affine, Activation)
+
+
+def note(tensor: tf.Tensor, origin: Product | Affine | Activation) -> None:
     """Says how a tensor was made."""
     setattr(tensor, _ATTRIBUTE, origin)
 

@@ -192,6 +192,20 @@ class _Float32Bias:
                 self.padding.upper(),
             )
 
+    def _multiplied(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The product; of an activation, its inputs are kept in place of it."""
+        origin = origins.of(inputs, origins.Activation)
+        if origin is None or self._product() is None or self._is_cheap():
+            return self._multiply(inputs)
+        dtype = self.variable_dtype
+        return bilinear.multiply(
+            self._product(),
+            tf.cast(inputs, dtype),
+            tf.cast(self.kernel, dtype),
+            in_float32=self.compute_dtype != dtype,
+            remake=lambda these: origin.activate(*again.after(these, [origin.inputs])),
+        )
+
     def _product(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
         """The layer as a function of inputs and kernel, where that is all it is."""
         if isinstance(self, keras.layers.Dense):
@@ -241,7 +255,7 @@ class _Float32Bias:
         )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        outputs = tf.cast(self._multiply(inputs), self.variable_dtype)
+        outputs = tf.cast(self._multiplied(inputs), self.variable_dtype)
         if self._is_cheap():
             product = origins.Product(self._product(), inputs, self.kernel)
             origins.note(outputs, product)

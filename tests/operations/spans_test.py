@@ -10,6 +10,7 @@ from tests.support import emissions
 pytestmark = pytest.mark.usefixtures("same_bits")
 
 T, WIDTH = 40, 8
+SIZE = 2 * T * T  # of the weights of attention
 RANDOM = np.random.default_rng(0)
 W = tf.Variable(RANDOM.normal(size=(WIDTH, WIDTH)).astype(np.float32), name="w")
 WIDE = tf.Variable(RANDOM.normal(size=(WIDTH, 4 * WIDTH)).astype(np.float32))
@@ -63,25 +64,6 @@ def summary(x):
     return tf.matmul(x, tf.nn.tanh(tf.matmul(x @ W, x, transpose_a=True)))
 
 
-def kept(graph, size=2 * T * T):
-    """Names of what is as large as the weights and used on both sides of the loss."""
-    backward = set()
-    after = graph.get_operation_by_name("end")
-    for op in graph.get_operations():
-        before = [tensor.op for tensor in op.inputs] + list(op.control_inputs)
-        if op is after or any(one.name in backward for one in before):
-            backward.add(op.name)
-    return [
-        tensor.name
-        for op in graph.get_operations()
-        if op.name not in backward
-        for tensor in op.outputs
-        if tensor.dtype.is_floating
-        and (tensor.shape.num_elements() or 0) >= size
-        and any(reader.name in backward for reader in tensor.consumers())
-    ]
-
-
 X = tf.cast(RANDOM.normal(size=(2, T, WIDTH)).astype(np.float32), tf.bfloat16)
 ATTENTIONS = (attention, dropped, heads)
 
@@ -89,13 +71,13 @@ ATTENTIONS = (attention, dropped, heads)
 @pytest.mark.parametrize("function", [*ATTENTIONS, shared, feed_forward, gate, summary])
 def test_the_bits_are_the_same_and_attention_keeps_no_weights(function, monkeypatch):
     ours = emissions.step(function, X.shape, VARIABLES)
-    left = kept(ours.get_concrete_function().graph)
+    left = emissions.kept(ours.get_concrete_function().graph, SIZE)
     assert bool(left) is (function is shared), left
     y, found = ours(X)
     monkeypatch.setattr(spans, "found", lambda graph, plan: plan.order)
     plain = emissions.step(function, X.shape, VARIABLES)
     if function in ATTENTIONS:
-        assert kept(plain.get_concrete_function().graph)
+        assert emissions.kept(plain.get_concrete_function().graph, SIZE)
     wanted, grads = plain(X)
     np.testing.assert_array_equal(y, wanted)
     for mine, other in zip(found, grads, strict=True):

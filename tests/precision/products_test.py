@@ -1,6 +1,7 @@
 """The 16-bit layers against float64 and against Keras, at sizes that matter."""
 
 import itertools
+import math
 
 import keras
 import numpy as np
@@ -9,8 +10,8 @@ import tensorflow as tf
 
 import mp_loop
 from mp_loop.hardware import devices, processor
-from mp_loop.precision import activations, products
-from tests.support import half_precision
+from mp_loop.precision import activations, origins, products
+from tests.support import emissions, half_precision
 
 pytestmark = pytest.mark.usefixtures("same_bits")
 
@@ -251,6 +252,51 @@ def test_a_cheap_convolution_is_computed_again_to_the_same_bits(monkeypatch, dty
     assert again.pop() > kept.pop() == 2
     for mine, theirs in zip(kept, again, strict=True):
         np.testing.assert_array_equal(theirs, mine)
+
+
+FED_FORWARD = {
+    "dense": lambda: [keras.layers.Dense(32, "gelu"), keras.layers.Dense(4)],
+    "einsum": lambda: [
+        keras.layers.EinsumDense("bhwi,io->bhwo", (6, 6, 32), "silu", "o"),
+        keras.layers.EinsumDense("bhwi,io->bhwo", (6, 6, 4)),
+    ],
+    "convolutions": lambda: [
+        keras.layers.Conv2D(64, 3, activation="tanh"),
+        keras.layers.Conv2D(4, 3),
+    ],
+}
+
+
+@pytest.mark.parametrize("slowly", [False, True])
+@pytest.mark.parametrize("dtype", half_precision.HALVES)
+@pytest.mark.parametrize("kind", FED_FORWARD)
+def test_an_activation_is_made_again_to_the_same_bits(kind, dtype, slowly, monkeypatch):
+    """Its inputs are kept, and its outputs are not as well."""
+    monkeypatch.setattr(devices, "multiplies_slowly", lambda dtype: slowly)
+    keras.utils.set_random_seed(0)
+    last = keras.layers.Dense(2)  # of float32
+    model = keras.Sequential([keras.Input((6, 6, 3)), *FED_FORWARD[kind](), last])
+    twin = mp_loop.half_precision_twin(model, dtype)
+    x = tf.random.stateless_normal((8, 6, 6, 3), (0, 1))
+    size = math.prod(model.layers[0].compute_output_shape((8, 6, 6, 3)))
+
+    def gradients():
+        @tf.function(autograph=False)
+        def compute():
+            with tf.GradientTape() as tape:
+                y = tf.cast(twin(x, training=True), tf.float32)
+                loss = tf.reduce_sum(tf.identity(y, "end") ** 2)
+            return tape.gradient(loss, twin.trainable_variables)
+
+        graph = compute.get_concrete_function().graph
+        return len(emissions.kept(graph, size)), compute()
+
+    count, ours = gradients()
+    monkeypatch.setattr(origins, "of", lambda tensor, kind: None)
+    more, theirs = gradients()
+    assert count < more
+    for mine, kept in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine, kept)
 
 
 @pytest.mark.parametrize("dtype", half_precision.HALVES)

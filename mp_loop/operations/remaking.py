@@ -1,0 +1,74 @@
+"""What a region makes for a product with a weight alone is made again, and not kept.
+
+    values = remaking.found(graph, plan)
+
+The gradient of the weight needs the other operand, the output of an activation or of a
+norm. What enters the region is kept in any case, for the region's own gradient, and
+nothing in it is expensive. Several products would each make it again.
+
+Source: Chen et al. 2016 (arXiv 1604.06174), section 4.2: what is cheap is dropped.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+
+from mp_loop.operations import nodes, planning, rules
+
+# Each reader makes it for itself.
+_MOST_READERS = 3
+# What enters may be this many times as large: where the region needs no gradient, it
+# is kept instead.
+_MOST = 2
+
+
+def found(graph: nodes.Graph, plan: planning.Plan) -> frozenset[int]:
+    """Finds what is to be made again.
+
+    Args:
+      graph: a traced call.
+      plan: what becomes of it.
+
+    Returns:
+      The ids of values, outputs of regions.
+    """
+    readers: dict[int, list[planning.Item]] = collections.defaultdict(list)
+    for item in plan.order:
+        for value in planning.reads(item):
+            readers[id(value)].append(item)
+    return frozenset(
+        id(value)
+        for item in plan.order
+        if isinstance(item, planning.Region) and _is_small(item, plan)
+        for value, rounded in zip(item.outputs, item.rounded, strict=True)
+        if rounded and _is_multiplied(value, readers[id(value)], plan)
+    )
+
+
+def _is_multiplied(
+    value: nodes.Value, readers: Sequence[planning.Item], plan: planning.Plan
+) -> bool:
+    """Whether it is the first operand of a product with a weight, and no more."""
+    reader, *others = readers
+    return (
+        not others
+        and isinstance(reader, nodes.Node)
+        and plan.runs[id(reader)] is rules.Run.PRODUCT
+        and not reader.inside.compiled
+        and reader.inputs[0] is value
+        and plan.kinds.get(id(reader.inputs[1])) is rules.Kind.WEIGHT
+    )
+
+
+def _is_small(region: planning.Region, plan: planning.Plan) -> bool:
+    """Whether little enters for what it makes, weights aside."""
+    unknown, made = max(nodes.size(value) for value in region.outputs)
+    entering = [
+        nodes.size(value)
+        for value in region.inputs
+        if plan.kinds.get(id(value)) is not rules.Kind.WEIGHT
+    ]
+    largest = max(size[0] for size in entering)
+    taken = sum(size[1] for size in entering if size[0] == unknown)
+    return largest <= unknown and taken <= _MOST * made
