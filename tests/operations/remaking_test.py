@@ -71,9 +71,13 @@ def test_what_enters_is_kept_alone(function, count, compiled, float32_products):
     assert len(left) == count, left
 
 
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["", "XLA"])
 @pytest.mark.parametrize(
-    "function", [feed_forward, gated, normalized, in_a_loop, read_twice, of_much]
+    ("function", "jit_compile"),
+    [
+        *((x, False) for x in (feed_forward, gated, normalized, in_a_loop, of_much)),
+        (gated, True),
+        pytest.param(in_a_loop, True, marks=pytest.mark.slow),
+    ],
 )
 def test_the_bits_are_the_same(function, jit_compile, monkeypatch):
     def run():
