@@ -40,9 +40,10 @@ def found(graph: nodes.Graph, plan: planning.Plan) -> frozenset[int]:
     return frozenset(
         id(value)
         for item in plan.order
-        if isinstance(item, planning.Region) and _is_small(item, plan)
+        if isinstance(item, planning.Region)
         for value, rounded in zip(item.outputs, item.rounded, strict=True)
         if rounded and _is_multiplied(value, readers[id(value)], plan)
+        if _is_of_little(item, value, plan)
     )
 
 
@@ -61,9 +62,15 @@ def _is_multiplied(
     )
 
 
-def _is_small(region: planning.Region, plan: planning.Plan) -> bool:
-    """Whether little enters for what it makes, weights aside."""
-    unknown, made = max(nodes.size(value) for value in region.outputs)
+def _is_of_little(
+    region: planning.Region, value: nodes.Value, plan: planning.Plan
+) -> bool:
+    """Whether little enters a region for what it makes, weights aside."""
+    makers = {id(made): node for node in region.nodes for made in node.outputs}
+    # Of a reshaped tensor, what is known of its size may be less.
+    while id(value) in makers and makers[id(value)].type == "Reshape":
+        value = makers[id(value)].inputs[0]
+    unknown, made = nodes.size(value)
     entering = [
         nodes.size(value)
         for value in region.inputs

@@ -34,6 +34,12 @@ def normalized(x):
     return tf.matmul(tf.math.l2_normalize(hidden, -1), DOWN)
 
 
+def in_rows(x):
+    """As `Dense` multiplies a sequence."""
+    hidden = tf.nn.gelu(tf.reshape(x @ UP, (-1, 4, 4 * WIDTH)))
+    return tf.reshape(hidden, (-1, 4 * WIDTH)) @ DOWN
+
+
 def in_a_loop(x):
     def turn(i, x):
         return i + 1, feed_forward(x)
@@ -69,6 +75,21 @@ def test_what_enters_is_kept_alone(function, count, compiled, float32_products):
     step = emissions.step(function, X.shape, VARIABLES, **options)
     left = emissions.kept(step.get_concrete_function().graph, ROWS * 4 * WIDTH)
     assert len(left) == count, left
+
+
+@pytest.mark.parametrize("function", [feed_forward, in_rows])
+def test_batches_may_be_of_any_size(function, monkeypatch):
+    def nodes_and_gradients():
+        step = emissions.step(function, (None, WIDTH), VARIABLES)
+        graph = step.get_concrete_function().graph
+        return len(graph.get_operations()), step(X)
+
+    count, (y, grads) = nodes_and_gradients()
+    monkeypatch.setattr(remaking, "found", lambda graph, plan: frozenset())
+    fewer, (same, kept) = nodes_and_gradients()
+    assert count > fewer  # it is made once more
+    for mine, other in zip([y, *grads], [same, *kept], strict=True):
+        np.testing.assert_array_equal(mine, other)
 
 
 @pytest.mark.parametrize(
