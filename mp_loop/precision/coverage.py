@@ -42,7 +42,8 @@ class Share:
 
     Attributes:
       layer: its name; of one inside another layer, after its name and a slash.
-      narrow: multiply-adds of 16-bit operands, for one example.
+      narrow: multiply-adds of 16-bit operands, for one example; for a whole batch,
+        where the model is made for batches of one size.
       float32: those of float32 operands.
     """
 
@@ -149,8 +150,9 @@ def of_twin(
     graph = tf.__internal__.FuncGraph("coverage")
     with graph.as_default(), keras.StatelessScope():
         length = min([LENGTH, *_positions(model)])
+        batch = _batch(model)
         twin(
-            keras.tree.map_structure(lambda x: _placeholder(x, length), given),
+            keras.tree.map_structure(lambda x: _placeholder(x, batch, length), given),
             training=False,
         )
     counts: Mapping[str, list[int]] = collections.defaultdict(lambda: [0, 0])
@@ -257,6 +259,14 @@ def _positions(model: keras.Model) -> list[int]:
     return [x for x in found if isinstance(x, int)]
 
 
-def _placeholder(tensor: nests.AnyTensor | tf.TensorSpec, length: int) -> tf.Tensor:
-    shape = [1, *(length if size is None else size for size in tensor.shape[1:])]
+def _batch(model: keras.Model) -> int:
+    """How many examples a batch has: as many as the model is made for."""
+    sizes = [x.shape[0] for x in getattr(model, "inputs", None) or () if x.shape]
+    return next(filter(None, sizes), 1)
+
+
+def _placeholder(
+    tensor: nests.AnyTensor | tf.TensorSpec, batch: int, length: int
+) -> tf.Tensor:
+    shape = [batch, *(length if size is None else size for size in tensor.shape[1:])]
     return tf.compat.v1.placeholder(tensor.dtype, shape)

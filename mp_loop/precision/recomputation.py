@@ -35,7 +35,7 @@ from keras.src.ops.node import Node
 
 from mp_loop.distributed import nests
 from mp_loop.operations import again
-from mp_loop.precision import copies
+from mp_loop.precision import copies, recurrent_states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Recomputed:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         trained = segment.trainable_variables
         known = {id(variable) for variable in trained}
-        others = [v for v in segment.variables if id(v) not in known]
+        others = [v for v in _variables(segment) if id(v) not in known]
         before = [tf.identity(variable.value) for variable in others]
         mask = getattr(x, "_keras_mask", None)
         mask_after, written = None, []
@@ -194,13 +194,17 @@ def _pure(
         # Not the layer's `__call__`, which warns of the masks that `call` passes on.
         y = segment.call([x, *beside] if beside else x, training=True)
     losses = [tf.cast(loss, tf.float32) for loss in scope.losses]
-    after = [(v, scope.get_current_value(v)) for v in segment.variables]
+    after = [(v, scope.get_current_value(v)) for v in _variables(segment)]
     written = [
         (v, value)
         for v, value in after
         if value is not None and value is not before.get(id(v))
     ]
     return y, tf.add_n([tf.zeros([]), *losses]), written
+
+
+def _variables(segment: keras.Model) -> list[keras.Variable]:
+    return [*segment.variables, *recurrent_states.of(segment)]
 
 
 @tf.custom_gradient

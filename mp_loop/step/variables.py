@@ -18,7 +18,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from mp_loop.precision import pairs
+from mp_loop.precision import pairs, recurrent_states
 from mp_loop.step import train_state
 
 # What each writable variable held before the forward pass; None: it is not written.
@@ -139,9 +139,11 @@ def of_step(model: keras.Model, twin: keras.Model) -> StepVariables:
     masters = model.trainable_variables
     workings = [working_of[id(master)] for master in masters]
     trained = {id(v) for v in [*masters, *workings]}
-    others = _unique([*model.weights, *twin.weights], but=trained)
+    states = recurrent_states.of(twin)
+    carried = [*recurrent_states.of(model), *states]
+    others = _unique([*model.weights, *twin.weights, *carried], but=trained)
     weights = trained | {id(v) for v in others}
-    read = {id(v) for v in twin.weights}
+    read = {id(v) for v in [*twin.weights, *states]}
     return StepVariables(
         masters=tuple(masters),
         workings=tuple(workings),
