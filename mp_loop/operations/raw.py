@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Hashable, Sequence
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.core.framework import op_def_pb2
 from tensorflow.python.framework import op_def_registry
 
@@ -80,7 +82,11 @@ def sizes(op: tf.Operation) -> tuple[int, ...]:
 @functools.cache
 def _function(kind: str) -> tuple[Callable[..., nests.Nest], dict[str, str]]:
     """The Python function of an operation, and what it calls its arguments."""
-    function = getattr(tf.raw_ops, kind)
+    # What Keras' `slice_update` is made of, say, is in a module of its own.
+    in_python = re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
+    function = getattr(tf.raw_ops, kind, getattr(gen_xla_ops, in_python, None))
+    if function is None:
+        raise ValueError(f"Operation {kind} is of no public module of TensorFlow.")
     parameters = [p for p in inspect.signature(function).parameters if p != "name"]
     declared = op_def(kind)
     own = [x.name for x in declared.input_arg]
