@@ -240,6 +240,8 @@ class _Made:
             return _own_gradient(self, node)
         if node.type == "IdentityN":
             return [self.get(value) for value in node.inputs]
+        if node.type in rules.SHAPES:
+            return self.call(node, [self.get(value) for value in node.inputs])
         run = self.plan.runs[id(node)]
         if run is rules.Run.PRODUCT:
             return self._product(node)
@@ -320,21 +322,16 @@ class _Made:
         if node.type == "BiasAdd" and node.op.get_attr("data_format") == b"NHWC":
             return [sums.add(*raws, narrow)]
         if node.type in _ADD_UP or (
-            node.type in rules.MERGES | rules.SUMS and self._broadcasts(node)
+            node.type in rules.MERGES | rules.SUMS and rules.broadcasts(node)
         ):
             return sums.in_float32_backward(_caller(node), raws, narrow)
-        return self.call(node, [self.get(value, narrow) for value in node.inputs])
-
-    def _broadcasts(self, node: nodes.Node) -> bool:
-        """Tells whether an operand is not known to have the shape of the result."""
-        if node.type in ("ConcatV2", "Pack", "AddN"):
-            return False
-        shape = node.outputs[0].tensor.shape
-        return not all(
-            value.tensor.shape == shape and shape.is_fully_defined()
-            for value in node.inputs
-            if value.constant is None
-        )
+        inputs = [self.get(value, narrow) for value in node.inputs]
+        remake = self._remakes.get(id(node.inputs[0]))
+        if remake and node.type == "Reshape":
+            self._remakes[id(node.outputs[0])] = lambda these: self.call(
+                node, [remake(these), *inputs[1:]]
+            )[0]
+        return self.call(node, inputs)
 
 
 # Moves that send a number to several places.

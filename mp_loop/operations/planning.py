@@ -110,6 +110,7 @@ def plan(
                 kinds[id(value)] = kinds[id(node.inputs[i])]
     uses = _uses(graph)
     _draw_into_regions(graph, uses, runs, kinds)
+    _round_before_reshapes(graph, uses, runs, kinds)
     return Plan(runs, kinds, _in_order(graph, uses, runs, kinds))
 
 
@@ -170,6 +171,41 @@ def _draw_into_regions(
         ):
             runs[id(node)] = rules.Run.FLOAT32
             kinds |= dict.fromkeys(values, rules.Kind.FLOAT32)
+
+
+def _round_before_reshapes(
+    graph: nodes.Graph,
+    uses: Mapping[int, Sequence[nodes.Node]],
+    runs: dict[int, rules.Run],
+    kinds: dict[int, rules.Kind],
+) -> None:
+    """Lets what products alone read be rounded before it is reshaped, not after.
+
+    A shape that is not known until the step runs is made of what a region returns, and
+    the reshape cannot be a part of that region.
+    """
+    returned = {id(value) for value in graph.outputs}
+    for node in reversed(graph.nodes):
+        if node.type != "Reshape" or node.inputs[1].constant is not None:
+            continue
+        value, made = node.inputs[0], node.outputs[0]
+        readers = numeric(uses[id(made)])
+        if (
+            kinds.get(id(value)) is rules.Kind.FLOAT32
+            and readers
+            and id(made) not in returned
+            and all(runs[id(reader)] is not rules.Run.FLOAT32 for reader in readers)
+        ):
+            runs[id(node)], kinds[id(made)] = rules.Run.NARROW, rules.Kind.NARROW
+
+
+def numeric(readers: Sequence[Item]) -> list[Item]:
+    """Those that read numbers, and not a shape alone."""
+    return [
+        item
+        for item in readers
+        if isinstance(item, Region) or item.type not in rules.SHAPES
+    ]
 
 
 def _uses(graph: nodes.Graph) -> Mapping[int, list[nodes.Node]]:
@@ -358,6 +394,6 @@ def _region(
         rounded.append(
             value.is_float32
             and id(value) not in returned
-            and all(runs[id(node)] is not rules.Run.FLOAT32 for node in outside)
+            and all(runs[id(x)] is not rules.Run.FLOAT32 for x in numeric(outside))
         )
     return Region(tuple(group), tuple(inputs.values()), tuple(outputs), tuple(rounded))

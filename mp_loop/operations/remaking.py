@@ -12,7 +12,7 @@ Source: Chen et al. 2016 (arXiv 1604.06174), section 4.2: what is cheap is dropp
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mp_loop.operations import nodes, planning, rules
 
@@ -42,20 +42,26 @@ def found(graph: nodes.Graph, plan: planning.Plan) -> frozenset[int]:
         for item in plan.order
         if isinstance(item, planning.Region)
         for value, rounded in zip(item.outputs, item.rounded, strict=True)
-        if rounded and _is_multiplied(value, readers[id(value)], plan)
+        if rounded and _is_multiplied(value, readers, plan)
         if _is_of_little(item, value, plan)
     )
 
 
 def _is_multiplied(
-    value: nodes.Value, readers: Sequence[planning.Item], plan: planning.Plan
+    value: nodes.Value,
+    readers: Mapping[int, Sequence[planning.Item]],
+    plan: planning.Plan,
 ) -> bool:
     """Whether it is the first operand of a product with a weight, and no more."""
-    reader, *others = readers
+    found = planning.numeric(readers[id(value)])
+    if len(found) != 1 or isinstance(found[0], planning.Region):
+        return False
+    (reader,) = found
+    run = plan.runs[id(reader)]
+    if reader.type == "Reshape" and run is rules.Run.NARROW:
+        return _is_multiplied(reader.outputs[0], readers, plan)
     return (
-        not others
-        and isinstance(reader, nodes.Node)
-        and plan.runs[id(reader)] is rules.Run.PRODUCT
+        run is rules.Run.PRODUCT
         and not reader.inside.compiled
         and reader.inputs[0] is value
         and plan.kinds.get(id(reader.inputs[1])) is rules.Kind.WEIGHT

@@ -97,6 +97,8 @@ MOVES = frozenset(
         "Unpack",
     }
 )
+# They read no number.
+SHAPES = frozenset({"Rank", "Shape", "Size"})
 # Each number of the result is one of the numbers at its place in the operands, which
 # broadcast against each other.
 _NUMBER_BY_NUMBER = """
@@ -173,6 +175,18 @@ def contracts(op: tf.Operation) -> bool:
         and bool(summed)
         and all(summed <= set(operand) for operand in operands)
         and all(len(set(operand)) == len(operand) for operand in operands)
+    )
+
+
+def broadcasts(node: nodes.Node) -> bool:
+    """Tells whether an operand is not known to have the shape of the result."""
+    if node.type in ("ConcatV2", "Pack", "AddN"):
+        return False
+    shape = node.outputs[0].tensor.shape
+    return not all(
+        value.tensor.shape == shape and shape.is_fully_defined()
+        for value in node.inputs
+        if value.constant is None
     )
 
 

@@ -40,6 +40,12 @@ def in_rows(x):
     return tf.reshape(hidden, (-1, 4 * WIDTH)) @ DOWN
 
 
+def like_dense(x):
+    """What Keras does where the size of the batch is known when it is there alone."""
+    hidden = tf.nn.gelu(tf.reshape(x @ UP, (-1, 4, 4 * WIDTH)))
+    return tf.tensordot(hidden, DOWN, 1)
+
+
 def in_a_loop(x):
     def turn(i, x):
         return i + 1, feed_forward(x)
@@ -77,7 +83,7 @@ def test_what_enters_is_kept_alone(function, count, compiled, float32_products):
     assert len(left) == count, left
 
 
-@pytest.mark.parametrize("function", [feed_forward, in_rows])
+@pytest.mark.parametrize("function", [feed_forward, in_rows, like_dense])
 def test_batches_may_be_of_any_size(function, monkeypatch):
     def nodes_and_gradients():
         step = emissions.step(function, (None, WIDTH), VARIABLES)
