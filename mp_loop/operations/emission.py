@@ -64,7 +64,7 @@ class Emission:
           What its outputs become, likewise.
         """
         plan = self.plan(graph, tensors, kinds or {})
-        made = _Made(self, plan, fixed or {}, remaking.found(graph, plan))
+        made = _Made(self, plan, fixed or {}, remaking.found(plan))
         for value, tensor in zip(graph.inputs, tensors, strict=True):
             made.tensors[id(value)] = tensor
         for item in spans.found(graph, plan):
@@ -105,7 +105,8 @@ class _Made:
             None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         )
         self._cast: dict[tuple[int, tf.DType], tf.Tensor] = {}
-        self._remade, self._remakes = remade, {}
+        self._remade = remade
+        self._remakes: dict[int, again.Remake] = {}
 
     def get(self, value: nodes.Value, dtype: tf.DType | None = None) -> tf.Tensor:
         """Returns what a value became, cast if it is a float32 one."""

@@ -1,6 +1,6 @@
 """What a region makes for a product with a weight alone is made again, and not kept.
 
-    values = remaking.found(graph, plan)
+    values = remaking.found(plan)
 
 The gradient of the weight needs the other operand, the output of an activation or of a
 norm. What enters the region is kept in any case, for the region's own gradient, and
@@ -16,19 +16,16 @@ from collections.abc import Mapping, Sequence
 
 from mp_loop.operations import nodes, planning, rules
 
-# Each reader makes it for itself.
-_MOST_READERS = 3
 # What enters may be this many times as large: where the region needs no gradient, it
 # is kept instead.
 _MOST = 2
 
 
-def found(graph: nodes.Graph, plan: planning.Plan) -> frozenset[int]:
+def found(plan: planning.Plan) -> frozenset[int]:
     """Finds what is to be made again.
 
     Args:
-      graph: a traced call.
-      plan: what becomes of it.
+      plan: what becomes of a traced call.
 
     Returns:
       The ids of values, outputs of regions.

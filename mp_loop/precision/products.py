@@ -171,13 +171,7 @@ class _Float32Bias:
         self._multiply = lambda inputs: super(_Float32Bias, self).call(inputs)
         if product is not None and self.compute_dtype != self.variable_dtype:
             self.autocast = False  # inputs stay 16 bits until they are multiplied
-            self._multiply = lambda inputs: bilinear.multiply(
-                product,
-                tf.cast(inputs, self.variable_dtype),
-                # Keras hands a 16-bit kernel over in float32.
-                tf.cast(self.kernel, self.variable_dtype),
-                in_float32=True,
-            )
+            self._multiply = self._bilinear
         elif isinstance(self, keras.layers.EinsumDense):
             self._multiply = lambda inputs: product(inputs, self.kernel)
         elif product is _pointwise:
@@ -197,13 +191,22 @@ class _Float32Bias:
         origin = origins.of(inputs, origins.Activation)
         if origin is None or self._product() is None or self._is_cheap():
             return self._multiply(inputs)
+        return self._bilinear(
+            inputs,
+            lambda these: origin.activate(*again.after(these, [origin.inputs])),
+        )
+
+    def _bilinear(
+        self, inputs: tf.Tensor, remake: again.Remake | None = None
+    ) -> tf.Tensor:
+        """The product, in 16 bits or of float32 copies; see `bilinear.multiply`."""
         dtype = self.variable_dtype
         return bilinear.multiply(
             self._product(),
             tf.cast(inputs, dtype),
-            tf.cast(self.kernel, dtype),
+            tf.cast(self.kernel, dtype),  # Keras hands a 16-bit one over in float32
             in_float32=self.compute_dtype != dtype,
-            remake=lambda these: origin.activate(*again.after(these, [origin.inputs])),
+            remake=remake,
         )
 
     def _product(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:

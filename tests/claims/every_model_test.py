@@ -30,17 +30,16 @@ FAR = {
     ("BASNetBackbone", "bfloat16"): "its sigmoids are saturated",
     ("BASNetBackbone", "float16"): "activations pass 65,504",
     ("DFineBackbone", "bfloat16"): "queries sorted by score",
-    ("DeepLabV3Backbone", "float16"): "small gradients",
-    ("Gemma4Backbone", "float16"): "small gradients",
-    ("MobileNetV5Backbone", "float16"): "small gradients",
+    ("DeepLabV3Backbone", "float16"): "gradients pass 65,504",
+    ("Gemma4Backbone", "float16"): "gradients pass 65,504",
+    ("MobileNetV5Backbone", "float16"): "0.002 to 0.023 by seed, Keras' 0.007 to 0.042",
     ("Qwen3_5Backbone", "bfloat16"): "linear attention",
     ("Qwen3_5Backbone", "float16"): "linear attention",
     ("RetinaNetBackbone", "float16"): "activations pass 65,504",
     ("SAM3PromptableConceptBackbone", "bfloat16"): "queries sorted by score",
     ("SAM3PromptableConceptBackbone", "float16"): "queries sorted by score",
 }
-# TensorFlow cannot trace it: a tensor as `num`.
-UNTRACEABLE = {"StableDiffusion3Backbone"}
+UNTRACEABLE = {"StableDiffusion3Backbone": "a tensor as `num` of TensorFlow"}
 
 
 def check(model, inputs, precision, share=0.99, near=True):
@@ -66,7 +65,8 @@ def backbone_names():
     def marks(name, precision):
         if IN_CI.get(name) == precision:
             return []
-        return [SLOW, *[pytest.mark.xfail()] * (name in UNTRACEABLE)]
+        reason = UNTRACEABLE.get(name, "")
+        return [SLOW, pytest.mark.xfail(bool(reason), reason=reason)]
 
     return [
         pytest.param(name, precision, marks=marks(name, precision))
